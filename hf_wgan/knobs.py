@@ -1,0 +1,66 @@
+"""Dataclasses whose fields are a command's options: each knob is named, defaulted and explained once."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn
+
+from .errors import InputError
+
+
+def knob(default: Any, help: str) -> Any:
+    """A dataclass field with the sentence that `--help` prints for it."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+class KnobParser(argparse.ArgumentParser):
+    """An argument parser over dataclasses of knobs. A mistake is answered with one line, not with every option."""
+
+    def __init__(self, *knob_classes: type, **kwargs: Any):
+        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
+        self.knob_classes = knob_classes
+        for knob_class in knob_classes:
+            group = self.add_argument_group((knob_class.__doc__ or "").splitlines()[0].rstrip(":."))
+            hints = typing.get_type_hints(knob_class)
+            for field in dataclasses.fields(knob_class):
+                group.add_argument(
+                    f"--{field.name}",
+                    default=field.default,
+                    help=field.metadata["help"].replace("%", "%%"),
+                    **_argument_type(hints[field.name]),
+                )
+
+    def parse_knobs(self, args: Sequence[str] | None = None) -> list[Any]:
+        """One instance of each dataclass, in the order given.
+
+        Raises:
+            InputError: a value is out of its range.
+        """
+        values = vars(self.parse_args(args))
+        return [
+            knob_class(**{field.name: values[field.name] for field in dataclasses.fields(knob_class)})
+            for knob_class in self.knob_classes
+        ]
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (--help lists the options)")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is argparse.SUPPRESS:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def _argument_type(hint: Any) -> dict[str, Any]:
+    """The `add_argument` keywords for a field's type: bool, int, float, str, a Literal, or one of them or None."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        (hint,) = [member for member in typing.get_args(hint) if member is not type(None)]
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) is Literal:
+        return {"choices": typing.get_args(hint)}
+    return {"type": hint, "metavar": hint.__name__.upper()}
