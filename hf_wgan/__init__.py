@@ -1,0 +1,55 @@
+"""Wasserstein GANs for the Hugging Face ecosystem: train with Accelerate, sample with a diffusers pipeline.
+
+Importing this registers the networks with diffusers, so that a saved pipeline names them `["hf_wgan", CLASS]` and
+loads from a folder and from the Hub alike. Training and data are imported on first use: sampling needs neither.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from diffusers.pipelines import pipeline_loading_utils
+
+from .errors import InputError
+from .models import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
+from .pipelines import WGANPipeline
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .data import ImageSet, load_images
+    from .training import TrainingConfig, WGANTrainer
+
+__all__ = [
+    "DCGANCritic",
+    "DCGANGenerator",
+    "ImageSet",
+    "InputError",
+    "MLPCritic",
+    "MLPGenerator",
+    "TrainingConfig",
+    "WGANPipeline",
+    "WGANTrainer",
+    "__version__",
+    "load_images",
+]
+
+_ON_FIRST_USE = {
+    "ImageSet": ".data",
+    "load_images": ".data",
+    "TrainingConfig": ".training",
+    "WGANTrainer": ".training",
+}
+
+# diffusers loads components only from the libraries in this table (huggingface/diffusers#6563). Without this a
+# component would be recorded under its module path, which loads from a folder but not from the Hub.
+_LOADABLE = {
+    network.__name__: ["save_pretrained", "from_pretrained"]
+    for network in (DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator)
+}
+pipeline_loading_utils.LOADABLE_CLASSES["hf_wgan"] = _LOADABLE
+pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ON_FIRST_USE[name], __name__), name)

@@ -1,0 +1,130 @@
+"""`WGANPipeline`: latents to images in one pass of the generator. Inference only."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from ..errors import InputError
+
+PIXELS_PER_CHUNK = 2**20
+
+
+class WGANPipeline(DiffusionPipeline):
+    """Generates images with a generator trained as a Wasserstein GAN.
+
+    Args:
+        generator: Latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1]; its config holds `latent_dim` and
+            `sample_size`.
+        critic: The critic it was trained with, images `(N, C, H, W)` to scores `(N,)`. Not needed to generate.
+    """
+
+    model_cpu_offload_seq = "generator"
+    _optional_components: ClassVar = ["critic"]
+
+    def __init__(self, generator: ModelMixin, critic: ModelMixin | None = None):
+        super().__init__()
+        self.register_modules(generator=generator, critic=critic)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        chunk_size: int | None = None,
+    ) -> Any:
+        """
+        Args:
+            batch_size: How many images to generate.
+            generator: Source of random numbers. A list gives each image its own, so that an image is the same in any
+                batch.
+            latents: `(batch_size, latent_dim)` to use instead of random ones.
+            output_type: `"pil"` for a list of PIL images (grey ones for a one-channel model), `"np"` for an array
+                `(N, H, W, C)`, or `"pt"` for a tensor `(N, C, H, W)` on the pipeline's device; arrays and tensors hold
+                [0, 1].
+            return_dict: Whether to return an `ImagePipelineOutput` rather than a tuple.
+            chunk_size: How many images pass through the network at once, which bounds the memory it needs; about a
+                million pixels' worth if not given. A progress bar counts the chunks if there are several.
+
+        Example:
+
+        ```py
+        >>> import torch
+        >>> from hf_wgan import WGANPipeline
+
+        >>> pipeline = WGANPipeline.from_pretrained("wgan-digits")
+        >>> images = pipeline(batch_size=16, generator=torch.Generator().manual_seed(0)).images
+        >>> images[0].save("sample.png")
+        ```
+
+        Returns:
+            An `ImagePipelineOutput`, whose `images` are as `output_type` says, or a tuple of just them.
+
+        Raises:
+            InputError: an argument is out of its range, or two of them contradict each other.
+        """
+        config = self.generator.config
+        if output_type not in ("pil", "np", "pt"):
+            raise InputError(f'output_type={output_type!r}: must be "pil", "np" or "pt"')
+        if latents is not None:
+            if generator is not None:
+                raise InputError("generator and latents were both given: give one of them")
+            if latents.ndim != 2 or latents.shape[1] != config.latent_dim or len(latents) == 0:
+                raise InputError(f"latents of shape {tuple(latents.shape)}: must be (N, {config.latent_dim})")
+            if batch_size not in (1, len(latents)):
+                raise InputError(f"batch_size={batch_size} with {len(latents)} latents: leave batch_size out")
+            batch_size = len(latents)
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: must be at least 1")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise InputError(f"generator is a list of {len(generator)} for batch_size={batch_size}: give one an image")
+        if chunk_size is None:
+            chunk_size = max(1, PIXELS_PER_CHUNK // config.sample_size**2)
+        if chunk_size < 1:
+            raise InputError(f"chunk_size={chunk_size}: must be at least 1")
+
+        device = self._execution_device
+        if latents is None:
+            # In float32 whatever the network's precision, so that a seed means the same image in all of them.
+            latents = randn_tensor((batch_size, config.latent_dim), generator, device, torch.float32)
+        latents = latents.to(device, self.generator.dtype)
+
+        starts = range(0, batch_size, chunk_size)
+        chunks = []
+        was_training = self.generator.training
+        self.generator.eval()
+        try:
+            for start in self.progress_bar(starts) if len(starts) > 1 else starts:
+                images = self.generator(latents[start : start + chunk_size])
+                chunks.append(_convert(VaeImageProcessor.denormalize(images), output_type))
+        finally:
+            self.generator.train(was_training)
+        self.maybe_free_model_hooks()
+
+        images = _join(chunks, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def _convert(images: torch.Tensor, output_type: str) -> Any:
+    """Images `(N, C, H, W)` in [0, 1] to a tensor, an array `(N, H, W, C)` or a list of PIL images."""
+    if output_type == "pt":
+        return images
+    if output_type == "np":
+        return VaeImageProcessor.pt_to_numpy(images)
+    pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in pixels]
+
+
+def _join(chunks: list[Any], output_type: str) -> Any:
+    if output_type == "pt":
+        return torch.cat(chunks)
+    if output_type == "np":
+        return np.concatenate(chunks)
+    return [image for chunk in chunks for image in chunk]
