@@ -1,0 +1,83 @@
+"""Every knob of a training run, once. The defaults are those of Arjovsky et al. 2017 (arXiv 1701.07875)."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import InputError
+from ..knobs import knob
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Training
+
+    A step is one generator update, with the critic steps before it. See each field's `help` metadata, or
+    `scripts/train_wgan.py --help`.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    # The run.
+    output_dir: str = knob("wgan-model", "Folder for everything the run leaves.")
+    overwrite_output_dir: bool = knob(False, "Replace what an earlier run left in the output folder.")
+    resume_from_checkpoint: str | None = knob(None, "latest, or the path of a checkpoint folder, to go on from there.")
+    max_train_steps: int = knob(10_000, "Generator updates.")
+    train_batch_size: int = knob(64, "Images a batch, for each process.")
+    seed: int = knob(0, "Of the initial weights, the latents and the order of the images.")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = knob(
+        None, "Precision of the networks' passes; by default what accelerate was configured or launched with."
+    )
+
+    # Algorithm 1.
+    n_critic: int = knob(5, "Critic steps before each generator update.")
+    critic_warmup: bool = knob(
+        False,
+        "100 critic steps before each of the first 25 generator updates and every 500th, as in the paper's own code.",
+    )
+    clip_value: float = knob(
+        0.01, "Every critic parameter is clamped to [-clip_value, clip_value] after each critic step."
+    )
+    optimizer: Literal["rmsprop", "adam"] = knob(
+        "rmsprop", "RMSProp without momentum, or Adam; the paper warns of momentum in the critic."
+    )
+    generator_learning_rate: float = knob(5e-5, "Learning rate of the generator.")
+    critic_learning_rate: float = knob(5e-5, "Learning rate of the critic.")
+    adam_beta1: float = knob(0.5, "Adam: decay of the mean of the gradients.")
+    adam_beta2: float = knob(0.999, "Adam: decay of the mean of their squares.")
+
+    # What a person sees.
+    logging_steps: int = knob(10, "Steps between two lines of metrics.jsonl; each is their mean.")
+    validation_steps: int = knob(500, "Steps between two sample grids.")
+    num_validation_images: int = knob(64, "Images in a sample grid.")
+    checkpointing_steps: int = knob(500, "Steps between two checkpoints.")
+    checkpoints_total_limit: int | None = knob(2, "How many checkpoints to keep, the newest.")
+
+    def __post_init__(self) -> None:
+        positive = "max_train_steps train_batch_size n_critic clip_value logging_steps validation_steps"
+        positive += " num_validation_images checkpointing_steps checkpoints_total_limit"
+        positive += " generator_learning_rate critic_learning_rate"
+        for name in positive.split():
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name}={value}: must be positive")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 0 and below 1")
+        if self.seed < 0:
+            raise InputError(f"seed={self.seed}: must be at least 0")
+
+
+DIGITS_DEFAULTS = {
+    "resolution": 16,
+    "generator_width": 32,
+    "critic_width": 32,
+    "generator_learning_rate": 2e-4,
+    "critic_learning_rate": 2e-4,
+    "latent_dim": 10,
+    "max_train_steps": 4000,
+    "output_dir": "wgan-digits",
+}
+"""What the command line trains scikit-learn's digits with where an option is not given: found by trying, for a result
+worth looking at within a few minutes on a CPU. Images so small and so few bear four times the paper's rate."""

@@ -1,0 +1,379 @@
+"""The loop around Algorithm 1: Accelerate, the reports, the checkpoints, and the folder that a run leaves."""
+
+import json
+import platform
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from diffusers import ModelMixin
+from torch.optim.swa_utils import update_bn
+from tqdm.auto import tqdm
+
+from ..data import ImageSet, RealBatches
+from ..data.sources import images_of_dataset
+from ..errors import InputError
+from ..hub.card import write_card
+from ..lipschitz import WeightClipping
+from ..models.factory import shape_of
+from ..pipelines import WGANPipeline
+from ..version import __version__
+from .checkpoint import Progress, find_checkpoint, load_checkpoint, portable_copy, save_checkpoint, settings_of
+from .config import TrainingConfig
+from .report import Report, can_plot
+from .step import StepLosses, WGANStep, critic_steps
+
+CONFIG_FILE = "training_config.json"
+RUN_FILES = (
+    "model_index.json",
+    "generator",
+    "critic",
+    "README.md",
+    CONFIG_FILE,
+    "metrics.jsonl",
+    "samples",
+    "curves.png",
+)
+BATCH_NORM_BATCHES = 50
+
+
+class WGANTrainer:
+    """Trains a generator against a critic, and leaves a pipeline.
+
+    Args:
+        generator: Latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1].
+        critic: Images to scores `(N,)`.
+        dataset: The training images: an `ImageSet`, a `datasets.Dataset` with one image column, or a uint8 tensor
+            `(N, C, H, W)`. Images of a `datasets.Dataset` are scaled and cropped to what the generator makes.
+        config: Every knob of the run.
+
+    Raises:
+        InputError: the arguments do not fit each other or the machine; nothing has been written by then.
+
+    Example:
+
+    ```py
+    >>> from datasets import load_dataset
+    >>> from hf_wgan import DCGANCritic, DCGANGenerator, TrainingConfig, WGANTrainer
+
+    >>> generator, critic = DCGANGenerator(sample_size=32), DCGANCritic(sample_size=32)
+    >>> photos = load_dataset("imagefolder", data_dir="photos", split="train")
+    >>> pipeline = WGANTrainer(generator, critic, photos, TrainingConfig(output_dir="wgan-photos")).train()
+    ```
+    """
+
+    def __init__(
+        self,
+        generator: ModelMixin,
+        critic: ModelMixin,
+        dataset: ImageSet | datasets.Dataset | torch.Tensor,
+        config: TrainingConfig | None = None,
+    ):
+        self.config = config = config or TrainingConfig()
+        self.output_dir = Path(config.output_dir)
+        check_output_dir(config)
+        self.dataset = _as_image_set(dataset, generator)
+        if shape_of(generator) != shape_of(critic):
+            raise InputError(
+                f"the generator makes images of shape {shape_of(generator)}, the critic takes {shape_of(critic)}: "
+                "build them for the same images"
+            )
+        self.accelerator = _accelerator(config)
+        self.progress = Progress()
+        self.real_batches = RealBatches(
+            self.dataset,
+            config.train_batch_size,
+            config.seed,
+            self.accelerator.device,
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
+        )
+        # Channels-last weights make a convolution work in the layout that is fastest on CPUs and on tensor cores.
+        self.generator = generator.to(memory_format=torch.channels_last).train()
+        self.critic = critic.to(memory_format=torch.channels_last).train()
+        # From here on the attributes are the networks themselves, and the step holds what Accelerate wrapped.
+        wrapped_generator, wrapped_critic, generator_optimizer, critic_optimizer = self.accelerator.prepare(
+            self.generator,
+            self.critic,
+            _optimizer(self.generator, config.generator_learning_rate, config),
+            _optimizer(self.critic, config.critic_learning_rate, config),
+        )
+        self._optimizers = {"generator_optimizer": generator_optimizer, "critic_optimizer": critic_optimizer}
+        self._latent_rng = torch.Generator(self.accelerator.device)
+        self.step = WGANStep(
+            wrapped_generator,
+            wrapped_critic,
+            generator_optimizer,
+            critic_optimizer,
+            WeightClipping(config.clip_value),
+            self._sample_latents,
+            self.accelerator.backward,
+        )
+
+    def train(self) -> WGANPipeline:
+        """Runs the remaining steps and writes the files of the run.
+
+        An interrupt (Ctrl-C, SIGTERM) ends the run after the step in hand, with everything written as at its end and
+        a checkpoint to go on from; `interrupted` then says so. A second Ctrl-C stops at once.
+
+        Returns:
+            The pipeline, as saved in `output_dir`.
+
+        Raises:
+            FloatingPointError: a loss is no longer finite. Checkpoints and samples written before stay.
+        """
+        config = self.config
+        self.interrupted = False
+        report = self._start()
+        began, images_before = time.monotonic() - self.progress.seconds, self.progress.batches
+        losses: list[StepLosses] = []
+        with _interrupts() as interrupt:
+            while self.progress.step < config.max_train_steps and not self.interrupted:
+                losses.append(self._one_step())
+                step = self.progress.step
+                alone = self.accelerator.num_processes == 1
+                if step % config.logging_steps == 0 or step == config.max_train_steps or (alone and interrupt.is_set()):
+                    # Processes must stop at the same step, so they agree on it where they meet anyway.
+                    means, self.interrupted = self._reduced(losses, interrupt.is_set())
+                    losses = []
+                    seconds = time.monotonic() - began
+                    batches = self.progress.batches - images_before
+                    images = batches * config.train_batch_size * self.accelerator.num_processes
+                    speed = images / (seconds - self.progress.seconds)
+                    self.progress.seconds, images_before = seconds, self.progress.batches
+                    if report:
+                        report.metrics(step, **means, seconds=round(seconds, 3), images_per_second=round(speed, 1))
+                if report:
+                    self._write_at_intervals(report)
+        pipeline = self._pipeline()
+        if report:
+            self._finish(report, pipeline)
+        self.accelerator.wait_for_everyone()
+        return pipeline
+
+    def _one_step(self) -> StepLosses:
+        config, progress = self.config, self.progress
+        self._latent_rng.manual_seed(_seed(config.seed, progress.step, self.accelerator.process_index))
+        losses = self.step(self.real_batches, critic_steps(progress.step, config.n_critic, config.critic_warmup))
+        progress.step += 1
+        progress.batches = self.real_batches.position
+        return losses
+
+    def _sample_latents(self, num_latents: int) -> torch.Tensor:
+        shape = (num_latents, self.generator.config.latent_dim)
+        return torch.randn(shape, generator=self._latent_rng, device=self.accelerator.device)
+
+    def _reduced(self, losses: list[StepLosses], interrupted: bool) -> tuple[dict[str, float], bool]:
+        """Means over the steps since the last report and over the processes, and whether any was interrupted."""
+        critic_loss, generator_loss = (torch.stack(values).mean() for values in zip(*losses))
+        flag = torch.full_like(critic_loss, float(interrupted))
+        packed = self.accelerator.reduce(torch.stack([critic_loss, generator_loss, flag]), reduction="mean")
+        means = dict(zip(("critic_loss", "generator_loss"), packed[:2].tolist()))
+        for name, value in means.items():
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} at step {self.progress.step}: lower generator_learning_rate and "
+                    f"critic_learning_rate; checkpoints written before stay in {self.output_dir}"
+                )
+        return {**means, "wasserstein_estimate": -means["critic_loss"]}, bool(packed[2] > 0)
+
+    def _start(self) -> Report | None:
+        """Makes the folder, or takes up the checkpoint, and returns the main process's report."""
+        config = self.config
+        self.accelerator.wait_for_everyone()
+        if config.resume_from_checkpoint and self.progress.step == 0:
+            folder = find_checkpoint(self.output_dir, config.resume_from_checkpoint)
+            self.progress = load_checkpoint(folder, self._networks(), self._others())
+            self.real_batches.position = self.progress.batches
+        if not self.accelerator.is_main_process:
+            return None
+        if config.overwrite_output_dir and not config.resume_from_checkpoint:
+            _remove_run(self.output_dir)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        (self.output_dir / CONFIG_FILE).write_text(json.dumps(self._description(), indent=2) + "\n")
+        channels, height, width = shape_of(self.generator)
+        self._say(
+            f"Training {type(self.generator).__name__} and {type(self.critic).__name__} on {len(self.dataset):,} "
+            f"images of {height}×{width}×{channels} ({self.dataset.name}), on {self.accelerator.num_processes} × "
+            f"{self.accelerator.device.type}, mixed precision: {self.accelerator.mixed_precision}."
+        )
+        if self.progress.step:
+            self._say(f"Resumed at step {self.progress.step}.")
+        if not can_plot():
+            self._say('curves.png will not be drawn: pip install "hf_wgan[train]" brings matplotlib and SciPy.')
+        return Report(self.output_dir, config.max_train_steps, self.progress.step)
+
+    def _write_at_intervals(self, report: Report) -> None:
+        config, step = self.config, self.progress.step
+        last = step == config.max_train_steps or self.interrupted
+        if step % config.validation_steps == 0 or last:
+            latents = torch.randn(
+                (config.num_validation_images, self.generator.config.latent_dim),
+                generator=torch.Generator().manual_seed(config.seed),
+            )
+            report.samples(step, self._pipeline()(latents=latents).images)
+        if step % config.checkpointing_steps == 0 or last:
+            save_checkpoint(
+                self.output_dir / f"checkpoint-{step:06d}",
+                self._networks(),
+                self._others(),
+                self.progress,
+                config.checkpoints_total_limit,
+            )
+
+    def _finish(self, report: Report, pipeline: WGANPipeline) -> None:
+        report.close()
+        pipeline.save_pretrained(self.output_dir)
+        write_card(self.output_dir, self._description(), report.rows)
+        if self.interrupted:
+            self._say(f"Interrupted at step {self.progress.step}; --resume_from_checkpoint latest goes on from there.")
+        self._say(f"Saved the pipeline, samples and curves in {self.output_dir}.")
+
+    def _pipeline(self) -> WGANPipeline:
+        """What is shipped: copies of the networks, with the generator's batch norm statistics measured anew.
+
+        In training a batch is normalised by its own statistics. The running ones, which a single sample has to rely
+        on, belong to a mixture of past weights; with the weights fixed they are averaged over many batches.
+        """
+        generator = portable_copy(self.generator)
+        rng = torch.Generator(self.accelerator.device).manual_seed(self.config.seed)
+        shape = (self.config.train_batch_size, generator.config.latent_dim)
+        update_bn(
+            (torch.randn(shape, generator=rng, device=rng.device) for _ in range(BATCH_NORM_BATCHES)), generator.train()
+        )
+        pipeline = WGANPipeline(generator.eval(), portable_copy(self.critic))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _networks(self) -> dict[str, ModelMixin]:
+        return {"generator": self.generator, "critic": self.critic}
+
+    def _others(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {**self._optimizers, **({"scaler": scaler} if scaler is not None else {})}
+
+    def _description(self) -> dict[str, Any]:
+        """The content of `training_config.json`."""
+        libraries = ("torch", "accelerate", "diffusers", "datasets", "huggingface_hub", "safetensors")
+        networks = {
+            name: {"class": type(network).__name__} | settings_of(network) for name, network in self._networks().items()
+        }
+        return {
+            "training": asdict(self.config),
+            **networks,
+            "dataset": {
+                "name": self.dataset.name,
+                "num_images": len(self.dataset),
+                "fingerprint": self.dataset.fingerprint,
+            },
+            "machine": {
+                "device": self.accelerator.device.type,
+                "num_processes": self.accelerator.num_processes,
+                "mixed_precision": self.accelerator.mixed_precision,
+            },
+            "versions": {"hf_wgan": __version__, "python": platform.python_version()}
+            | {library: version(library) for library in libraries},
+        }
+
+    def _say(self, message: str) -> None:
+        tqdm.write(message, file=sys.stderr)
+
+
+def check_output_dir(config: TrainingConfig) -> None:
+    """Whether a run may write to its folder, before anything is made.
+
+    Raises:
+        InputError: it holds something else, or nothing to resume.
+    """
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_dir={config.output_dir!r}: is a file; name a folder")
+    if config.resume_from_checkpoint:
+        find_checkpoint(folder, config.resume_from_checkpoint)
+    elif folder.exists() and any(folder.iterdir()) and not config.overwrite_output_dir:
+        raise InputError(
+            f"output_dir={config.output_dir!r}: is not empty; name another folder, go on with the run in it by "
+            "--resume_from_checkpoint latest, or replace that run by --overwrite_output_dir"
+        )
+
+
+def _accelerator(config: TrainingConfig) -> Accelerator:
+    # Buffers are not broadcast: two passes of a wrapped critic before one backward then fail on CUDA
+    # (pytorch/pytorch#175024), and the shipped statistics are measured anew in any case.
+    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    try:
+        return Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=handlers)
+    except ValueError as error:
+        raise InputError(f"mixed_precision={config.mixed_precision!r}: {error}") from error
+
+
+def _optimizer(network: ModelMixin, learning_rate: float, config: TrainingConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), learning_rate, betas=(config.adam_beta1, config.adam_beta2))
+    return torch.optim.RMSprop(network.parameters(), learning_rate)
+
+
+def _as_image_set(dataset: ImageSet | datasets.Dataset | torch.Tensor, generator: ModelMixin) -> ImageSet:
+    channels, height, width = shape_of(generator)
+    if isinstance(dataset, torch.Tensor):
+        dataset = ImageSet(dataset)
+    elif isinstance(dataset, datasets.Dataset):
+        dataset = images_of_dataset(dataset, height, channels, None, dataset.info.dataset_name or "dataset")
+    elif not isinstance(dataset, ImageSet):
+        raise InputError(
+            f"dataset of type {type(dataset).__name__}: must be an ImageSet, a datasets.Dataset or a tensor"
+        )
+    if tuple(dataset.images.shape[1:]) != (channels, height, width):
+        raise InputError(
+            f"dataset with images of shape {tuple(dataset.images.shape[1:])}: the generator makes "
+            f"{(channels, height, width)}"
+        )
+    return dataset
+
+
+def _seed(*entropy: int) -> int:
+    """One well-mixed seed of several numbers."""
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _remove_run(folder: Path) -> None:
+    """Removes the files of a run, and nothing else that may lie beside them."""
+    for path in [*(folder / name for name in RUN_FILES), *folder.glob("checkpoint-*")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set. After the first SIGINT the ordinary handler is back."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield event
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,44 @@
+"""Tiny real work that the tests share."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for a network
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig
+
+
+def tiny_generator(**changes):
+    torch.manual_seed(0)
+    return DCGANGenerator(**{"sample_size": 8, "out_channels": 1, "latent_dim": 4, "width": 8, **changes})
+
+
+def tiny_critic(**changes):
+    torch.manual_seed(1)
+    return DCGANCritic(**{"sample_size": 8, "in_channels": 1, "width": 8, **changes})
+
+
+def tiny_images(num_images=24, channels=1, size=8):
+    rng = torch.Generator().manual_seed(2)
+    return ImageSet(torch.randint(0, 256, (num_images, channels, size, size), generator=rng, dtype=torch.uint8))
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Accelerate keeps its precision for the life of a process; each test chooses anew."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """A factory of configs for runs of a second."""
+
+    def make(**changes):
+        small = {"max_train_steps": 4, "train_batch_size": 8, "logging_steps": 1, "n_critic": 2}
+        intervals = {"validation_steps": 2, "checkpointing_steps": 2, "num_validation_images": 4}
+        return TrainingConfig(**{"output_dir": str(tmp_path / "run"), **small, **intervals, **changes})
+
+    return make

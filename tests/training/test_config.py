@@ -1,0 +1,65 @@
+import dataclasses
+
+import pytest
+
+from hf_wgan import InputError, TrainingConfig
+from hf_wgan.data import DataConfig
+from hf_wgan.knobs import KnobParser
+from hf_wgan.models.factory import NetworkConfig
+
+
+def test_the_defaults_are_those_of_the_paper():
+    config = TrainingConfig()
+    assert (config.n_critic, config.clip_value, config.optimizer, config.train_batch_size) == (5, 0.01, "rmsprop", 64)
+    assert config.generator_learning_rate == config.critic_learning_rate == 5e-5
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("generator_learning_rate", -5e-5),
+        ("critic_learning_rate", 0.0),
+        ("critic_learning_rate", float("nan")),
+        ("clip_value", -0.01),
+        ("n_critic", 0),
+        ("train_batch_size", -1),
+        ("max_train_steps", 0),
+        ("logging_steps", 0),
+        ("checkpoints_total_limit", 0),
+        ("adam_beta1", 1.0),
+        ("seed", -1),
+    ],
+)
+def test_values_out_of_range_are_named(name, value):
+    with pytest.raises(InputError, match=f"{name}={value}"):
+        TrainingConfig(**{name: value})
+
+
+def test_every_knob_is_an_option_with_a_sentence_of_help():
+    classes = (DataConfig, NetworkConfig, TrainingConfig)
+    assert KnobParser(*classes).parse_knobs([]) == [knob_class() for knob_class in classes]
+    for knob_class in classes:
+        for field in dataclasses.fields(knob_class):
+            assert field.metadata["help"].endswith((".", ")")), field.name
+
+
+def test_options_are_parsed_into_their_types():
+    args = "--train_batch_size 7 --clip_value 0.1 --critic_warmup --optimizer adam --resume_from_checkpoint latest"
+    (config,) = KnobParser(TrainingConfig).parse_knobs(args.split())
+    assert config == TrainingConfig(
+        train_batch_size=7, clip_value=0.1, critic_warmup=True, optimizer="adam", resume_from_checkpoint="latest"
+    )
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ("--clip 1", "unrecognized arguments: --clip 1"),
+        ("--n_critic five", "n_critic: invalid int value: 'five'"),
+        ("--optimizer sgd", "optimizer: invalid choice: 'sgd'"),
+    ],
+)
+def test_unknown_options_and_values_are_one_line(args, message):
+    with pytest.raises(InputError, match=message) as caught:
+        KnobParser(TrainingConfig).parse_knobs(args.split())
+    assert "\n" not in str(caught.value)

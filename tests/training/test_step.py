@@ -1,0 +1,261 @@
+"""Algorithm 1, line by line. Each of these fails when its line is broken."""
+
+import copy
+
+import pytest
+import torch
+from conftest import tiny_critic, tiny_generator
+from torch import nn
+
+from hf_wgan.lipschitz import WeightClipping
+from hf_wgan.losses import wasserstein_estimate
+from hf_wgan.training import step as step_module
+from hf_wgan.training.step import WGANStep, critic_steps
+
+CLIP = 0.01
+
+
+def make_step(generator=None, critic=None, constraint=None, lr=1e-3, **changes):
+    generator = generator or tiny_generator()
+    critic = critic or tiny_critic(norm_type="none")
+    rng = torch.Generator().manual_seed(3)
+    return WGANStep(
+        generator,
+        critic,
+        changes.pop("generator_optimizer", None) or torch.optim.RMSprop(generator.parameters(), lr),
+        changes.pop("critic_optimizer", None) or torch.optim.RMSprop(critic.parameters(), lr),
+        constraint or WeightClipping(CLIP),
+        lambda n: torch.randn(n, 4, generator=rng),
+        **changes,
+    )
+
+
+def real_batches(batch_size=8):
+    rng = torch.Generator().manual_seed(4)
+    while True:
+        yield torch.rand(batch_size, 1, 8, 8, generator=rng) * 2 - 1
+
+
+def copied(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def parameters(network):
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Recorder:
+    """Stands in for the parts of a step and writes down the order in which they are used."""
+
+    def __init__(self):
+        self.events = []
+
+    def optimizer(self, name, network):
+        recorder = self
+
+        class Recording(torch.optim.RMSprop):
+            def step(self, closure=None):
+                recorder.events.append(f"{name} step")
+                return super().step(closure)
+
+        return Recording(network.parameters(), 1e-3)
+
+
+def test_clamping_bounds_every_critic_parameter_after_each_step():
+    step = make_step(lr=1.0)  # so large that every optimizer step leaves the box
+    batches = real_batches()
+    for _ in range(3):
+        step.critic_step(next(batches))
+        for name, parameter in step.critic.named_parameters():
+            assert parameter.abs().max() <= CLIP, name
+        assert max(p.abs().max().item() for p in step.critic.parameters()) == pytest.approx(CLIP)
+
+
+def test_the_constraint_comes_after_each_critic_step_and_never_after_a_generator_step():
+    recorder, generator, critic = Recorder(), tiny_generator(), tiny_critic()
+    step = make_step(
+        generator,
+        critic,
+        constraint=lambda network: recorder.events.append("constraint"),
+        generator_optimizer=recorder.optimizer("generator", generator),
+        critic_optimizer=recorder.optimizer("critic", critic),
+    )
+    step(real_batches(), n_critic=3)
+    assert recorder.events == ["critic step", "constraint"] * 3 + ["generator step"]
+
+
+def test_critic_steps_leave_the_generator_alone():
+    step = make_step()
+    before = parameters(step.generator)
+    batches = real_batches()
+    for _ in range(3):
+        step.critic_step(next(batches))
+    assert same(before, parameters(step.generator))
+    assert all(parameter.grad is None for parameter in step.generator.parameters())
+
+
+def test_the_generator_step_leaves_the_critic_alone_and_gives_it_no_gradients():
+    step = make_step()
+    before = parameters(step.critic)
+    assert all(parameter.grad is None for parameter in step.critic.parameters())
+    generator_before = parameters(step.generator)
+    step.generator_step(8)
+    assert same(before, parameters(step.critic))
+    assert all(parameter.grad is None for parameter in step.critic.parameters())
+    assert all(parameter.requires_grad for parameter in step.critic.parameters()), "it is thawed again"
+    assert not same(generator_before, parameters(step.generator))
+
+
+def test_each_critic_step_sees_fresh_images_and_fresh_latents():
+    step = make_step()
+    images, latents = [], []
+    sample_latents = step.sample_latents
+
+    def batches():
+        for batch in real_batches():
+            images.append(batch)
+            yield batch
+
+    def sampling(n):
+        latents.append(sample_latents(n))
+        return latents[-1]
+
+    step.sample_latents = sampling
+    step(batches(), n_critic=5)
+    assert len(images) == 5
+    assert len(latents) == 6, "one for each critic step, one for the generator step"
+    assert all(len(batch) == 8 for batch in latents)
+    for drawn in (images, latents):
+        assert not any(torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+
+
+def gap(step, latents, images):
+    with torch.no_grad():
+        return wasserstein_estimate(step.critic(images), step.critic(step.generator(latents))).item()
+
+
+def test_a_critic_step_widens_the_gap_and_a_generator_step_narrows_it():
+    torch.manual_seed(5)
+    latents, images = torch.randn(8, 4), torch.rand(8, 1, 8, 8) * 2 - 1
+    generator, critic = tiny_generator(norm_type="none"), tiny_critic(norm_type="none")
+    step = WGANStep(
+        generator,
+        critic,
+        torch.optim.SGD(generator.parameters(), 1e-2),
+        torch.optim.SGD(critic.parameters(), 1e-2),
+        WeightClipping(1.0),
+        lambda n: latents,
+    )
+    start = gap(step, latents, images)
+    step.critic_step(images)
+    widened = gap(step, latents, images)
+    assert widened > start
+    step.generator_step(8)
+    assert gap(step, latents, images) < widened
+
+
+def test_the_reported_losses_are_those_of_the_objective():
+    step = make_step()
+    images, latents = next(real_batches()), torch.randn(8, 4)
+    step.sample_latents = lambda n: latents
+    expected = -wasserstein_estimate(step.critic(images), step.critic(step.generator(latents)))
+    step_loss = step.critic_step(images)
+    assert step_loss.item() == pytest.approx(expected.item(), abs=1e-8)
+    assert not step_loss.requires_grad
+
+
+def test_it_equals_algorithm_1_written_plainly():
+    """Ten iterations against the algorithm as the paper prints it, in float64."""
+    step = make_step(tiny_generator().double(), tiny_critic(sample_size=8).double())
+    generator, critic = copy.deepcopy(step.generator), copy.deepcopy(step.critic)
+    rng = torch.Generator().manual_seed(3)
+    step.sample_latents = lambda n: torch.randn(n, 4, generator=rng).double()
+    batches = (batch.double() for batch in real_batches())
+    for _ in range(10):
+        step(batches, n_critic=5)
+
+    rng = torch.Generator().manual_seed(3)
+    batches = (batch.double() for batch in real_batches())
+    generator_optimizer = torch.optim.RMSprop(generator.parameters(), 1e-3)
+    critic_optimizer = torch.optim.RMSprop(critic.parameters(), 1e-3)
+    for _ in range(10):
+        for _ in range(5):
+            x, z = next(batches), torch.randn(8, 4, generator=rng).double()
+            critic.zero_grad()
+            (critic(x).mean() - critic(generator(z).detach()).mean()).neg().backward()
+            critic_optimizer.step()
+            for w in critic.parameters():
+                w.data.clamp_(-CLIP, CLIP)
+        z = torch.randn(8, 4, generator=rng).double()
+        generator.zero_grad()
+        critic(generator(z)).mean().neg().backward()
+        generator_optimizer.step()
+
+    for ours, plain in ((step.generator, generator), (step.critic, critic)):
+        for name, value in ours.state_dict().items():
+            assert torch.allclose(value, plain.state_dict()[name], rtol=1e-9, atol=1e-12), name
+
+
+class Skipping(torch.optim.SGD):
+    """Like Accelerate's optimizer under a float16 loss scaler that overflows at first."""
+
+    def __init__(self, parameters, num_skipped):
+        super().__init__(parameters, 1e-3)
+        self.left, self.step_was_skipped = num_skipped, False
+
+    def step(self, closure=None):
+        self.step_was_skipped = self.left > 0
+        self.left -= 1
+        if not self.step_was_skipped:
+            super().step(closure)
+
+
+def test_a_skipped_update_is_made_up_for_and_costs_no_real_batch():
+    generator, critic = tiny_generator(), tiny_critic()
+    optimizer = Skipping(critic.parameters(), num_skipped=2)
+    step = make_step(generator, critic, critic_optimizer=optimizer)
+    drawn = []
+    step((drawn.append(batch) or batch for batch in real_batches()), n_critic=3)
+    assert optimizer.left == -3, "three steps that counted, after two that did not"
+    assert len(drawn) == 3
+
+
+@pytest.mark.parametrize("player", ["generator", "critic"])
+def test_updates_that_overflow_for_ever_end_in_an_error_that_says_what_to_do(player):
+    generator, critic = tiny_generator(), tiny_critic()
+    network = {"generator": generator, "critic": critic}[player]
+    step = make_step(generator, critic, **{f"{player}_optimizer": Skipping(network.parameters(), 10**6)})
+    with pytest.raises(FloatingPointError, match=f"the {player}'s gradients overflowed"):
+        step(real_batches(), n_critic=1)
+
+
+def test_the_warm_up_is_that_of_the_authors_code():
+    counts = [critic_steps(step, 5, warmup=True) for step in range(1001)]
+    assert counts[:25] == [100] * 25
+    assert [step for step, count in enumerate(counts) if count == 100] == [*range(25), 500, 1000]
+    assert set(counts[25:500]) == {5}
+    assert {critic_steps(step, 5, warmup=False) for step in range(1001)} == {5}
+    assert critic_steps(0, 200, warmup=True) == 200
+
+
+def test_wrappers_for_distributed_training_are_bypassed_by_the_other_player(monkeypatch):
+    class Wrapper(nn.Module):
+        """Like DistributedDataParallel: a pass that no backward follows would hang the next."""
+
+        def __init__(self, module):
+            super().__init__()
+            self.module, self.passes = module, 0
+
+        def forward(self, *inputs):
+            self.passes += 1
+            return self.module(*inputs)
+
+    monkeypatch.setattr(step_module.nn.parallel, "DistributedDataParallel", Wrapper)
+    generator, critic = Wrapper(tiny_generator()), Wrapper(tiny_critic())
+    step = make_step(generator, critic)
+    step(real_batches(), n_critic=3)
+    assert (generator.passes, critic.passes) == (1, 6)

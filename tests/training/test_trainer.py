@@ -1,0 +1,304 @@
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_critic, tiny_generator, tiny_images
+from datasets import Dataset, Features, Image
+from PIL import Image as PILImage
+
+from hf_wgan import InputError, WGANPipeline, WGANTrainer
+from hf_wgan.training.trainer import BATCH_NORM_BATCHES
+
+
+def trainer(config, dataset=None, **networks):
+    networks = {"generator": tiny_generator(), "critic": tiny_critic()} | networks
+    return WGANTrainer(**networks, dataset=tiny_images() if dataset is None else dataset, config=config)
+
+
+def weights(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("*/*.safetensors"))}
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_the_files_of_the_design(tiny_config, tmp_path):
+    pipeline = trainer(tiny_config()).train()
+    files = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    network = {"config.json", "diffusion_pytorch_model.safetensors"}
+    networks = {f"{player}/{file}" for player in ("generator", "critic") for file in network}
+    checkpoint = networks | {"optimizers.pt", "progress.json"}
+    assert files == {
+        "model_index.json",
+        "README.md",
+        "training_config.json",
+        "metrics.jsonl",
+        "curves.png",
+        "samples/step-000002.png",
+        "samples/step-000004.png",
+        *networks,
+        *(f"checkpoint-{step}/{file}" for step in ("000002", "000004") for file in checkpoint),
+    }
+    loaded = WGANPipeline.from_pretrained(tmp_path / "run")
+    images = [
+        each(4, generator=torch.Generator().manual_seed(0), output_type="np").images for each in (pipeline, loaded)
+    ]
+    assert np.array_equal(*images)
+
+
+def test_metrics_have_a_line_a_report_with_finite_values(tiny_config, tmp_path):
+    trainer(tiny_config(max_train_steps=5, logging_steps=2)).train()
+    metrics = rows(tmp_path / "run")
+    assert [row["step"] for row in metrics] == [2, 4, 5]
+    assert list(metrics[0]) == [
+        "step",
+        "critic_loss",
+        "generator_loss",
+        "wasserstein_estimate",
+        "seconds",
+        "images_per_second",
+    ]
+    for row in metrics:
+        assert np.isfinite(list(row.values())).all()
+        assert row["wasserstein_estimate"] == -row["critic_loss"]
+        assert row["images_per_second"] > 0
+    assert np.all(np.diff([row["seconds"] for row in metrics]) > 0)
+
+
+def test_reported_losses_are_means_over_the_steps_since_the_last_report(tiny_config, tmp_path):
+    trainer(tiny_config(output_dir=str(tmp_path / "each"))).train()
+    trainer(tiny_config(output_dir=str(tmp_path / "pairs"), logging_steps=2)).train()
+    each, pairs = rows(tmp_path / "each"), rows(tmp_path / "pairs")
+    for name in ("critic_loss", "generator_loss"):
+        values = [row[name] for row in each]
+        assert [row[name] for row in pairs] == pytest.approx([np.mean(values[:2]), np.mean(values[2:])])
+
+
+def test_the_record_of_a_run_holds_every_knob(tiny_config, tmp_path):
+    config = tiny_config()
+    trainer(config).train()
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    assert record["training"] == json.loads(json.dumps(vars(config)))
+    assert record["generator"]["class"] == "DCGANGenerator"
+    assert record["generator"]["width"] == 8
+    assert record["dataset"] == {"name": "images", "num_images": 24, "fingerprint": tiny_images().fingerprint}
+    assert {"torch", "accelerate", "diffusers", "hf_wgan", "python"} <= set(record["versions"])
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny_config, tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        trainer(tiny_config(output_dir=str(tmp_path / name), seed=seed)).train()
+    one, two, three = (weights(tmp_path / name) for name in ("one", "two", "three"))
+    assert one == two
+    assert one.keys() == three.keys() and all(one[name] != three[name] for name in one)
+
+
+def test_reports_and_samples_do_not_change_the_training(tiny_config, tmp_path):
+    trainer(tiny_config(output_dir=str(tmp_path / "often"), validation_steps=1, checkpointing_steps=1)).train()
+    seldom = {"logging_steps": 4, "validation_steps": 100, "checkpointing_steps": 100, "num_validation_images": 1}
+    trainer(tiny_config(output_dir=str(tmp_path / "seldom"), **seldom)).train()
+    assert weights(tmp_path / "often") == weights(tmp_path / "seldom")
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+def test_a_resumed_run_ends_as_one_never_stopped(optimizer, tiny_config, tmp_path):
+    options = {"optimizer": optimizer, "max_train_steps": 7, "checkpointing_steps": 3}
+    trainer(tiny_config(output_dir=str(tmp_path / "whole"), **options)).train()
+
+    first = tiny_config(output_dir=str(tmp_path / "parts"), **{**options, "max_train_steps": 5})
+    trainer(first).train()
+    (tmp_path / "parts" / "checkpoint-000005").rename(tmp_path / "set-aside")  # go back to step 3
+    second = tiny_config(output_dir=str(tmp_path / "parts"), resume_from_checkpoint="latest", **options)
+    fresh = {"generator": tiny_generator(), "critic": tiny_critic()}
+    for network in fresh.values():
+        torch.nn.init.constant_(next(network.parameters()), 0.5)  # whatever it starts from is replaced
+    trainer(second, **fresh).train()
+
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+    for name in ("step", "critic_loss", "generator_loss"):
+        assert [row[name] for row in rows(tmp_path / "whole")] == [row[name] for row in rows(tmp_path / "parts")]
+    sample = "samples/step-000007.png"
+    assert (tmp_path / "whole" / sample).read_bytes() == (tmp_path / "parts" / sample).read_bytes()
+
+
+def test_only_the_newest_checkpoints_are_kept(tiny_config, tmp_path):
+    trainer(tiny_config(checkpointing_steps=1, checkpoints_total_limit=2)).train()
+    assert sorted(path.name for path in (tmp_path / "run").glob("*checkpoint*")) == [
+        "checkpoint-000003",
+        "checkpoint-000004",
+    ]
+
+
+def test_checkpoints_hold_nothing_that_loading_would_execute(tiny_config, tmp_path):
+    trainer(tiny_config()).train()
+    torch.load(tmp_path / "run" / "checkpoint-000004" / "optimizers.pt", weights_only=True)
+    assert not list((tmp_path / "run").rglob("*.bin"))
+
+
+def test_a_checkpoint_of_other_networks_is_refused(tiny_config, tmp_path):
+    trainer(tiny_config()).train()
+    config = tiny_config(resume_from_checkpoint="latest", max_train_steps=6)
+    before = weights(tmp_path / "run")
+    with pytest.raises(InputError, match="checkpoint-000004 cannot be resumed by this run"):
+        trainer(config, generator=tiny_generator(width=4)).train()
+    assert weights(tmp_path / "run") == before
+
+
+def test_shipped_batch_norm_statistics_are_those_of_the_final_weights(tiny_config):
+    generator = tiny_generator()
+    run = trainer(tiny_config(generator_learning_rate=0.05), generator=generator)
+    pipeline = run.train()
+    latents = torch.randn(4096, 4)
+    generator.train()
+    with torch.no_grad():
+        as_trained = generator(latents)
+        shipped = pipeline.generator(latents)
+    assert BATCH_NORM_BATCHES > 1
+    assert (as_trained - shipped).abs().mean() < 0.1 * as_trained.std()
+    assert not pipeline.generator.training
+
+
+def test_training_starts_from_the_networks_given_and_leaves_them_trained(tiny_config):
+    generator = tiny_generator()
+    before = generator.layers[0].weight.detach().clone()
+    pipeline = trainer(tiny_config(), generator=generator).train()
+    assert not torch.equal(before, generator.layers[0].weight)
+    assert torch.equal(pipeline.generator.layers[0].weight, generator.layers[0].weight)
+
+
+def test_bfloat16_trains_and_ships_float32(tiny_config, tmp_path):
+    run = trainer(tiny_config(mixed_precision="bf16"))
+    seen = []
+    run.critic.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    pipeline = run.train()
+    assert set(seen) == {torch.bfloat16}
+    assert pipeline.generator.dtype == torch.float32
+    assert np.isfinite([row["critic_loss"] for row in rows(tmp_path / "run")]).all()
+
+
+def test_the_critic_warm_up_is_followed(tiny_config):
+    run = trainer(tiny_config(critic_warmup=True, max_train_steps=2))
+    run.train()
+    assert run.real_batches.position == 200
+
+
+def test_images_of_a_datasets_dataset_are_fitted_to_the_generator(tiny_config):
+    pictures = [PILImage.new("RGB", (20, 30), (index, 0, 0)) for index in range(10)]
+    dataset = Dataset.from_dict({"photo": pictures}, features=Features({"photo": Image()}))
+    run = trainer(tiny_config(), dataset)
+    assert run.dataset.images.shape == (10, 1, 8, 8)
+
+
+def test_a_tensor_will_do_as_a_dataset(tiny_config, tmp_path):
+    trainer(tiny_config(), tiny_images().images).train()
+    assert rows(tmp_path / "run")
+
+
+def interrupt_at(run, step, number=signal.SIGINT):
+    one_step = run._one_step
+
+    def interrupting():
+        if run.progress.step == step:
+            os.kill(os.getpid(), number)
+        return one_step()
+
+    run._one_step = interrupting
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_everything_and_says_where(number, tiny_config, tmp_path, capsys):
+    long = {"max_train_steps": 9, "logging_steps": 4, "validation_steps": 100, "checkpointing_steps": 100}
+    run = trainer(tiny_config(**long))
+    interrupt_at(run, 2, number)
+    handler = signal.getsignal(number)
+    pipeline = run.train()
+    assert run.interrupted
+    assert signal.getsignal(number) == handler
+    said = capsys.readouterr().err
+    assert "Interrupted at step 3; --resume_from_checkpoint latest goes on from there." in said
+    assert str(tmp_path / "run") in said
+    assert [row["step"] for row in rows(tmp_path / "run")] == [3]
+    assert (tmp_path / "run" / "samples" / "step-000003.png").is_file()
+    assert (tmp_path / "run" / "curves.png").is_file()
+    loaded = WGANPipeline.from_pretrained(tmp_path / "run")
+    assert torch.equal(loaded.generator.layers[0].weight, pipeline.generator.layers[0].weight)
+
+    trainer(tiny_config(**long, resume_from_checkpoint="latest")).train()
+    trainer(tiny_config(**{**long, "output_dir": str(tmp_path / "whole")})).train()
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_a_second_interrupt_stops_at_once(tiny_config):
+    run = trainer(tiny_config())
+    one_step = run._one_step
+
+    def interrupting():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return one_step()
+
+    run._one_step = interrupting
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+
+
+def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_what_there_is(tiny_config, tmp_path):
+    run = trainer(tiny_config(max_train_steps=10))
+    one_step = run._one_step
+
+    def poisoned():
+        if run.progress.step == 5:
+            run.generator.layers[0].weight.data.fill_(float("nan"))
+        return one_step()
+
+    run._one_step = poisoned
+    with pytest.raises(FloatingPointError, match="critic_loss is nan at step 6: lower"):
+        run.train()
+    assert (tmp_path / "run" / "checkpoint-000004" / "progress.json").is_file()
+    assert rows(tmp_path / "run")[-1]["step"] == 5
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(tiny_config, tmp_path):
+    trainer(tiny_config()).train()
+    before = weights(tmp_path / "run")
+    with pytest.raises(InputError, match=r"output_dir='.*run': is not empty; .*--overwrite_output_dir"):
+        trainer(tiny_config(seed=1))
+    assert weights(tmp_path / "run") == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        trainer(tiny_config(output_dir=str(tmp_path / "file")))
+
+
+def test_overwriting_replaces_a_run_and_nothing_else(tiny_config, tmp_path):
+    trainer(tiny_config(validation_steps=1)).train()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    trainer(tiny_config(overwrite_output_dir=True, max_train_steps=2, seed=1)).train()
+    assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["step-000002.png"]
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-000002"]
+    assert len(rows(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda c: trainer(c(), generator=tiny_generator(sample_size=16)), "the generator makes"),
+        (lambda c: trainer(c(), critic=tiny_critic(in_channels=3)), "the critic takes"),
+        (lambda c: trainer(c(), tiny_images(channels=3)), r"dataset with images of shape \(3, 8, 8\)"),
+        (lambda c: trainer(c(train_batch_size=25)), "train_batch_size=25"),
+        (lambda c: trainer(c(mixed_precision="fp16")), "mixed_precision='fp16': .*requires a GPU"),
+        (lambda c: trainer(c(), [1, 2, 3]), "dataset of type list"),
+        (lambda c: trainer(c(resume_from_checkpoint="latest")), "there is no checkpoint in"),
+        (lambda c: trainer(c(resume_from_checkpoint="nowhere")), "resume_from_checkpoint='nowhere'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(make, message, tiny_config, tmp_path):
+    if "requires a GPU" in message and torch.cuda.is_available():
+        pytest.skip("this machine can train in float16")
+    with pytest.raises(InputError, match=message):
+        make(tiny_config)
+    assert not (tmp_path / "run").exists()
