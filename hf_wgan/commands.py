@@ -1,0 +1,166 @@
+"""What the scripts do: parse, call the package, print. A mistake in the input is one line on stderr and exit code 2."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .knobs import KnobParser, knob
+
+Command = Callable[..., int]
+
+
+def command(function: Command) -> Command:
+    """Answers what a person can mend in one line, printed once however many processes were launched."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> int:
+        try:
+            return function(*args, **kwargs)
+        except (InputError, FloatingPointError) as error:
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return run
+
+
+@command
+def train(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/train_wgan.py`. Exit code 130 says that the run was interrupted, and saved."""
+    import torch
+    from accelerate.utils import set_seed
+
+    from .data import DataConfig, load_images
+    from .models.factory import NetworkConfig, build_networks
+    from .training import TrainingConfig, WGANTrainer
+    from .training.config import DIGITS_DEFAULTS
+    from .training.trainer import check_output_dir
+
+    parser = KnobParser(DataConfig, NetworkConfig, TrainingConfig, description=description)
+    parser.epilog = "Without --dataset_name and --train_data_dir the defaults are: " + " ".join(
+        f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
+    )
+    given = parser.parse_args(args)
+    if given.dataset_name is None and given.train_data_dir is None:
+        parser.set_defaults(**DIGITS_DEFAULTS)
+    data_config, network_config, config = parser.parse_knobs(args)
+
+    # What can be wrong is found before the images are decoded, which may take long.
+    check_output_dir(config)
+    with torch.device("meta"):
+        build_networks(network_config, data_config.resolution, channels=1)
+
+    dataset = load_images(data_config)
+    set_seed(config.seed)
+    generator, critic = build_networks(network_config, data_config.resolution, dataset.images.shape[1])
+    trainer = WGANTrainer(generator, critic, dataset, config)
+    trainer.train()
+    return 130 if trainer.interrupted else 0
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Images"""
+
+    num_images: int = knob(64, "How many images to make.")
+    output_dir: str = knob("generated", "Folder for 00000.png, 00001.png, … and grid.png.")
+    overwrite_output_dir: bool = knob(False, "Write into the folder even if it is not empty.")
+    seed: int = knob(0, "Image k is made from the seed plus k, whatever the other options.")
+    revision: str | None = knob(None, "Branch, tag or commit of a model on the Hub.")
+    variant: str | None = knob(None, "Variant of the weights, such as fp16.")
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1:
+            raise InputError(f"num_images={self.num_images}: must be at least 1")
+        if self.seed < 0:
+            raise InputError(f"seed={self.seed}: must be at least 0")
+
+
+IMAGES_AT_ONCE = 1024  # held in memory before they are written
+IMAGES_IN_GRID = 64
+
+
+@command
+def generate(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/generate.py`."""
+    import torch
+    from tqdm.auto import tqdm
+
+    from .grid import image_grid
+
+    parser = KnobParser(GenerateConfig, description=description)
+    parser.add_argument("model", help="A folder that training left, or the name of a model on the Hub.")
+    model = parser.parse_args(args).model
+    (config,) = parser.parse_knobs(args)
+    folder = Path(config.output_dir)
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not config.overwrite_output_dir):
+        raise InputError(
+            f"output_dir={config.output_dir!r}: is not an empty folder; name another, or write into it by "
+            "--overwrite_output_dir"
+        )
+    pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.set_progress_bar_config(disable=True)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    first: list[Any] = []
+    with tqdm(total=config.num_images, unit=" images") as progress:
+        for start in range(0, config.num_images, IMAGES_AT_ONCE):
+            numbers = range(start, min(start + IMAGES_AT_ONCE, config.num_images))
+            seeds = [torch.Generator().manual_seed(config.seed + number) for number in numbers]
+            images = pipeline(len(seeds), generator=seeds).images
+            for number, image in zip(numbers, images):
+                image.save(folder / f"{number:05d}.png")
+            first += images[: IMAGES_IN_GRID - len(first)]
+            progress.update(len(images))
+    image_grid(first).save(folder / "grid.png")
+    print(f"Saved {config.num_images} images and grid.png in {folder}.")
+    return 0
+
+
+@dataclass(frozen=True)
+class EvaluateDigitsConfig:
+    """Measurement"""
+
+    num_images: int = knob(1000, "How many samples to classify.")
+    seed: int = knob(0, "Of the samples.")
+
+
+@command
+def evaluate_digits(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/evaluate_digits.py`."""
+    from .metrics.digits import evaluate
+
+    parser = KnobParser(EvaluateDigitsConfig, description=description)
+    parser.add_argument("model", help="A folder that training left, or the name of a model on the Hub.")
+    model = parser.parse_args(args).model
+    (config,) = parser.parse_knobs(args)
+    if config.num_images < 1:
+        raise InputError(f"num_images={config.num_images}: must be at least 1")
+    print(json.dumps(asdict(evaluate(load_pipeline(model), config.num_images, config.seed)), indent=2))
+    return 0
+
+
+def load_pipeline(model: str, **options: Any) -> Any:
+    """`WGANPipeline.from_pretrained`, with what goes wrong in one line.
+
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+    from .pipelines import WGANPipeline
+
+    try:
+        return WGANPipeline.from_pretrained(model, **options)
+    except Exception as error:  # diffusers, huggingface_hub and safetensors raise a dozen types here
+        if Path(model).is_dir() and not (Path(model) / "model_index.json").is_file():
+            raise InputError(f"{model!r} holds no pipeline: there is no model_index.json in it") from error
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({reason})"
+        ) from error

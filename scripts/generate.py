@@ -1,0 +1,9 @@
+"""Generates images with a trained model, from a folder or from the Hub.
+
+python scripts/generate.py wgan-digits --num_images 1000 --output_dir generated
+"""
+
+from hf_wgan.commands import generate
+
+if __name__ == "__main__":
+    raise SystemExit(generate(__doc__))
