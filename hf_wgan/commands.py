@@ -22,7 +22,7 @@ def command(function: Command) -> Command:
     def run(*args: Any, **kwargs: Any) -> int:
         try:
             return function(*args, **kwargs)
-        except (InputError, FloatingPointError) as error:
+        except (InputError, FloatingPointError, OSError) as error:
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"error: {error}", file=sys.stderr)
             return 2
@@ -37,6 +37,7 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     from accelerate.utils import set_seed
 
     from .data import DataConfig, load_images
+    from .launch import relaunch_on_cpus
     from .models.factory import NetworkConfig, build_networks
     from .training import TrainingConfig, WGANTrainer
     from .training.config import DIGITS_DEFAULTS
@@ -56,6 +57,8 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     with torch.device("meta"):
         build_networks(network_config, data_config.resolution, channels=1)
 
+    if args is None:  # not when called from Python
+        relaunch_on_cpus()
     dataset = load_images(data_config)
     set_seed(config.seed)
     generator, critic = build_networks(network_config, data_config.resolution, dataset.images.shape[1])

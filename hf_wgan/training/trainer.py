@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -104,12 +105,15 @@ class WGANTrainer:
         self.generator = generator.to(memory_format=torch.channels_last).train()
         self.critic = critic.to(memory_format=torch.channels_last).train()
         # From here on the attributes are the networks themselves, and the step holds what Accelerate wrapped.
-        wrapped_generator, wrapped_critic, generator_optimizer, critic_optimizer = self.accelerator.prepare(
-            self.generator,
-            self.critic,
-            _optimizer(self.generator, config.generator_learning_rate, config),
-            _optimizer(self.critic, config.critic_learning_rate, config),
-        )
+        with warnings.catch_warnings():
+            # PyTorch 2.13 renames broadcast_buffers; Accelerate passes the old name, which means the same here.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            wrapped_generator, wrapped_critic, generator_optimizer, critic_optimizer = self.accelerator.prepare(
+                self.generator,
+                self.critic,
+                _optimizer(self.generator, config.generator_learning_rate, config),
+                _optimizer(self.critic, config.critic_learning_rate, config),
+            )
         self._optimizers = {"generator_optimizer": generator_optimizer, "critic_optimizer": critic_optimizer}
         self._latent_rng = torch.Generator(self.accelerator.device)
         self.step = WGANStep(

@@ -1,0 +1,58 @@
+"""Makes `accelerate launch --cpu --num_processes N` start N processes.
+
+Accelerate leaves several processes on CPUs to MPI: without an MPI host file its launcher starts one, and says nothing
+(huggingface/accelerate#2741). This recognises that case and starts the same script again under torchrun, which asks for
+nothing more. On GPUs Accelerate's launcher does all of this itself.
+"""
+
+import os
+import sys
+from argparse import Namespace
+
+import psutil
+from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import get_int_from_env, parse_flag_from_env
+
+WORLD_SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+
+
+def relaunch_on_cpus() -> None:
+    """Replaces this process by torchrun, if `accelerate launch` was asked for several CPU processes and started one."""
+    asked_for_several = parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ
+    if not asked_for_several or get_int_from_env(WORLD_SIZES, 0) > 0:
+        return
+    launch = _launch_arguments(psutil.Process().parent())
+    if launch is None:
+        return
+    num_machines = launch.num_machines or 1
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    command += ["--nproc_per_node", str(launch.num_processes // num_machines)]
+    if num_machines > 1:
+        command += ["--nnodes", str(num_machines), "--node_rank", str(launch.machine_rank or 0)]
+        command += ["--master_addr", os.environ["MASTER_ADDR"]]
+    command += ["--master_port", os.environ["MASTER_PORT"], *sys.argv]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, command)
+
+
+def _launch_arguments(launcher: psutil.Process | None) -> Namespace | None:
+    """What `accelerate launch` was given, on its command line or in its configuration file; None if it is not known."""
+    words = launcher.cmdline() if launcher else []
+    names = [os.path.basename(word) for word in words]
+    if "accelerate" in names and "launch" in names:
+        start = names.index("launch", names.index("accelerate")) + 1
+    elif "accelerate-launch" in names:
+        start = names.index("accelerate-launch") + 1
+    elif "accelerate.commands.launch" in names:
+        start = names.index("accelerate.commands.launch") + 1
+    else:
+        return None
+    arguments = launch_command_parser().parse_args(words[start:])
+    config_file = arguments.config_file or (default_config_file if os.path.isfile(default_config_file) else None)
+    config = load_config_from_file(config_file) if config_file and not arguments.cpu else None
+    for name in ("num_processes", "num_machines", "machine_rank"):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, getattr(config, name, None))
+    return arguments if (arguments.num_processes or 1) > 1 else None

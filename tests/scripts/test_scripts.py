@@ -1,0 +1,217 @@
+"""The command lines as a person types them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import tiny_critic, tiny_generator
+from PIL import Image
+
+from hf_wgan import WGANPipeline, commands
+from hf_wgan.grid import image_grid
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --max_train_steps 4"
+TINY += " --logging_steps 2 --num_validation_images 4"
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
+
+
+def run(command, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
+
+
+def train(arguments, output_dir):
+    return commands.train("", [*TINY.split(), *arguments.split(), "--output_dir", str(output_dir)])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    WGANPipeline(tiny_generator(), tiny_critic()).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.py")))
+def test_every_script_explains_itself(script):
+    result = run([sys.executable, SCRIPTS / script, "--help"])
+    assert result.returncode == 0
+    assert "python scripts/" in result.stdout or "accelerate launch scripts/" in result.stdout
+    assert "--seed" in result.stdout
+
+
+def test_training_through_accelerate_launch_leaves_a_pipeline(tmp_path):
+    command = [*ACCELERATE, SCRIPTS / "train_wgan.py", *TINY.split(), "--output_dir", tmp_path / "run"]
+    result = run(command)
+    assert result.returncode == 0, result.stderr
+    assert "100%" in result.stderr and "Wasserstein" in result.stderr and "images/s" in result.stderr
+    assert len(WGANPipeline.from_pretrained(tmp_path / "run")(3).images) == 3
+
+
+def test_two_processes_train_together_and_leave_one_set_of_files(tmp_path):
+    # Accelerate's launcher starts one process for this; hf_wgan.launch starts the other.
+    launch = [*ACCELERATE, "--cpu", "--num_processes", "2", "--main_process_port", "29517"]
+    result = run([*launch, SCRIPTS / "train_wgan.py", *TINY.split(), "--output_dir", tmp_path / "run"])
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    assert record["machine"]["num_processes"] == 2
+    assert [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == [
+        2,
+        4,
+    ]
+    assert result.stderr.count("Saved the pipeline") == 1
+    assert "Warning" not in result.stderr
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "README.md",
+        "checkpoint-000004",
+        "critic",
+        "curves.png",
+        "generator",
+        "metrics.jsonl",
+        "model_index.json",
+        "samples",
+        "training_config.json",
+    ]
+    assert len(WGANPipeline.from_pretrained(tmp_path / "run")(3).images) == 3
+
+
+@pytest.mark.parametrize("launcher", [[sys.executable], [*ACCELERATE, "--quiet"]], ids=["python", "accelerate"])
+def test_ctrl_c_saves_what_there_is(launcher, tmp_path):
+    command = [*launcher, SCRIPTS / "train_wgan.py", *TINY.split(), "--output_dir", tmp_path / "run"]
+    command += ["--max_train_steps", "1000000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the launcher and the script alike
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    assert "--resume_from_checkpoint latest" in said
+    assert len(WGANPipeline.from_pretrained(tmp_path / "run")(2).images) == 2
+
+
+def test_an_interrupted_run_ends_with_exit_code_130(tmp_path, monkeypatch):
+    from hf_wgan.training import WGANTrainer
+
+    def interrupted(self):
+        self.interrupted = True
+
+    monkeypatch.setattr(WGANTrainer, "train", interrupted)
+    assert train("", tmp_path / "run") == 130
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+    result = run([sys.executable, SCRIPTS / "train_wgan.py", "--train_data_dir", tmp_path / "missing"])
+    assert result.returncode == 2
+    assert result.stderr == f"error: train_data_dir='{tmp_path / 'missing'}': there is no such folder\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--train_data_dir {empty}", "there are no image files in it"),
+        ("--dataset_name {empty}", "cannot be loaded"),
+        ("--resolution 20", "sample_size=20: a DCGAN makes square images of 8, 16, 32, 64, 128 or 256 pixels"),
+        ("--train_batch_size 5000", "train_batch_size=5000: must be between 1 and the number of images, 1797"),
+        ("--generator_learning_rate -1", "generator_learning_rate=-1.0: must be positive"),
+        ("--critic_learning_rate=-1e-4", "critic_learning_rate=-0.0001: must be positive"),
+        ("--clip 1", "unrecognized arguments: --clip 1"),
+        ("--discriminator dcgan", "unrecognized arguments: --discriminator dcgan"),
+        ("--mixed_precision fp8", "invalid choice: 'fp8'"),
+        ("--n_critic 0", "n_critic=0: must be positive"),
+        ("--resume_from_checkpoint latest", "there is no checkpoint in"),
+    ],
+)
+def test_bad_input_to_training_is_one_clear_line(arguments, message, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert train(arguments.format(empty=tmp_path / "empty"), tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert message in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_another_run_is_left_alone(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model_index.json").write_text("precious")
+    assert train("", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert "is not empty" in error and "--overwrite_output_dir" in error
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["model_index.json"]
+    assert (tmp_path / "run" / "model_index.json").read_text() == "precious"
+
+
+def test_a_folder_of_photos_trains_in_its_own_colours(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(10):
+        Image.new("RGB", (30, 20), (255, 25 * index, 0)).save(tmp_path / "photos" / f"{index}.jpg")
+    assert train(f"--train_data_dir {tmp_path / 'photos'}", tmp_path / "run") == 0
+    pipeline = WGANPipeline.from_pretrained(tmp_path / "run")
+    assert pipeline(1).images[0].mode == "RGB"
+    assert pipeline.generator.config.latent_dim == 100, "the digits' settings are for the digits alone"
+
+
+def test_mlp_networks_train_at_any_size(tmp_path):
+    assert train("--architecture mlp --resolution 11", tmp_path / "run") == 0
+    assert WGANPipeline.from_pretrained(tmp_path / "run")(1).images[0].size == (11, 11)
+
+
+def test_generate_writes_images_and_a_grid(model, tmp_path):
+    arguments = [model, "--num_images", "70", "--seed", "5", "--output_dir"]
+    assert commands.generate("", [*arguments, str(tmp_path / "images")]) == 0
+    files = sorted(path.name for path in (tmp_path / "images").iterdir())
+    assert files == [*(f"{number:05d}.png" for number in range(70)), "grid.png"]
+    assert Image.open(tmp_path / "images" / "grid.png").size == (512, 512)
+
+    later = [model, "--num_images", "2", "--seed", "7", "--output_dir", str(tmp_path / "later")]
+    assert commands.generate("", later) == 0
+    one, other = (tmp_path / name for name in ("images/00003.png", "later/00001.png"))
+    assert one.read_bytes() == other.read_bytes(), "image k comes from the seed plus k"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["{missing}"], "is neither a pipeline folder nor a model that can be loaded from the Hub"),
+        (["{empty}"], "holds no pipeline: there is no model_index.json in it"),
+        (["{model}", "--num_images", "0"], "num_images=0"),
+        (["{model}", "--output_dir", "{full}"], "is not an empty folder"),
+        ([], "the following arguments are required: model"),
+    ],
+)
+def test_bad_input_to_generate_is_one_clear_line(arguments, message, model, tmp_path, capsys):
+    places = {name: tmp_path / name for name in ("missing", "empty", "full")}
+    places["empty"].mkdir()
+    places["full"].mkdir()
+    (places["full"] / "photo.png").write_text("mine")
+    arguments = [argument.format(model=model, **places) for argument in arguments]
+    if "--output_dir" not in arguments:
+        arguments += ["--output_dir", str(tmp_path / "out")]
+    assert commands.generate("", arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
+    assert not (tmp_path / "out").exists()
+    assert (places["full"] / "photo.png").read_text() == "mine"
+
+
+def test_evaluate_digits_prints_json(tmp_path, capsys):
+    WGANPipeline(tiny_generator()).save_pretrained(tmp_path)
+    assert commands.evaluate_digits("", [str(tmp_path), "--num_images", "50"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["num_images"], report["seed"]) == (50, 0)
+    assert report["read"] < 0.6, "untrained networks make no digits"
+
+
+def test_a_grid_enlarges_small_images_by_whole_factors():
+    images = [Image.new("L", (10, 10), value) for value in range(5)]
+    grid = image_grid(images, columns=3)
+    assert grid.size == (3 * 170, 2 * 170)
+    assert [grid.getpixel((170 * column + 85, 85)) for column in range(3)] == [0, 1, 2]
+    assert image_grid([Image.new("RGB", (64, 64))] * 64).size == (512, 512)

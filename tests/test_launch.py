@@ -1,0 +1,75 @@
+import sys
+
+import psutil
+import pytest
+
+from hf_wgan import launch
+
+
+class Launcher:
+    def __init__(self, line):
+        self.line = line
+
+    def cmdline(self):
+        return self.line.split()
+
+
+@pytest.fixture
+def relaunched(monkeypatch, tmp_path):
+    """What torchrun would be started with, given the launcher's command line."""
+
+    def make(line, **environment):
+        for name in launch.WORLD_SIZES:
+            monkeypatch.delenv(name, raising=False)
+        settings = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", **environment}
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(launch, "default_config_file", str(tmp_path / "config.yaml"))
+        monkeypatch.setattr(psutil.Process, "parent", lambda self: Launcher(line))
+        monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "1"])
+        started = []
+        monkeypatch.setattr(launch.os, "execv", lambda path, command: started.append(command))
+        launch.relaunch_on_cpus()
+        return " ".join(started[0][1:]) if started else None
+
+    return make
+
+
+TORCHRUN = "-m torch.distributed.run"
+
+
+@pytest.mark.parametrize("program", ["/bin/accelerate launch", "accelerate-launch", "-m accelerate.commands.launch"])
+def test_several_cpu_processes_are_started_by_torchrun(program, relaunched):
+    command = relaunched(f"python {program} --cpu --num_processes 2 train.py --seed 1")
+    assert command == f"{TORCHRUN} --nproc_per_node 2 --master_port 29500 train.py --seed 1"
+
+
+def test_several_machines_find_each_other(relaunched):
+    line = "python accelerate launch --cpu --num_processes 4 --num_machines 2 --machine_rank 1"
+    line += " --main_process_ip 10.0.0.1 --main_process_port 1234 train.py"
+    command = relaunched(line, MASTER_ADDR="10.0.0.1", MASTER_PORT="1234")
+    assert command.startswith(
+        f"{TORCHRUN} --nproc_per_node 2 --nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 1234 train.py"
+    )
+
+
+def test_the_configuration_file_counts(relaunched, tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 3\nuse_cpu: true\n"
+        "machine_rank: 0\nnum_machines: 1\n"
+    )
+    assert "--nproc_per_node 3" in relaunched("python accelerate launch train.py")
+
+
+@pytest.mark.parametrize(
+    "line, environment",
+    [
+        ("python accelerate launch --cpu train.py", {"MASTER_ADDR": ""}),
+        ("python accelerate launch --num_processes 2 train.py", {"ACCELERATE_USE_CPU": "False"}),
+        ("python accelerate launch --cpu --num_processes 2 train.py", {"WORLD_SIZE": "2"}),
+        ("python accelerate launch --cpu --num_processes 2 train.py", {"OMPI_COMM_WORLD_SIZE": "2"}),
+        ("bash job.sh", {}),
+    ],
+)
+def test_everything_else_is_left_alone(line, environment, relaunched):
+    assert relaunched(line, **environment) is None
