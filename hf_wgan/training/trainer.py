@@ -1,6 +1,8 @@
 """The loop around Algorithm 1: Accelerate, the reports, the checkpoints, and the folder that a run leaves."""
 
 import json
+import math
+import os
 import platform
 import shutil
 import signal
@@ -93,6 +95,8 @@ class WGANTrainer:
             )
         self.accelerator = _accelerator(config)
         self.progress = Progress()
+        self.interrupted = False
+        self._reported_at, self._reported_batches = time.monotonic(), 0
         self.real_batches = RealBatches(
             self.dataset,
             config.train_batch_size,
@@ -138,27 +142,15 @@ class WGANTrainer:
         Raises:
             FloatingPointError: a loss is no longer finite. Checkpoints and samples written before stay.
         """
-        config = self.config
         self.interrupted = False
         report = self._start()
-        began, images_before = time.monotonic() - self.progress.seconds, self.progress.batches
         losses: list[StepLosses] = []
         with _interrupts() as interrupt:
-            while self.progress.step < config.max_train_steps and not self.interrupted:
+            while self.progress.step < self.config.max_train_steps and not self.interrupted:
                 losses.append(self._one_step())
-                step = self.progress.step
-                alone = self.accelerator.num_processes == 1
-                if step % config.logging_steps == 0 or step == config.max_train_steps or (alone and interrupt.is_set()):
-                    # Processes must stop at the same step, so they agree on it where they meet anyway.
-                    means, self.interrupted = self._reduced(losses, interrupt.is_set())
-                    losses = []
-                    seconds = time.monotonic() - began
-                    batches = self.progress.batches - images_before
-                    images = batches * config.train_batch_size * self.accelerator.num_processes
-                    speed = images / (seconds - self.progress.seconds)
-                    self.progress.seconds, images_before = seconds, self.progress.batches
-                    if report:
-                        report.metrics(step, **means, seconds=round(seconds, 3), images_per_second=round(speed, 1))
+                if self._reports_now(interrupt.is_set()):
+                    self._report(report, losses, interrupt.is_set())
+                    losses.clear()
                 if report:
                     self._write_at_intervals(report)
         pipeline = self._pipeline()
@@ -179,19 +171,32 @@ class WGANTrainer:
         shape = (num_latents, self.generator.config.latent_dim)
         return torch.randn(shape, generator=self._latent_rng, device=self.accelerator.device)
 
-    def _reduced(self, losses: list[StepLosses], interrupted: bool) -> tuple[dict[str, float], bool]:
+    def _reports_now(self, interrupted: bool) -> bool:
+        # Several processes must stop at the same step, so they wait to agree on it until they meet for a report.
+        step, alone = self.progress.step, self.accelerator.num_processes == 1
+        return step % self.config.logging_steps == 0 or step == self.config.max_train_steps or (alone and interrupted)
+
+    def _report(self, report: Report | None, losses: list[StepLosses], interrupted: bool) -> None:
         """Means over the steps since the last report and over the processes, and whether any was interrupted."""
         critic_loss, generator_loss = (torch.stack(values).mean() for values in zip(*losses))
         flag = torch.full_like(critic_loss, float(interrupted))
-        packed = self.accelerator.reduce(torch.stack([critic_loss, generator_loss, flag]), reduction="mean")
-        means = dict(zip(("critic_loss", "generator_loss"), packed[:2].tolist()))
-        for name, value in means.items():
-            if not np.isfinite(value):
+        means = self.accelerator.reduce(torch.stack([critic_loss, generator_loss, flag]), reduction="mean").tolist()
+        self.interrupted = means[2] > 0
+        row = {"critic_loss": means[0], "generator_loss": means[1], "wasserstein_estimate": -means[0]}
+        for name, value in row.items():
+            if not math.isfinite(value):
                 raise FloatingPointError(
                     f"{name} is {value} at step {self.progress.step}: lower generator_learning_rate and "
                     f"critic_learning_rate; checkpoints written before stay in {self.output_dir}"
                 )
-        return {**means, "wasserstein_estimate": -means["critic_loss"]}, bool(packed[2] > 0)
+        now = time.monotonic()
+        images = (self.progress.batches - self._reported_batches) * self.config.train_batch_size
+        row["seconds"] = round(self.progress.seconds + now - self._reported_at, 3)
+        row["images_per_second"] = round(images * self.accelerator.num_processes / (now - self._reported_at), 1)
+        self.progress.seconds = row["seconds"]
+        self._reported_at, self._reported_batches = now, self.progress.batches
+        if report:
+            report.metrics(self.progress.step, **row)
 
     def _start(self) -> Report | None:
         """Makes the folder, or takes up the checkpoint, and returns the main process's report."""
@@ -201,23 +206,33 @@ class WGANTrainer:
             folder = find_checkpoint(self.output_dir, config.resume_from_checkpoint)
             self.progress = load_checkpoint(folder, self._networks(), self._others())
             self.real_batches.position = self.progress.batches
+        self._reported_at, self._reported_batches = time.monotonic(), self.progress.batches
         if not self.accelerator.is_main_process:
             return None
         if config.overwrite_output_dir and not config.resume_from_checkpoint:
             _remove_run(self.output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         (self.output_dir / CONFIG_FILE).write_text(json.dumps(self._description(), indent=2) + "\n")
+        self._announce()
+        return Report(self.output_dir, config.max_train_steps, self.progress.step)
+
+    def _announce(self) -> None:
         channels, height, width = shape_of(self.generator)
+        device, num_processes = self.accelerator.device.type, self.accelerator.num_processes
         self._say(
             f"Training {type(self.generator).__name__} and {type(self.critic).__name__} on {len(self.dataset):,} "
-            f"images of {height}×{width}×{channels} ({self.dataset.name}), on {self.accelerator.num_processes} × "
-            f"{self.accelerator.device.type}, mixed precision: {self.accelerator.mixed_precision}."
+            f"images of {height}×{width}×{channels} ({self.dataset.name}), on {num_processes} × {device}, "
+            f"mixed precision: {self.accelerator.mixed_precision}."
         )
+        cores = os.cpu_count() or 1
+        if (device, num_processes, torch.get_num_threads()) == ("cpu", 1, 1) and cores > 1:
+            self._say(
+                f"One of {cores} cores is in use: accelerate launch --num_cpu_threads_per_process {cores} is faster."
+            )
         if self.progress.step:
             self._say(f"Resumed at step {self.progress.step}.")
         if not can_plot():
             self._say('curves.png will not be drawn: pip install "hf_wgan[train]" brings matplotlib and SciPy.')
-        return Report(self.output_dir, config.max_train_steps, self.progress.step)
 
     def _write_at_intervals(self, report: Report) -> None:
         config, step = self.config, self.progress.step
@@ -318,9 +333,16 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
     # (pytorch/pytorch#175024), and the shipped statistics are measured anew in any case.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     try:
-        return Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=handlers)
+        accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=handlers)
     except ValueError as error:
         raise InputError(f"mixed_precision={config.mixed_precision!r}: {error}") from error
+    if accelerator.mixed_precision != "no" and not accelerator.native_amp:
+        # Accelerate would train in float32 and call it float16.
+        raise InputError(
+            f"mixed_precision={accelerator.mixed_precision!r}: not to be had on {accelerator.device.type}; "
+            "use bf16 or no there"
+        )
+    return accelerator
 
 
 def _optimizer(network: ModelMixin, learning_rate: float, config: TrainingConfig) -> torch.optim.Optimizer:

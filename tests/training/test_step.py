@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from conftest import tiny_critic, tiny_generator
 from torch import nn
 
@@ -222,6 +224,26 @@ def test_a_skipped_update_is_made_up_for_and_costs_no_real_batch():
     step((drawn.append(batch) or batch for batch in real_batches()), n_critic=3)
     assert optimizer.left == -3, "three steps that counted, after two that did not"
     assert len(drawn) == 3
+
+
+def test_one_float16_loss_scaler_serves_both_players_through_overflows():
+    Accelerator(cpu=True)
+    generator, critic = tiny_generator(), tiny_critic(norm_type="none")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    optimizers = {
+        f"{name}_optimizer": AcceleratedOptimizer(torch.optim.RMSprop(network.parameters(), 1e-3), scaler=scaler)
+        for name, network in (("generator", generator), ("critic", critic))
+    }
+    drawn = []
+    step = make_step(generator, critic, backward=lambda loss: scaler.scale(loss).backward(), **optimizers)
+    before = parameters(generator), parameters(critic)
+    with torch.autocast("cpu", torch.float16):
+        step((drawn.append(batch) or batch for batch in real_batches()), n_critic=2)
+    assert scaler.get_scale() < 2.0**40, "the first updates overflowed"
+    assert len(drawn) == 2
+    for network, was in zip((generator, critic), before, strict=True):
+        assert not same(was, parameters(network))
+        assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("player", ["generator", "critic"])
