@@ -79,7 +79,7 @@ def plot_curves(rows: list[dict[str, Any]], path: Path) -> None:
     def draw(axes: Any, name: str, colour: str, label: str) -> None:
         values = [row[name] for row in rows]
         axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8, label="raw")
-        smooth = median_filter(values, size=window, mode="nearest")
+        smooth = median_filter(values, size=window, mode="reflect")
         axes.plot(steps, smooth, color=colour, linewidth=1.8, label=f"median of {window} reports")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
