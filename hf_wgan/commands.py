@@ -1,4 +1,5 @@
-"""What the scripts do: parse, call the package, print. A mistake in the input is one line on stderr and exit code 2."""
+"""What the scripts do: parse, call the package, print. A mistake in the input is one line on stderr and exit code 2;
+a bad image that the run was told to stop at is one line and exit code 1."""
 
 import json
 import os
@@ -9,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import BadImageError, InputError
 from .knobs import KnobParser, knob
 
 Command = Callable[..., int]
@@ -25,7 +26,7 @@ def command(function: Command) -> Command:
         except (InputError, FloatingPointError, OSError) as error:
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"error: {error}", file=sys.stderr)
-            return 2
+            return 1 if isinstance(error, BadImageError) else 2
 
     return run
 
@@ -61,7 +62,7 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
         relaunch_on_cpus()
     dataset = load_images(data_config)
     set_seed(config.seed)
-    generator, critic = build_networks(network_config, data_config.resolution, dataset.images.shape[1])
+    generator, critic = build_networks(network_config, data_config.resolution, dataset.shape[0])
     trainer = WGANTrainer(generator, critic, dataset, config)
     trainer.train()
     return 130 if trainer.interrupted else 0

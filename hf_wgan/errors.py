@@ -1,5 +1,9 @@
-"""The one exception for input that a person can mend: a line from a script, a `ValueError` to Python users."""
+"""The exceptions for input that a person can mend: a line from a script, a `ValueError` to Python users."""
 
 
 class InputError(ValueError):
     """A bad argument, file or dataset. The message names the argument, its value, and what would be right."""
+
+
+class BadImageError(InputError):
+    """A picture that cannot be used. The message names it and says why."""

@@ -1,12 +1,19 @@
 """Tiny real work that the tests share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for a network
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a network
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_wgan-tests-")  # nor leave caches behind
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig
 
@@ -24,6 +31,12 @@ def tiny_critic(**changes):
 def tiny_images(num_images=24, channels=1, size=8):
     rng = torch.Generator().manual_seed(2)
     return ImageSet(torch.randint(0, 256, (num_images, channels, size, size), generator=rng, dtype=torch.uint8))
+
+
+def pictures(count=3, mode="RGB", size=(8, 8), seed=0):
+    """PIL images of noise."""
+    rng = np.random.default_rng(seed)
+    return [Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8)).convert(mode) for _ in range(count)]
 
 
 @pytest.fixture(autouse=True)

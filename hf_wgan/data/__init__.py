@@ -1,7 +1,18 @@
 """Images from wherever they are to normalised batches on the device."""
 
-from .batches import RealBatches
+from .batches import Batch, RealBatches
+from .config import DataConfig
 from .images import ImageSet
-from .sources import DataConfig, load_images
+from .load import images_of, load_images
+from .streaming import ImageStream, StreamedBatches
 
-__all__ = ["DataConfig", "ImageSet", "RealBatches", "load_images"]
+__all__ = [
+    "Batch",
+    "DataConfig",
+    "ImageSet",
+    "ImageStream",
+    "RealBatches",
+    "StreamedBatches",
+    "images_of",
+    "load_images",
+]

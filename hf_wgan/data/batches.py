@@ -1,25 +1,40 @@
-"""The order of the training images, and batches of them on the device."""
+"""The order of the training images, and normalised batches of them on the device."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
+import psutil
 import torch
 
 from ..errors import InputError
-from .images import ImageSet
+from .images import TOUCHED_PER_IMAGE, ImageSet
+
+BATCHES_AHEAD = 3
 
 
-class RealBatches(Iterator[torch.Tensor]):
-    """An endless stream of batches `(batch_size, C, H, W)` in [-1, 1], float32, on the device.
+class Batch(NamedTuple):
+    """On the device."""
+
+    images: torch.Tensor  # (batch_size, C, H, W) float32 in [-1, 1]
+    labels: torch.Tensor | None  # (batch_size,) int64
+
+
+class RealBatches(Iterator[Batch]):
+    """An endless stream of batches.
 
     The images are visited in one random permutation an epoch, each the outcome of the seed and the epoch's number
     alone, laid end to end: no image is left out of an epoch, and every batch is full. Batch k takes the same images
     however many processes share it, each its own part, so the stream can be taken up at any `position`.
 
+    A set that fits goes to an accelerator whole and is indexed there; on a CPU it is indexed where the system has
+    mapped it, once for all processes. Of a larger one the next batches are read ahead while the networks work.
+
     Args:
-        dataset: The images; the uint8 pixels are moved to the device whole, once.
+        dataset: The images.
         batch_size: Images a batch, for each process.
-        seed: Of the permutations.
+        seed: Of the permutations, crops and flips.
         device: Where batches are made.
         num_processes: How many processes share a batch.
         process_index: Which of them this is, from 0.
@@ -40,27 +55,89 @@ class RealBatches(Iterator[torch.Tensor]):
                 f"train_batch_size={batch_size}{shared}: must be between 1 and the number of images, {len(dataset)}"
             )
         self.position = 0  # batches drawn so far
-        self.batch_size = batch_size
-        self.num_images = len(dataset)
-        self.seed = seed
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.device = torch.device(device)
         self.num_processes, self.process_index = num_processes, process_index
-        self.pixels = dataset.images.to(device)
+        limit = dataset.memory_limit
+        self.memory_limit = _free_memory(self.device) / 2 if limit is None else limit
+        self._labels = None if dataset.labels is None else dataset.labels.to(self.device)
         self._permutations: dict[int, np.ndarray] = {}
+        self._touched = 0
+        fits = dataset.num_bytes <= self.memory_limit
+        self._resident = None
+        if fits and dataset.is_square and self.device.type != "cpu":
+            self._resident = dataset.images.to(self.device)
+        self._reader = (
+            None if self._resident is not None or (fits and self.device.type == "cpu") else ThreadPoolExecutor(1)
+        )
+        self._ahead: dict[int, Future] = {}
 
-    def indices(self, position: int) -> torch.Tensor:
+    def indices(self, position: int) -> np.ndarray:
         """Which images this process takes in batch `position`: `(batch_size,)` int64."""
         start = (position * self.num_processes + self.process_index) * self.batch_size
-        epochs, offsets = np.divmod(np.arange(start, start + self.batch_size), self.num_images)
-        chosen = [self._permutation(int(epoch))[offset] for epoch, offset in zip(epochs, offsets)]
-        return torch.tensor(np.array(chosen))
+        epochs, offsets = np.divmod(np.arange(start, start + self.batch_size), len(self.dataset))
+        return np.concatenate(
+            [self._permutation(int(epoch))[offsets[epochs == epoch]] for epoch in range(epochs[0], epochs[-1] + 1)]
+        )
 
-    def __next__(self) -> torch.Tensor:
-        indices = self.indices(self.position).to(self.pixels.device)
+    def batch(self, position: int) -> Batch:
+        """Batch `position`, of all since the beginning; batch k of epoch e begins at image k·B + e·N of the order."""
+        indices = self.indices(position)
+        pixels = self._pixels(position, indices)
+        flips = self._random(position, 1).random(self.batch_size) < 0.5 if self.dataset.random_flip else None
+        labels = None if self._labels is None else self._labels[torch.from_numpy(indices).to(self.device)]
+        return Batch(normalised(pixels, flips), labels)
+
+    def __next__(self) -> Batch:
+        batch = self.batch(self.position)
         self.position += 1
-        return self.pixels[indices].float() / 127.5 - 1
+        return batch
+
+    def _pixels(self, position: int, indices: np.ndarray) -> torch.Tensor:
+        """`(batch_size, C, H, W)` uint8 on the device."""
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(indices).to(self.device)]
+        if self._reader is None:
+            return self._read(position)
+        self._ahead = {at: read for at, read in self._ahead.items() if at >= position}
+        for at in range(position, position + BATCHES_AHEAD):
+            if at not in self._ahead:
+                self._ahead[at] = self._reader.submit(self._read, at)
+        return self._ahead.pop(position).result().to(self.device, non_blocking=True)
+
+    def _read(self, position: int) -> torch.Tensor:
+        crops = self._random(position, 0).random((self.batch_size, 2))
+        pixels = torch.from_numpy(self.dataset.gather(self.indices(position), crops)).permute(0, 3, 1, 2)
+        if self._reader is not None:
+            self._touched += self.batch_size * TOUCHED_PER_IMAGE + pixels.numel()
+            if self._touched > self.memory_limit / 2:
+                self.dataset.release()
+                self._touched = 0
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    def _random(self, position: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, position, self.process_index, purpose])
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self._permutations:
-            self._permutations = {k: v for k, v in self._permutations.items() if k >= epoch - 1}
-            self._permutations[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
-        return self._permutations[epoch]
+        permutation = self._permutations.get(epoch)
+        if permutation is None:
+            permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+            self._permutations = {at: kept for at, kept in self._permutations.items() if abs(at - epoch) <= 1}
+            self._permutations[epoch] = permutation
+        return permutation
+
+
+def normalised(pixels: torch.Tensor, flips: np.ndarray | None) -> torch.Tensor:
+    """Images `(N, C, H, W)` uint8 to float32 in [-1, 1], some of them mirrored, where they lie."""
+    images = pixels.float().div_(127.5).sub_(1)
+    if flips is not None:
+        mirrored = torch.from_numpy(flips).to(images.device)[:, None, None, None]
+        images = torch.where(mirrored, images.flip(3), images)
+    return images
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -1,114 +1,129 @@
-"""Decoded training images: PIL pictures of any shape and mode to one uint8 tensor of one size."""
+"""A set of decoded training images, wherever its pixels lie."""
 
 import hashlib
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import mmap
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from tqdm.auto import tqdm
 
 from ..errors import InputError
+from .cache import Cached
+from .config import DataConfig
 
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"}
+TOUCHED_PER_IMAGE = 1 << 17  # bytes that reading one image from a memory map brings in beside its own, about
 
 
-@dataclass(frozen=True)
 class ImageSet:
-    """Training images in memory.
+    """Training images, uint8, with their labels.
 
     Args:
         images: `(N, C, H, W)` uint8.
         name: What to call the dataset in logs and cards.
-        fingerprint: Changes when any pixel does; computed from the pixels if not given.
-    """
-
-    images: torch.Tensor
-    name: str = "images"
-    fingerprint: str = ""
-
-    def __post_init__(self) -> None:
-        images = self.images
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise InputError(
-                f"images of type {images.dtype} and shape {tuple(images.shape)}: must be torch.uint8, (N, C, H, W)"
-            )
-        if len(images) == 0:
-            raise InputError(f"images of shape {tuple(images.shape)}: there are none")
-        if not self.fingerprint:
-            digest = hashlib.sha256(repr(tuple(images.shape)).encode())
-            digest.update(images.contiguous().numpy().data)
-            object.__setattr__(self, "fingerprint", digest.hexdigest()[:16])
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-def decode(
-    open_image: Callable[[int], Image.Image], num_images: int, resolution: int, channels: int | None, name: str
-) -> ImageSet:
-    """Decodes pictures in parallel, with a progress bar.
-
-    Each is turned upright by its EXIF orientation, scaled (Lanczos, antialiased) until its shorter side is
-    `resolution`, and cropped to the central square. Transparency is composited onto white, unless the images keep it
-    in a second or fourth channel.
-
-    Args:
-        open_image: Index to a picture, lazily decoded; called from several threads.
-        num_images: How many there are.
-        resolution: Height and width to decode to, in pixels.
-        channels: 1 to 4 for grey, grey and alpha, RGB, RGBA; if None, 1 where every picture is grey, else 3.
-        name: What to call the dataset.
+        labels: `(N,)` whole numbers, if there are any.
+        label_names: What each label means, if that is known.
+        random_flip: Whether batches mirror each image left to right half of the time.
+        memory_limit: Bytes of memory that the images may take; by default half of what the device has free.
 
     Raises:
-        InputError: there are no pictures, or one cannot be read.
+        InputError: the images are of another type or shape, or there are none.
     """
-    if num_images == 0:
-        raise InputError(f"{name}: there are no images in it")
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        if channels is None:
-            modes = set(pool.map(lambda index: _opened(open_image, index, name).mode, range(num_images)))
-            channels = 1 if modes <= GREY_MODES else 3
 
-        images = np.empty((num_images, resolution, resolution, channels), np.uint8)
+    def __init__(
+        self,
+        images: torch.Tensor,
+        name: str = "images",
+        labels: torch.Tensor | None = None,
+        label_names: list[str] | None = None,
+        random_flip: bool = False,
+        memory_limit: float | None = None,
+    ):
+        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
+            raise InputError(
+                f"images of type {images.dtype} and shape {tuple(images.shape)}: must be torch.uint8, (N, C, H, W), "
+                "and at least one"
+            )
+        if labels is not None and labels.shape != (len(images),):
+            raise InputError(f"labels of shape {tuple(labels.shape)} for {len(images)} images: must be one an image")
+        self._pixels = images.detach().cpu().permute(0, 2, 3, 1).contiguous().numpy()
+        self._sizes: np.ndarray | None = None
+        self._order = np.arange(len(images))
+        self._starts = np.zeros(0, np.int64)  # of each image in the pixels, where sizes differ
+        self._labels = None if labels is None else labels.cpu().numpy().astype(np.int64)
+        self.name, self.label_names = name, label_names
+        self.random_flip, self.memory_limit = random_flip, memory_limit
+        self.shape = tuple(images.shape[1:])
+        digest = hashlib.sha256(repr(images.shape).encode())
+        digest.update(self._pixels.data)
+        self.fingerprint = digest.hexdigest()[:16]
 
-        def decode_one(index: int) -> None:
-            picture = _opened(open_image, index, name)
-            try:
-                pixels = np.asarray(_squared(_in_mode(picture, MODES[channels]), resolution))
-            except Exception as error:  # PIL raises anything from OSError to struct.error on a damaged file
-                raise InputError(f"{name}: image {index} cannot be decoded ({error}); remove or replace it") from error
-            images[index] = pixels.reshape(resolution, resolution, channels)
+    @classmethod
+    def from_cache(cls, cached: Cached, name: str, config: DataConfig) -> "ImageSet":
+        """The images of a cache, in the order of their content."""
+        resolution = config.resolution
+        images = cls.__new__(cls)
+        images._pixels, images._sizes, images._order = cached.pixels, cached.sizes, cached.order
+        images._labels, images.label_names = cached.labels, cached.label_names
+        images.name, images.fingerprint = name, cached.fingerprint
+        images.random_flip = config.random_flip
+        images.memory_limit = None if config.memory_limit_gb is None else config.memory_limit_gb * 1e9
+        images.shape = (cached.channels, resolution, resolution)
+        if images._sizes is None and cached.pixels.shape[1:3] != (resolution, resolution):
+            # All of one size, but not square: crops are taken as from any.
+            images._sizes = np.tile(np.array(cached.pixels.shape[1:3], np.int32), (len(cached.pixels), 1))
+            images._pixels = cached.pixels.reshape(-1)
+        if images._sizes is not None:
+            lengths = images._sizes.astype(np.int64).prod(1) * cached.channels
+            images._starts = np.concatenate([[0], np.cumsum(lengths)])
+        return images
 
-        progress = tqdm(total=num_images, desc="Decoding", unit=" images", disable=num_images < 10_000)
-        with progress:
-            for _ in pool.map(decode_one, range(num_images)):
-                progress.update()
-    return ImageSet(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), name)
+    def __len__(self) -> int:
+        return len(self._order)
 
+    @property
+    def num_bytes(self) -> int:
+        return self._pixels.nbytes
 
-def _opened(open_image: Callable[[int], Image.Image], index: int, name: str) -> Image.Image:
-    try:
-        return open_image(index)
-    except Exception as error:
-        raise InputError(f"{name}: image {index} cannot be opened ({error}); remove or replace it") from error
+    @property
+    def is_square(self) -> bool:
+        """Whether every image is what training needs, and none has yet to be cropped at random."""
+        return self._sizes is None
 
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """`(N,)` int64, or None."""
+        return None if self._labels is None else torch.from_numpy(self._labels[self._order])
 
-def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to 8 instead of scaling
-        picture = Image.fromarray((np.asarray(picture, dtype=np.float32) / 257).clip(0, 255).round().astype(np.uint8))
-    if not picture.has_transparency_data or mode in ("LA", "RGBA"):
-        return picture.convert(mode)
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(mode)
+    @property
+    def images(self) -> torch.Tensor:
+        """All of them at once, `(N, C, H, W)` uint8; those not square are cropped to the middle."""
+        middles = np.full((len(self), 2), 0.5)
+        return torch.from_numpy(self.gather(np.arange(len(self)), middles)).permute(0, 3, 1, 2)
 
+    def gather(self, indices: np.ndarray, crops: np.ndarray) -> np.ndarray:
+        """Some of the images, cropped to squares.
 
-def _squared(picture: Image.Image, resolution: int) -> Image.Image:
-    if picture.size == (resolution, resolution):
-        return picture
-    return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
+        Args:
+            indices: `(B,)`.
+            crops: `(B, 2)` in [0, 1]: where the square lies between the top and the bottom, and the left and the
+                right. Without effect on square images.
+
+        Returns:
+            `(B, H, W, C)` uint8.
+        """
+        places = self._order[indices]
+        if self._sizes is None:
+            return np.asarray(self._pixels[places])
+        channels, side, _ = self.shape
+        out = np.empty((len(places), side, side, channels), np.uint8)
+        tops, lefts = np.rint((self._sizes[places] - side) * crops).astype(int).T
+        for row, (place, top, left) in enumerate(zip(places, tops, lefts)):
+            image = self._pixels[self._starts[place] : self._starts[place + 1]]
+            image = image.reshape(*self._sizes[place], channels)
+            out[row] = image[top : top + side, left : left + side]
+        return out
+
+    def release(self) -> None:
+        """Drops what reading a memory-mapped cache has left in this process's memory; it stays in the system's."""
+        mapping = getattr(self._pixels.base, "_mmap", None) or getattr(self._pixels, "_mmap", None)
+        if isinstance(mapping, mmap.mmap):
+            mapping.madvise(mmap.MADV_DONTNEED)

@@ -1,142 +1,278 @@
-"""Where training images come from: the Hub, a local dataset, a folder of pictures, or scikit-learn's digits."""
+"""Where pictures come from: the Hub, local datasets and folders, IDX files, Python, or scikit-learn's digits.
 
-import io
+Nothing is decoded here. A source hands out encoded pictures by number, and a stream in turn.
+"""
+
+import gzip
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from ..knobs import knob
-from .images import ImageSet, decode
+from .config import DataConfig
+from .decode import Picture
 
 DIGITS_MARGIN = 1  # pixels of background around the 8×8 digits, which otherwise touch the frame
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+SAVED_SHARDS = 64  # into which a saved dataset is split for streaming, so that workers can share it
+IDX_PREFIXES = {"train": "train", "test": "t10k"}
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Images (without --dataset_name and --train_data_dir: scikit-learn's 1,797 handwritten digits)"""
+class Source(Protocol):
+    """Pictures by number."""
 
-    dataset_name: str | None = knob(
-        None,
-        "Name of a dataset on the Hub, or path of a local one that the datasets library can load.",
-    )
-    dataset_config_name: str | None = knob(None, "Configuration of the dataset, where it has several.")
-    dataset_split: str = knob("train", "Split of the dataset.")
-    train_data_dir: str | None = knob(None, "Folder of image files, at any depth.")
-    image_column: str | None = knob(None, "Column that holds the images; found by its type where there is only one.")
-    resolution: int = knob(64, "Height and width of the training images, in pixels; others are scaled and cropped.")
-    channels: Literal["auto", "1", "2", "3", "4"] = knob(
-        "auto", "1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; auto: 1 where every image is grey, else 3."
-    )
+    name: str
+    fingerprint: str  # changes whenever a picture may have changed
+    labels: np.ndarray | None  # (N,) int64
+    label_names: list[str] | None
 
-    def __post_init__(self) -> None:
-        if self.dataset_name and self.train_data_dir:
-            raise InputError("dataset_name and train_data_dir were both given: give one of them")
-        if self.resolution < 1:
-            raise InputError(f"resolution={self.resolution}: must be at least 1 pixel")
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> list[Picture]: ...
 
 
-def load_images(config: DataConfig) -> ImageSet:
-    """Decodes the training images that the options name.
+@dataclass
+class Stream:
+    """Pictures in turn, with their labels (None where there are none), from a dataset that does not fit a disk."""
+
+    name: str
+    dataset: datasets.IterableDataset
+    image_column: str
+    label_column: str | None
+
+    def pictures(self, dataset: datasets.IterableDataset) -> Iterator[tuple[Picture, int | None]]:
+        """Those of the stream, or of a shuffled or sharded version of it."""
+        for number, row in enumerate(dataset):
+            label = None if self.label_column is None else row[self.label_column]
+            yield _picture(row[self.image_column], f"row {number}"), label
+
+
+class ArraySource:
+    """Pictures that are in memory already, as `(N, H, W)` or `(N, H, W, C)` uint8 pixels."""
+
+    def __init__(self, name: str, pixels: np.ndarray, labels: np.ndarray | None):
+        self.name, self.pixels, self.labels = name, pixels, labels
+        self.label_names: list[str] | None = None
+        digest = hashlib.sha256(repr(pixels.shape).encode())
+        digest.update(np.ascontiguousarray(pixels).data)
+        if labels is not None:
+            digest.update(np.ascontiguousarray(labels).data)
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, start: int, stop: int) -> list[Picture]:
+        return [(f"image {number}", self.pixels[number]) for number in range(start, stop)]
+
+
+class DatasetSource:
+    """The images of a `datasets.Dataset`."""
+
+    def __init__(self, name: str, dataset: datasets.Dataset, image_column: str, label_column: str | None):
+        self.name = name
+        self.fingerprint = hashlib.sha256(repr((dataset._fingerprint, image_column, label_column)).encode()).hexdigest()
+        self.labels: np.ndarray | None = None
+        self.label_names: list[str] | None = None
+        if label_column is not None:
+            labels = np.asarray(dataset.with_format("numpy")[label_column][:])
+            if labels.ndim != 1 or labels.dtype.kind not in "iu":
+                kind = type(dataset.features[label_column]).__name__
+                raise InputError(f"label_column={label_column!r}: holds {kind}, not whole numbers")
+            self.labels = labels.astype(np.int64)
+            self.label_names = getattr(dataset.features[label_column], "names", None)
+        self._encoded = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+        self._column = image_column
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def read(self, start: int, stop: int) -> list[Picture]:
+        cells = self._encoded[start:stop][self._column]
+        return [_picture(cell, f"row {number}") for number, cell in zip(range(start, stop), cells)]
+
+
+def open_source(config: DataConfig) -> Source | Stream:
+    """The pictures that the options name.
 
     Raises:
-        InputError: there is no such dataset, it has no images, or it leaves open which column holds them.
+        InputError: there is no such dataset, or it leaves open which column holds what.
     """
-    channels = None if config.channels == "auto" else int(config.channels)
     if config.train_data_dir:
-        return images_of_dataset(
-            _load_folder(config.train_data_dir), config.resolution, channels, None, config.train_data_dir
-        )
-    if config.dataset_name:
-        return images_of_dataset(
-            _load_dataset(config), config.resolution, channels, config.image_column, config.dataset_name
-        )
-    digits = _digits()
-    return decode(digits.__getitem__, len(digits), config.resolution, channels, "scikit-learn digits")
+        return source_of(_load_folder(config), config, config.train_data_dir)
+    if config.dataset_name is None:
+        return _arrays("scikit-learn digits", *_digits(), config)
+    path = Path(config.dataset_name)
+    if path.is_file() and _idx_kind(path) is not None:
+        return _idx_source(path, config)
+    images = path / f"{IDX_PREFIXES.get(config.dataset_split, config.dataset_split)}-images-idx3-ubyte"
+    for candidate in (images, images.with_name(images.name + ".gz")):
+        if candidate.is_file():
+            return _idx_source(candidate, config)
+    return source_of(_load_dataset(config), config, config.dataset_name)
 
 
-def images_of_dataset(
-    dataset: datasets.Dataset, resolution: int, channels: int | None, image_column: str | None, name: str
-) -> ImageSet:
-    """Decodes the images of a `datasets.Dataset`.
-
-    Args:
-        dataset: With an image column.
-        resolution: Height and width to decode to, in pixels.
-        channels: 1 to 4, or None for 1 where every image is grey, else 3.
-        image_column: The column; if None, the only one of type `datasets.Image`.
-        name: What to call the dataset.
+def source_of(dataset: Any, config: DataConfig, name: str) -> Source | Stream:
+    """The pictures of a dataset of the datasets library: map-style, iterable, or a dictionary of splits.
 
     Raises:
-        InputError: the column cannot be found, or an image cannot be read.
+        InputError: it is none of these, or it leaves open which column holds what.
     """
-    column = image_column or _only_image_column(dataset, name)
-    if not isinstance(dataset.features.get(column), datasets.Image):
-        raise InputError(f"image_column={column!r}: {name} has no image column of that name; {_columns(dataset)}")
-    encoded = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    if isinstance(dataset, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        if config.dataset_split not in dataset:
+            raise InputError(f"dataset_split={config.dataset_split!r}: {name} has only {', '.join(map(repr, dataset))}")
+        dataset = dataset[config.dataset_split]
+    if not isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
+        raise InputError(f"dataset of type {type(dataset).__name__}: must be a dataset of the datasets library")
+    if dataset.features is None:
+        dataset = dataset._resolve_features()  # a stream whose source declares none: its first rows tell
+    features = dataset.features
+    image_column = _column(features, "image_column", config.image_column, datasets.Image, name)
+    if image_column is None:
+        raise InputError(f"{name} has no image column: set image_column; {_columns(features)}")
+    label_column = _column(features, "label_column", config.label_column, datasets.ClassLabel, name)
+    if isinstance(dataset, datasets.IterableDataset):
+        if config.max_train_samples is not None:
+            dataset = dataset.take(config.max_train_samples)
+        kept = dataset.select_columns([column for column in (image_column, label_column) if column is not None])
+        return Stream(name, kept.cast_column(image_column, datasets.Image(decode=False)), image_column, label_column)
+    if config.max_train_samples is not None:
+        dataset = dataset.select(range(min(config.max_train_samples, len(dataset))))
+    return DatasetSource(name, dataset, image_column, label_column)
 
-    def open_image(index: int) -> Image.Image:
-        sample = encoded[index][column]
-        if sample is None:
-            raise ValueError("it is missing")
-        return Image.open(io.BytesIO(sample["bytes"]) if sample["bytes"] is not None else sample["path"])
 
-    return decode(open_image, len(encoded), resolution, channels, name)
+def _picture(cell: Any, place: str) -> Picture:
+    if cell is None:
+        return place, None
+    name = cell["path"] or place
+    return (name if cell["bytes"] is None else f"{place} ({name})" if cell["path"] else place), (
+        cell["bytes"] if cell["bytes"] is not None else cell["path"]
+    )
 
 
-def _load_folder(folder: str) -> datasets.Dataset:
+def _load_folder(config: DataConfig) -> Any:
+    folder = config.train_data_dir
+    assert folder is not None
     if not Path(folder).is_dir():
         raise InputError(f"train_data_dir={folder!r}: there is no such folder")
     Image.init()
     if not any(path.suffix.lower() in Image.EXTENSION for path in Path(folder).rglob("*")):
         raise InputError(f"train_data_dir={folder!r}: there are no image files in it")
     return _loaded(
-        "train_data_dir", folder, lambda: datasets.load_dataset("imagefolder", data_dir=folder, split="train")
+        "train_data_dir",
+        folder,
+        lambda: datasets.load_dataset(
+            "imagefolder", data_dir=folder, split=config.dataset_split, streaming=config.streaming
+        ),
     )
 
 
-def _load_dataset(config: DataConfig) -> datasets.Dataset:
+def _load_dataset(config: DataConfig) -> Any:
     name = config.dataset_name
-    if name is not None and any((Path(name) / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
-        dataset = _loaded("dataset_name", name, lambda: datasets.load_from_disk(name))
-        if isinstance(dataset, datasets.DatasetDict):
-            if config.dataset_split not in dataset:
-                raise InputError(
-                    f"dataset_split={config.dataset_split!r}: {name} has only {', '.join(map(repr, dataset))}"
-                )
-            dataset = dataset[config.dataset_split]
-        return dataset
-    load = lambda: datasets.load_dataset(name, config.dataset_config_name, split=config.dataset_split)  # noqa: E731
+    assert name is not None
+    path = Path(name)
+    if any((path / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
+        saved = _loaded("dataset_name", name, lambda: datasets.load_from_disk(name))
+        if isinstance(saved, datasets.DatasetDict) and config.dataset_split in saved:
+            saved = saved[config.dataset_split]
+        if config.streaming and isinstance(saved, datasets.Dataset):
+            return saved.to_iterable_dataset(num_shards=min(SAVED_SHARDS, max(1, len(saved))))
+        return saved
+    if path.is_file():
+        if path.suffix not in BUILDERS:
+            raise InputError(f"dataset_name={name!r}: is no IDX, {', '.join(BUILDERS)} file")
+        arguments: dict[str, Any] = {"path": BUILDERS[path.suffix], "data_files": {config.dataset_split: name}}
+    else:
+        arguments = {"path": name, "name": config.dataset_config_name, "revision": config.dataset_revision}
+    load = lambda: datasets.load_dataset(  # noqa: E731
+        **arguments, split=config.dataset_split, streaming=config.streaming
+    )
     return _loaded("dataset_name", name, load)
 
 
-def _loaded(argument: str, value: Any, load: Any) -> Any:
+def _loaded(argument: str, value: str, load: Callable[[], Any]) -> Any:
     """The datasets library raises whatever the layer beneath it raised; a person needs one line of it."""
     try:
         return load()
     except Exception as error:
-        reason = str(error).strip().splitlines() or [""]
-        raise InputError(f"{argument}={value!r}: cannot be loaded ({type(error).__name__}: {reason[0]})") from error
+        lines = str(error).strip().splitlines() or [""]
+        raise InputError(f"{argument}={value!r}: cannot be loaded ({type(error).__name__}: {lines[0]})") from error
 
 
-def _only_image_column(dataset: datasets.Dataset, name: str) -> str:
-    columns = [column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
-    if len(columns) != 1:
-        found = "several image columns" if columns else "no image column"
-        raise InputError(f"{name} has {found}: set image_column; {_columns(dataset)}")
-    return columns[0]
+def _column(features: datasets.Features, argument: str, wanted: str | None, kind: type, name: str) -> str | None:
+    """The column that is named, or the only one of its type; None if there is none of the type."""
+    if wanted is not None:
+        if wanted not in features or (kind is datasets.Image and not isinstance(features[wanted], kind)):
+            raise InputError(f"{argument}={wanted!r}: {name} has no such {argument[:5]} column; {_columns(features)}")
+        return wanted
+    found = [column for column, feature in features.items() if isinstance(feature, kind)]
+    if len(found) > 1:
+        raise InputError(f"{name} has several columns that could be the {argument}: set it; {_columns(features)}")
+    return found[0] if found else None
 
 
-def _columns(dataset: datasets.Dataset) -> str:
-    described = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in dataset.features.items())
-    return f"its columns are {described}"
+def _columns(features: datasets.Features) -> str:
+    return "its columns are " + ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
 
 
-def _digits() -> list[Image.Image]:
+def _idx_source(path: Path, config: DataConfig) -> ArraySource:
+    """Images, and the labels that lie beside them under the family's own name."""
+    if config.streaming:
+        raise InputError("streaming: IDX files are read whole; leave it out")
+    images = _read_idx(path)
+    if images.ndim not in (3, 4):
+        raise InputError(
+            f"dataset_name={str(path)!r}: holds {images.ndim} dimensions, not (N, H, W); are these labels?"
+        )
+    labels_path = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    labels = _read_idx(labels_path).astype(np.int64) if labels_path != path and labels_path.is_file() else None
+    if labels is not None and len(labels) != len(images):
+        raise InputError(f"{labels_path} has {len(labels)} labels for {len(images)} images")
+    return _arrays(config.dataset_name or str(path), images, labels, config)
+
+
+def _arrays(name: str, images: np.ndarray, labels: np.ndarray | None, config: DataConfig) -> ArraySource:
+    count = config.max_train_samples
+    return ArraySource(name, images[:count], None if labels is None else labels[:count])
+
+
+def _idx_kind(path: Path) -> int | None:
+    """The number of dimensions of an IDX file of bytes, or None if it is no such file."""
+    with open(path, "rb") as file:
+        magic = file.read(2)
+    try:
+        with gzip.open(path) if magic == b"\x1f\x8b" else open(path, "rb") as file:
+            head = file.read(4)
+    except OSError:
+        return None
+    return head[3] if len(head) == 4 and head[:3] == b"\x00\x00\x08" else None
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """The IDX format of the MNIST family (LeCun et al. 1998), of unsigned bytes, gzipped or not."""
+    dimensions = _idx_kind(path)
+    if dimensions is None:
+        raise InputError(f"{path} is no IDX file of bytes")
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError) as error:
+            raise InputError(f"{path} is damaged ({error})") from error
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(data[4:start], dtype=">u4").astype(np.int64)
+    if len(shape) != dimensions or len(data) - start != shape.prod():
+        raise InputError(f"{path} is damaged: {len(data) - start:,} bytes for images of shape {tuple(shape.tolist())}")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
     """The digits of scikit-learn (Alpaydin & Kaynak 1998), 8×8 with 17 grey levels, white on black, in a margin."""
     try:
         from sklearn.datasets import load_digits
@@ -145,5 +281,6 @@ def _digits() -> list[Image.Image]:
             'the default data is in scikit-learn, which is not installed: pip install "hf_wgan[train]", '
             "or name other data with dataset_name or train_data_dir"
         ) from error
-    pixels = np.pad(load_digits().images, ((0, 0), (DIGITS_MARGIN,) * 2, (DIGITS_MARGIN,) * 2))
-    return [Image.fromarray(digit) for digit in (pixels * (255 / 16)).round().astype(np.uint8)]
+    digits = load_digits()
+    pixels = np.pad(digits.images, ((0, 0), (DIGITS_MARGIN,) * 2, (DIGITS_MARGIN,) * 2))
+    return (pixels * (255 / 16)).round().astype(np.uint8), digits.target.astype(np.int64)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
-from ..data import DataConfig, load_images
+from ..data import DataConfig, ImageSet, load_images
 from ..errors import InputError
 from ..pipelines import WGANPipeline
 
@@ -52,9 +51,11 @@ def evaluate(pipeline: WGANPipeline, num_images: int = 1000, seed: int = 0) -> D
     config = pipeline.generator.config
     if config.out_channels != 1:
         raise InputError(f"the model makes images of {config.out_channels} channels: the digits have one")
-    real = load_images(DataConfig(resolution=config.sample_size)).images.flatten(1).numpy() / 255
+    digits = load_images(DataConfig(resolution=config.sample_size))
+    assert isinstance(digits, ImageSet) and digits.labels is not None
+    pixels, labels = digits.images.flatten(1).numpy() / 255, digits.labels.numpy()
     fit, held_out, fit_labels, held_out_labels = train_test_split(
-        real, load_digits().target, test_size=0.25, stratify=load_digits().target, random_state=0
+        pixels, labels, test_size=0.25, stratify=labels, random_state=0
     )
     classifier = _fitted(fit, fit_labels)
 

@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -25,8 +24,7 @@ from diffusers import ModelMixin
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
-from ..data import ImageSet, RealBatches
-from ..data.sources import images_of_dataset
+from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of
 from ..errors import InputError
 from ..hub.card import write_card
 from ..lipschitz import WeightClipping
@@ -58,8 +56,9 @@ class WGANTrainer:
     Args:
         generator: Latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1].
         critic: Images to scores `(N,)`.
-        dataset: The training images: an `ImageSet`, a `datasets.Dataset` with one image column, or a uint8 tensor
-            `(N, C, H, W)`. Images of a `datasets.Dataset` are scaled and cropped to what the generator makes.
+        dataset: The training images: what `load_images` returns, a uint8 tensor `(N, C, H, W)`, or a dataset of the
+            datasets library (map-style, iterable or a dictionary of splits) with one image column, whose images are
+            scaled and cropped to what the generator makes.
         config: Every knob of the run.
 
     Raises:
@@ -81,13 +80,13 @@ class WGANTrainer:
         self,
         generator: ModelMixin,
         critic: ModelMixin,
-        dataset: ImageSet | datasets.Dataset | torch.Tensor,
+        dataset: Any,
         config: TrainingConfig | None = None,
     ):
         self.config = config = config or TrainingConfig()
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
-        self.dataset = _as_image_set(dataset, generator)
+        self.dataset = _training_images(dataset, generator)
         if shape_of(generator) != shape_of(critic):
             raise InputError(
                 f"the generator makes images of shape {shape_of(generator)}, the critic takes {shape_of(critic)}: "
@@ -97,14 +96,12 @@ class WGANTrainer:
         self.progress = Progress()
         self.interrupted = False
         self._reported_at, self._reported_batches = time.monotonic(), 0
-        self.real_batches = RealBatches(
-            self.dataset,
-            config.train_batch_size,
-            config.seed,
-            self.accelerator.device,
-            self.accelerator.num_processes,
-            self.accelerator.process_index,
-        )
+        share = (self.accelerator.device, self.accelerator.num_processes, self.accelerator.process_index)
+        self.real_batches: RealBatches | StreamedBatches
+        if isinstance(self.dataset, ImageStream):
+            self.real_batches = StreamedBatches(self.dataset, config.train_batch_size, config.seed, *share)
+        else:
+            self.real_batches = RealBatches(self.dataset, config.train_batch_size, config.seed, *share)
         # Channels-last weights make a convolution work in the layout that is fastest on CPUs and on tensor cores.
         self.generator = generator.to(memory_format=torch.channels_last).train()
         self.critic = critic.to(memory_format=torch.channels_last).train()
@@ -162,7 +159,8 @@ class WGANTrainer:
     def _one_step(self) -> StepLosses:
         config, progress = self.config, self.progress
         self._latent_rng.manual_seed(_seed(config.seed, progress.step, self.accelerator.process_index))
-        losses = self.step(self.real_batches, critic_steps(progress.step, config.n_critic, config.critic_warmup))
+        real_images = (batch.images for batch in self.real_batches)
+        losses = self.step(real_images, critic_steps(progress.step, config.n_critic, config.critic_warmup))
         progress.step += 1
         progress.batches = self.real_batches.position
         return losses
@@ -219,9 +217,10 @@ class WGANTrainer:
     def _announce(self) -> None:
         channels, height, width = shape_of(self.generator)
         device, num_processes = self.accelerator.device.type, self.accelerator.num_processes
+        count = "a stream of" if isinstance(self.dataset, ImageStream) else f"{len(self.dataset):,}"
         self._say(
-            f"Training {type(self.generator).__name__} and {type(self.critic).__name__} on {len(self.dataset):,} "
-            f"images of {height}×{width}×{channels} ({self.dataset.name}), on {num_processes} × {device}, "
+            f"Training {type(self.generator).__name__} and {type(self.critic).__name__} on {count} images of "
+            f"{height}×{width}×{channels} ({self.dataset.name}), on {num_processes} × {device}, "
             f"mixed precision: {self.accelerator.mixed_precision}."
         )
         cores = os.cpu_count() or 1
@@ -294,7 +293,7 @@ class WGANTrainer:
             **networks,
             "dataset": {
                 "name": self.dataset.name,
-                "num_images": len(self.dataset),
+                "num_images": None if isinstance(self.dataset, ImageStream) else len(self.dataset),
                 "fingerprint": self.dataset.fingerprint,
             },
             "machine": {
@@ -351,21 +350,14 @@ def _optimizer(network: ModelMixin, learning_rate: float, config: TrainingConfig
     return torch.optim.RMSprop(network.parameters(), learning_rate)
 
 
-def _as_image_set(dataset: ImageSet | datasets.Dataset | torch.Tensor, generator: ModelMixin) -> ImageSet:
-    channels, height, width = shape_of(generator)
+def _training_images(dataset: Any, generator: ModelMixin) -> ImageSet | ImageStream:
+    shape = channels, height, _ = shape_of(generator)
     if isinstance(dataset, torch.Tensor):
         dataset = ImageSet(dataset)
-    elif isinstance(dataset, datasets.Dataset):
-        dataset = images_of_dataset(dataset, height, channels, None, dataset.info.dataset_name or "dataset")
-    elif not isinstance(dataset, ImageSet):
-        raise InputError(
-            f"dataset of type {type(dataset).__name__}: must be an ImageSet, a datasets.Dataset or a tensor"
-        )
-    if tuple(dataset.images.shape[1:]) != (channels, height, width):
-        raise InputError(
-            f"dataset with images of shape {tuple(dataset.images.shape[1:])}: the generator makes "
-            f"{(channels, height, width)}"
-        )
+    elif not isinstance(dataset, (ImageSet, ImageStream)):
+        dataset = images_of(dataset, DataConfig(resolution=height, channels=channels))
+    if dataset.shape != shape:
+        raise InputError(f"dataset with images of shape {dataset.shape}: the generator makes {shape}")
     return dataset
 
 

@@ -1,38 +1,46 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
-from conftest import tiny_images
+from conftest import pictures, tiny_images
+from datasets import Dataset, Features, Image
 
-from hf_wgan import InputError
-from hf_wgan.data import RealBatches
+from hf_wgan import ImageSet, InputError
+from hf_wgan.data import DataConfig, RealBatches, images_of
 
 
 def drawn(batches, count):
     return [batches.indices(position).tolist() for position in range(count)]
 
 
+def cached_images(tmp_path, sizes, resolution=8, **options):
+    images = [image for number, size in enumerate(sizes) for image in pictures(1, size=size, seed=number)]
+    dataset = Dataset.from_dict({"image": images}, features=Features({"image": Image()}))
+    return images_of(dataset, DataConfig(resolution=resolution, cache_dir=str(tmp_path / "cache"), **options))
+
+
 def test_an_epoch_visits_every_image_once():
-    batches = RealBatches(tiny_images(24), batch_size=5, seed=0)
-    order = [index for batch in drawn(batches, 24 * 5 // 5) for index in batch]
+    order = [index for batch in drawn(RealBatches(tiny_images(24), 5, seed=0), 24) for index in batch]
     for epoch in range(5):
         assert sorted(order[epoch * 24 : (epoch + 1) * 24]) == list(range(24))
     assert order[:24] != order[24:48]
 
 
 def test_the_order_follows_from_the_seed_alone_and_can_be_entered_anywhere():
-    one, other = (RealBatches(tiny_images(24), batch_size=5, seed=7) for _ in range(2))
+    one, other = (RealBatches(tiny_images(24), 5, seed=7) for _ in range(2))
     in_turn = drawn(one, 40)
     assert [other.indices(position).tolist() for position in reversed(range(40))] == in_turn[::-1]
-    assert drawn(RealBatches(tiny_images(24), batch_size=5, seed=8), 40) != in_turn
+    assert drawn(RealBatches(tiny_images(24), 5, seed=8), 40) != in_turn
     other.position = 13
-    assert torch.equal(next(other), one.pixels[in_turn[13]].float() / 127.5 - 1)
+    assert torch.equal(next(other).images, one.batch(13).images)
+    assert torch.equal(one.batch(13).images, tiny_images(24).images[in_turn[13]].float() / 127.5 - 1)
     assert other.position == 14
 
 
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_processes_share_a_batch_without_overlap_or_loss(num_processes):
-    alone = drawn(RealBatches(tiny_images(24), batch_size=6, seed=0), 20)
+    alone = drawn(RealBatches(tiny_images(24), 6, seed=0), 20)
     shared = [
         drawn(RealBatches(tiny_images(24), 6 // num_processes, 0, "cpu", num_processes, index), 20)
         for index in range(num_processes)
@@ -41,11 +49,21 @@ def test_processes_share_a_batch_without_overlap_or_loss(num_processes):
 
 
 def test_batches_are_normalised_on_the_way():
-    batches = RealBatches(tiny_images(24, channels=3), batch_size=24, seed=0)
-    batch = next(batches)
+    images = tiny_images(24, channels=3)
+    batch = next(RealBatches(images, 24, seed=0)).images
     assert (batch.shape, batch.dtype) == ((24, 3, 8, 8), torch.float32)
     assert (batch.min(), batch.max()) == (-1, 1)
-    assert torch.equal(((batch + 1) * 127.5).round().to(torch.uint8), batches.pixels[batches.indices(0)])
+    restored = ((batch + 1) * 127.5).round().to(torch.uint8)
+    assert sorted(restored.flatten(1).tolist()) == sorted(images.images.flatten(1).tolist())
+
+
+def test_labels_travel_with_their_images():
+    pixels = torch.arange(24, dtype=torch.uint8)[:, None, None, None].expand(24, 1, 8, 8)
+    batches = RealBatches(ImageSet(pixels, labels=torch.arange(24) * 10), 7, seed=0)
+    for _ in range(5):
+        batch = next(batches)
+        assert torch.equal(((batch.images[:, 0, 0, 0] + 1) * 127.5).round().long() * 10, batch.labels)
+    assert next(RealBatches(tiny_images(), 7, seed=0)).labels is None
 
 
 def test_every_image_comes_equally_often():
@@ -55,5 +73,59 @@ def test_every_image_comes_equally_often():
 
 @pytest.mark.parametrize("batch_size, num_processes", [(25, 1), (13, 2), (0, 1)])
 def test_a_batch_larger_than_the_dataset_is_refused(batch_size, num_processes):
-    with pytest.raises(InputError, match=f"train_batch_size={batch_size}.*the number of images, 24"):
+    with pytest.raises(InputError, match=rf"train_batch_size={batch_size}.*the number of images, 24"):
         RealBatches(tiny_images(24), batch_size, 0, "cpu", num_processes)
+
+
+def test_random_flips_mirror_half_of_the_images_and_follow_from_the_seed():
+    images = tiny_images(24)
+    flipping = ImageSet(images.images, random_flip=True)
+    plain, flipped, again = (RealBatches(each, 24, seed=0) for each in (images, flipping, flipping))
+    mirrored = 0
+    for position in range(20):
+        one, other = plain.batch(position).images, flipped.batch(position).images
+        for image, perhaps in zip(one, other):
+            assert torch.equal(perhaps, image) or torch.equal(perhaps, image.flip(2))
+            mirrored += not torch.equal(perhaps, image)
+        assert torch.equal(other, again.batch(position).images)
+    assert 0.4 < mirrored / 480 < 0.6
+
+
+def test_random_crops_are_squares_of_the_image_and_differ_from_time_to_time(tmp_path):
+    images = cached_images(tmp_path, [(16, 8)] * 3 + [(8, 8), (8, 24)], center_crop=False)
+    assert not images.is_square
+    batches = RealBatches(images, 5, seed=0)
+    wholes = [
+        torch.tensor(np.asarray(p))
+        for n, s in enumerate([(16, 8)] * 3 + [(8, 8), (8, 24)])
+        for p in pictures(1, size=s, seed=n)
+    ]
+    windows = {
+        bytes(whole[top : top + 8, left : left + 8].numpy().tobytes())
+        for whole in wholes
+        for top in range(whole.shape[0] - 7)
+        for left in range(whole.shape[1] - 7)
+    }
+    seen = set()
+    for position in range(30):
+        for image in ((batches.batch(position).images + 1) * 127.5).round().to(torch.uint8):
+            seen.add(image.permute(1, 2, 0).contiguous().numpy().tobytes())
+    assert seen <= windows
+    assert len(seen) > 20
+    assert torch.equal(batches.batch(3).images, RealBatches(images, 5, seed=0).batch(3).images)
+
+
+@pytest.mark.parametrize("center_crop", [True, False])
+def test_a_set_over_the_memory_limit_gives_the_same_batches(center_crop, tmp_path):
+    sizes = [(8, 8), (16, 8), (8, 12), (20, 10)] * 3
+    small = cached_images(tmp_path, sizes, center_crop=center_crop)
+    large = cached_images(tmp_path, sizes, center_crop=center_crop, memory_limit_gb=1e-7)
+    released = []
+    release = large.release
+    large.release = lambda: released.append(release())
+    inside, outside = RealBatches(small, 5, seed=0), RealBatches(large, 5, seed=0)
+    for _ in range(12):
+        assert torch.equal(next(inside).images, next(outside).images)
+    assert released
+    outside.position = 2  # back in the middle
+    assert torch.equal(next(outside).images, inside.batch(2).images)

@@ -1,0 +1,72 @@
+"""Every knob of the training images, once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import InputError
+from ..knobs import knob
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images (without --dataset_name and --train_data_dir: scikit-learn's 1,797 handwritten digits)
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    # Where they come from.
+    dataset_name: str | None = knob(
+        None,
+        "Name of a dataset on the Hub, or path of a local one: a folder that the datasets library can load or has "
+        "saved, a .parquet, .arrow or WebDataset .tar file, or IDX files (the MNIST family's format, gzipped or not).",
+    )
+    dataset_config_name: str | None = knob(None, "Configuration of the dataset, where it has several.")
+    dataset_revision: str | None = knob(None, "Branch, tag or commit of a dataset on the Hub.")
+    dataset_split: str = knob("train", "Split of the dataset.")
+    train_data_dir: str | None = knob(
+        None, "Folder of image files, at any depth; with a folder a class, or a metadata.jsonl, they have labels."
+    )
+    image_column: str | None = knob(None, "Column that holds the images; found by its type where there is only one.")
+    label_column: str | None = knob(None, "Column that holds the labels; found by its type where there is only one.")
+    max_train_samples: int | None = knob(None, "Use only so many images, the first.")
+    streaming: bool = knob(False, "Read the dataset as a stream, for what does not fit the disk.")
+    shuffle_buffer_size: int = knob(10_000, "Streaming: images among which the next is chosen at random.")
+    dataloader_num_workers: int = knob(2, "Streaming: processes that decode.")
+
+    # What is done to them.
+    resolution: int = knob(64, "Height and width of the training images, in pixels; the shorter side is scaled to it.")
+    center_crop: bool = knob(True, "Crop to the middle; otherwise to a random square, another one each time.")
+    random_flip: bool = knob(False, "Mirror each image left to right half of the time.")
+    channels: int | None = knob(
+        None, "1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; by default 1 where every image is grey, else 3."
+    )
+    background: str = knob("white", "What shows through transparent pixels: a colour name or #rrggbb.")
+
+    # What happens to bad ones, and where good ones are kept.
+    on_bad_image: Literal["skip", "error"] = knob(
+        "skip", "skip: name a bad image and go on without it; error: stop at the first."
+    )
+    max_bad_images: float = knob(0.1, "Stop if a larger share of the images is bad, in [0, 1].")
+    cache_dir: str | None = knob(None, "Folder for decoded images; by default hf_wgan in the Hugging Face cache.")
+    memory_limit_gb: float | None = knob(
+        None,
+        "A set that takes more memory than this, in 10^9 bytes, is read from the cache batch by batch; by default "
+        "half of what the device has free.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.dataset_name and self.train_data_dir:
+            raise InputError("dataset_name and train_data_dir were both given: give one of them")
+        for name in ("resolution", "max_train_samples", "shuffle_buffer_size", "memory_limit_gb"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name}={value}: must be positive")
+        if self.channels not in (None, 1, 2, 3, 4):
+            raise InputError(f"channels={self.channels}: must be 1, 2, 3 or 4")
+        if self.dataloader_num_workers < 0:
+            raise InputError(f"dataloader_num_workers={self.dataloader_num_workers}: must be at least 0")
+        if not 0 <= self.max_bad_images <= 1:
+            raise InputError(f"max_bad_images={self.max_bad_images}: must be a share, from 0 to 1")
+        if self.streaming and not self.dataset_name and not self.train_data_dir:
+            raise InputError("streaming: the digits are no stream; name data with dataset_name or train_data_dir")

@@ -1,0 +1,58 @@
+"""From the options, or from a dataset in Python, to training images; and a word about the bad ones."""
+
+import os
+import sys
+from typing import Any
+
+from ..errors import InputError
+from .cache import open_cache
+from .config import DataConfig
+from .decode import Preprocessing
+from .images import ImageSet
+from .sources import Source, Stream, open_source, source_of
+from .streaming import ImageStream
+
+BAD_TO_NAME = 50
+
+
+def load_images(config: DataConfig) -> ImageSet | ImageStream:
+    """The training images that the options name, decoded once and kept in a cache.
+
+    Raises:
+        BadImageError: an image is bad, and `on_bad_image` is `"error"`.
+        InputError: there is no such dataset, it leaves open which column holds the images, too many of them are bad,
+            or none are left.
+    """
+    return _images(open_source(config), config)
+
+
+def images_of(dataset: Any, config: DataConfig, name: str = "dataset") -> ImageSet | ImageStream:
+    """The same for a dataset of the datasets library: map-style, iterable, or a dictionary of splits."""
+    return _images(source_of(dataset, config, name), config)
+
+
+def _images(source: Source | Stream, config: DataConfig) -> ImageSet | ImageStream:
+    if isinstance(source, Stream):
+        return ImageStream(source, config)
+    auto = config.channels is None
+    how = Preprocessing(config.resolution, config.channels or 3, config.center_crop, config.background)
+    cached = open_cache(source, how, auto, config.cache_dir, stop_at_bad=config.on_bad_image == "error")
+    if cached.bad:
+        _name_bad(cached.bad, cached.num_pictures)
+    if len(cached.order) == 0:
+        raise InputError(f"{source.name}: there are no images in it" + (" that can be read" if cached.bad else ""))
+    if len(cached.bad) > config.max_bad_images * cached.num_pictures:
+        raise InputError(
+            f"{source.name}: {len(cached.bad)} of {cached.num_pictures} images are bad, more than max_bad_images="
+            f"{config.max_bad_images} allows"
+        )
+    return ImageSet.from_cache(cached, source.name, config)
+
+
+def _name_bad(bad: list[tuple[str, str]], num_pictures: int) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    for name, why in bad[:BAD_TO_NAME]:
+        print(f"Bad image left out: {name}: {why}", file=sys.stderr)
+    more = f" ({len(bad) - BAD_TO_NAME} more than named)" if len(bad) > BAD_TO_NAME else ""
+    print(f"{len(bad)} of {num_pictures} images are bad and left out{more}.", file=sys.stderr)

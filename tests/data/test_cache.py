@@ -1,0 +1,242 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import pictures
+
+from hf_wgan import InputError, load_images
+from hf_wgan.data import DataConfig, cache
+from hf_wgan.data.sources import ArraySource
+from hf_wgan.errors import BadImageError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, picture in enumerate(pictures(6)):
+        picture.save(tmp_path / "photos" / f"{number}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def load(folder, tmp_path):
+    def make(**options):
+        options = {"train_data_dir": str(folder), "resolution": 8, "cache_dir": str(tmp_path / "cache"), **options}
+        return load_images(DataConfig(**options))
+
+    return make
+
+
+def built(tmp_path):
+    return sorted(path.name for path in (tmp_path / "cache").iterdir() if path.is_dir())
+
+
+def decodings(monkeypatch):
+    """Counts the pictures that are decoded from here on."""
+    calls = []
+    decode = cache.decode
+    monkeypatch.setattr(cache, "decode", lambda *arguments: calls.append(1) or decode(*arguments))
+    return calls
+
+
+def test_pictures_are_decoded_once(load, tmp_path, monkeypatch):
+    first = load()
+    calls = decodings(monkeypatch)
+    second = load()
+    assert not calls
+    assert torch.equal(first.images, second.images)
+    assert first.fingerprint == second.fingerprint
+    assert len(built(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"resolution": 16}, {"channels": 1}, {"background": "black"}, {"center_crop": False}, {"max_train_samples": 3}],
+)
+def test_a_changed_option_never_meets_a_stale_cache(change, load, tmp_path, monkeypatch):
+    load()
+    calls = decodings(monkeypatch)
+    load(**change)
+    assert calls
+    assert len(built(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("change", ["replaced", "added", "removed"])
+def test_a_changed_folder_never_meets_a_stale_cache(change, load, folder):
+    before = load()
+    (new,) = pictures(1, seed=9)
+    if change == "removed":
+        (folder / "3.png").unlink()
+    else:
+        new.save(folder / ("3.png" if change == "replaced" else "6.png"))
+    after = load()
+    assert len(after) == {"replaced": 6, "added": 7, "removed": 5}[change]
+    assert after.fingerprint != before.fingerprint
+    there = np.asarray(new).tolist() in after.images.permute(0, 2, 3, 1).tolist()
+    assert there == (change != "removed")
+
+
+def test_options_that_do_not_change_the_pixels_share_a_cache(load, tmp_path):
+    load()
+    load(random_flip=True, on_bad_image="error", max_bad_images=0.5, memory_limit_gb=1.0)
+    assert len(built(tmp_path)) == 1
+
+
+def test_the_order_and_fingerprint_are_those_of_the_content(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
+    shuffled = np.random.default_rng(1).permutation(20)
+    sets = []
+    for order in (np.arange(20), shuffled):
+        source = ArraySource("array", pixels[order], order)
+        how = cache.Preprocessing(8, 3)
+        cached = cache.open_cache(source, how, True, str(tmp_path), False)
+        sets.append((cached.fingerprint, cached.pixels[cached.order].tolist(), cached.labels[cached.order].tolist()))
+    assert sets[0] == sets[1]
+
+
+def test_grey_pictures_in_any_mode_make_a_set_of_one_channel(load, folder):
+    assert load().shape == (3, 8, 8)
+    for path, mode in zip(sorted(folder.iterdir()), ("L", "RGB", "RGBA", "1", "P", "LA")):
+        pictures(1, "L")[0].convert(mode).save(path)
+    assert load().shape == (1, 8, 8)
+    pictures(1)[0].save(folder / "5.png")
+    assert load().shape == (3, 8, 8)
+
+
+def test_a_damaged_cache_is_built_again(load, tmp_path, monkeypatch):
+    good = load().images
+    (name,) = built(tmp_path)
+    for damage in ("shorten", "garble", "lose"):
+        place = tmp_path / "cache" / name
+        if damage == "shorten":
+            with open(place / cache.PIXELS, "r+b") as file:
+                file.truncate(100)
+        elif damage == "garble":
+            (place / cache.INFO).write_text("{")
+        else:
+            (place / cache.INDEX).unlink()
+        calls = decodings(monkeypatch)
+        assert torch.equal(load().images, good), damage
+        assert calls
+
+
+BUILDER = """
+import sys
+from hf_wgan import load_images
+from hf_wgan.data import DataConfig
+print("ready", flush=True)
+images = load_images(DataConfig(dataset_name=sys.argv[1], resolution=16, cache_dir=sys.argv[2]))
+print(images.fingerprint, flush=True)
+"""
+
+
+@pytest.fixture
+def idx_folder(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4000, 28, 28), np.uint8)
+    (tmp_path / "idx").mkdir()
+    header = bytes([0, 0, 8, 3]) + np.array(pixels.shape, ">u4").tobytes()
+    (tmp_path / "idx" / "train-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+    return tmp_path / "idx"
+
+
+def test_two_processes_that_start_together_build_it_once(idx_folder, tmp_path):
+    command = [sys.executable, "-c", BUILDER, str(idx_folder), str(tmp_path / "cache")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0].split() for process in processes]
+    assert outputs[0] == outputs[1] and len(outputs[0]) == 2
+    times = [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*/*")]
+    assert len(times) == 3, "one cache of three files"
+
+
+def test_a_build_killed_at_any_moment_leaves_nothing_that_is_trusted_wrongly(idx_folder, tmp_path):
+    """Twenty kills, spread over the build by forking here: a fresh interpreter would spend them on imports."""
+    config = DataConfig(dataset_name=str(idx_folder), resolution=16, cache_dir=str(tmp_path / "cache"))
+    whole = load_images(DataConfig(dataset_name=str(idx_folder), resolution=16, cache_dir=str(tmp_path / "whole")))
+    began = time.monotonic()
+    load_images(DataConfig(dataset_name=str(idx_folder), resolution=16, cache_dir=str(tmp_path / "timed")))
+    duration = time.monotonic() - began
+
+    rng = np.random.default_rng()
+    killed = 0
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            try:
+                load_images(config)
+            finally:
+                os._exit(0)
+        time.sleep(duration * rng.uniform(0, 1))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        killed += os.WIFSIGNALED(status)
+        for place in (tmp_path / "cache").glob("[!.]*"):
+            if place.is_dir():  # whatever bears a final name is whole
+                opened = cache._opened(place)
+                assert opened is not None and opened.fingerprint == whole.fingerprint
+    assert killed
+    images = load_images(config)
+    assert images.fingerprint == whole.fingerprint
+    assert torch.equal(images.images, whole.images)
+    left = [path for path in Path(tmp_path / "cache").iterdir() if path.name.startswith(".") and path.is_dir()]
+    assert not left, "the next build clears what was left"
+
+
+def spoiled(folder):
+    """Four bad files beside six good ones."""
+    whole = (folder / "0.png").read_bytes()
+    (folder / "bad-truncated.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "bad-empty.png").write_bytes(b"")
+    (folder / "bad-text.png").write_text("not a picture")
+    (folder / "bad-jpeg.jpg").write_bytes(b"\xff\xd8\xff\xe0" + b"\0" * 50)
+
+
+def test_bad_pictures_are_named_once_and_left_out(load, folder, capsys):
+    spoiled(folder)
+    images = load(max_bad_images=0.5)
+    assert len(images) == 6
+    said = capsys.readouterr().err
+    for name in ("bad-truncated.png", "bad-empty.png", "bad-text.png", "bad-jpeg.jpg"):
+        assert said.count(name) == 1, said
+    assert "4 of 10 images are bad and left out." in said
+    load(max_bad_images=0.5)
+    assert capsys.readouterr().err.count("bad-text.png") == 1, "a cache remembers them"
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_on_bad_image_error_stops_at_the_first(cached, load, folder, tmp_path):
+    spoiled(folder)
+    if cached:
+        load(max_bad_images=0.5)
+    with pytest.raises(BadImageError, match=r"bad-empty\.png: it is empty; remove or replace it"):
+        load(on_bad_image="error")
+    assert len(built(tmp_path)) == cached
+
+
+def test_too_many_bad_pictures_and_none_left_are_errors(load, folder):
+    spoiled(folder)
+    with pytest.raises(InputError, match=r"4 of 10 images are bad, more than max_bad_images=0\.1 allows"):
+        load()
+    for number in range(6):
+        (folder / f"{number}.png").unlink()
+    with pytest.raises(InputError, match="there are no images in it that can be read"):
+        load(max_bad_images=1.0)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(load, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cache_dir="):
+        load(cache_dir=str(tmp_path / "file" / "cache"))
+
+
+def test_the_record_of_a_cache_can_be_read(load, tmp_path):
+    load()
+    info = json.loads((tmp_path / "cache" / built(tmp_path)[0] / cache.INFO).read_text())
+    assert info["num_pictures"] == 6
+    assert info["bad"] == []
