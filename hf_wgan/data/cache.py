@@ -67,7 +67,7 @@ def open_cache(
         InputError: the folder cannot be written.
     """
     parent = Path(cache_dir) if cache_dir else Path(HF_HOME) / "hf_wgan"
-    key = [FORMAT, PIL.__version__, source.fingerprint, len(source), asdict(how), auto_channels]
+    key = [FORMAT, PIL.__version__, source.fingerprint, asdict(how), auto_channels]
     folder = parent / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     try:
         parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ class DataConfig:
     on_bad_image: Literal["skip", "error"] = knob(
         "skip", "skip: name a bad image and go on without it; error: stop at the first."
     )
-    max_bad_images: float = knob(0.1, "Stop if a larger share of the images is bad, in [0, 1].")
+    max_bad_images: float = knob(0.5, "Stop if a larger share of the images is bad, in [0, 1].")
     cache_dir: str | None = knob(None, "Folder for decoded images; by default hf_wgan in the Hugging Face cache.")
     memory_limit_gb: float | None = knob(
         None,

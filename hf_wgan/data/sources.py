@@ -5,8 +5,10 @@ Nothing is decoded here. A source hands out encoded pictures by number, and a st
 
 import gzip
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,8 +31,12 @@ class Source(Protocol):
 
     name: str
     fingerprint: str  # changes whenever a picture may have changed
-    labels: np.ndarray | None  # (N,) int64
-    label_names: list[str] | None
+
+    @property
+    def labels(self) -> np.ndarray | None: ...  # (N,) int64
+
+    @property
+    def label_names(self) -> list[str] | None: ...
 
     def __len__(self) -> int: ...
 
@@ -98,6 +104,66 @@ class DatasetSource:
         return [_picture(cell, f"row {number}") for number, cell in zip(range(start, stop), cells)]
 
 
+class FolderSource:
+    """A folder of image files, at any depth, as the datasets library reads it.
+
+    The library takes long to look through a large folder, so that is put off until a picture is asked for: where all
+    are in the cache already, a look at the names, sizes and times of the files is enough.
+    """
+
+    def __init__(self, folder: str, config: DataConfig):
+        if not Path(folder).is_dir():
+            raise InputError(f"train_data_dir={folder!r}: there is no such folder")
+        self.name = folder
+        self._config = config
+        digest = hashlib.sha256(
+            repr((config.dataset_split, config.image_column, config.label_column, config.max_train_samples)).encode()
+        )
+        Image.init()
+        has_pictures = False
+        for path, _, files in sorted(os.walk(folder, followlinks=True)):
+            for file in sorted(files):
+                status = os.stat(os.path.join(path, file))
+                digest.update(repr((path, file, status.st_size, status.st_mtime_ns)).encode())
+                has_pictures = has_pictures or os.path.splitext(file)[1].lower() in Image.EXTENSION
+        if not has_pictures:
+            raise InputError(f"train_data_dir={folder!r}: there are no image files in it")
+        self.fingerprint = digest.hexdigest()
+
+    @cached_property
+    def _source(self) -> Source:
+        source = source_of(load_folder(self._config), self._config, self.name)
+        assert not isinstance(source, Stream)
+        return source
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return self._source.labels
+
+    @property
+    def label_names(self) -> list[str] | None:
+        return self._source.label_names
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, start: int, stop: int) -> list[Picture]:
+        return self._source.read(start, stop)
+
+
+def load_folder(config: DataConfig) -> Any:
+    """What the datasets library makes of `train_data_dir`."""
+    folder = config.train_data_dir
+    assert folder is not None
+    return _loaded(
+        "train_data_dir",
+        folder,
+        lambda: datasets.load_dataset(
+            "imagefolder", data_dir=folder, split=config.dataset_split, streaming=config.streaming
+        ),
+    )
+
+
 def open_source(config: DataConfig) -> Source | Stream:
     """The pictures that the options name.
 
@@ -105,7 +171,8 @@ def open_source(config: DataConfig) -> Source | Stream:
         InputError: there is no such dataset, or it leaves open which column holds what.
     """
     if config.train_data_dir:
-        return source_of(_load_folder(config), config, config.train_data_dir)
+        folder = FolderSource(config.train_data_dir, config)
+        return source_of(load_folder(config), config, folder.name) if config.streaming else folder
     if config.dataset_name is None:
         return _arrays("scikit-learn digits", *_digits(), config)
     path = Path(config.dataset_name)
@@ -153,23 +220,6 @@ def _picture(cell: Any, place: str) -> Picture:
     name = cell["path"] or place
     return (name if cell["bytes"] is None else f"{place} ({name})" if cell["path"] else place), (
         cell["bytes"] if cell["bytes"] is not None else cell["path"]
-    )
-
-
-def _load_folder(config: DataConfig) -> Any:
-    folder = config.train_data_dir
-    assert folder is not None
-    if not Path(folder).is_dir():
-        raise InputError(f"train_data_dir={folder!r}: there is no such folder")
-    Image.init()
-    if not any(path.suffix.lower() in Image.EXTENSION for path in Path(folder).rglob("*")):
-        raise InputError(f"train_data_dir={folder!r}: there are no image files in it")
-    return _loaded(
-        "train_data_dir",
-        folder,
-        lambda: datasets.load_dataset(
-            "imagefolder", data_dir=folder, split=config.dataset_split, streaming=config.streaming
-        ),
     )
 
 

@@ -76,7 +76,7 @@ DIGITS_DEFAULTS = {
     "generator_learning_rate": 2e-4,
     "critic_learning_rate": 2e-4,
     "latent_dim": 10,
-    "max_train_steps": 4000,
+    "max_train_steps": 3000,
     "output_dir": "wgan-digits",
 }
 """What the command line trains scikit-learn's digits with where an option is not given: found by trying, for a result

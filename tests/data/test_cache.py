@@ -221,8 +221,8 @@ def test_on_bad_image_error_stops_at_the_first(cached, load, folder, tmp_path):
 
 def test_too_many_bad_pictures_and_none_left_are_errors(load, folder):
     spoiled(folder)
-    with pytest.raises(InputError, match=r"4 of 10 images are bad, more than max_bad_images=0\.1 allows"):
-        load()
+    with pytest.raises(InputError, match=r"4 of 10 images are bad, more than max_bad_images=0\.3 allows"):
+        load(max_bad_images=0.3)
     for number in range(6):
         (folder / f"{number}.png").unlink()
     with pytest.raises(InputError, match="there are no images in it that can be read"):

@@ -93,7 +93,7 @@ def test_on_bad_image_error_stops_a_stream(workers):
 
 
 def test_too_many_bad_pictures_stop_a_stream():
-    batches = StreamedBatches(stream(with_bad(80, 40)), 6, seed=0)
+    batches = StreamedBatches(stream(with_bad(80, 40), max_bad_images=0.1), 6, seed=0)
     with pytest.raises(InputError, match="images are bad, more than max_bad_images="):
         numbers(batches, 20)
 
