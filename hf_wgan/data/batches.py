@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from ..errors import InputError
+from .config import DataConfig
 from .images import TOUCHED_PER_IMAGE, ImageSet
 
 BATCHES_AHEAD = 3
@@ -58,8 +59,10 @@ class RealBatches(Iterator[Batch]):
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.device = torch.device(device)
         self.num_processes, self.process_index = num_processes, process_index
-        limit = dataset.memory_limit
-        self.memory_limit = _free_memory(self.device) / 2 if limit is None else limit
+        config = dataset.config or DataConfig()
+        self.random_flip = config.random_flip
+        limit = config.memory_limit_gb
+        self.memory_limit = _free_memory(self.device) / 2 if limit is None else limit * 1e9
         self._labels = None if dataset.labels is None else dataset.labels.to(self.device)
         self._permutations: dict[int, np.ndarray] = {}
         self._touched = 0
@@ -84,7 +87,7 @@ class RealBatches(Iterator[Batch]):
         """Batch `position`, of all since the beginning; batch k of epoch e begins at image k·B + e·N of the order."""
         indices = self.indices(position)
         pixels = self._pixels(position, indices)
-        flips = self._random(position, 1).random(self.batch_size) < 0.5 if self.dataset.random_flip else None
+        flips = self._random(position, 1).random(self.batch_size) < 0.5 if self.random_flip else None
         labels = None if self._labels is None else self._labels[torch.from_numpy(indices).to(self.device)]
         return Batch(normalised(pixels, flips), labels)
 

@@ -21,8 +21,7 @@ class ImageSet:
         name: What to call the dataset in logs and cards.
         labels: `(N,)` whole numbers, if there are any.
         label_names: What each label means, if that is known.
-        random_flip: Whether batches mirror each image left to right half of the time.
-        memory_limit: Bytes of memory that the images may take; by default half of what the device has free.
+        config: Where they came from and what batches do with them (`random_flip`, `memory_limit_gb`).
 
     Raises:
         InputError: the images are of another type or shape, or there are none.
@@ -34,8 +33,7 @@ class ImageSet:
         name: str = "images",
         labels: torch.Tensor | None = None,
         label_names: list[str] | None = None,
-        random_flip: bool = False,
-        memory_limit: float | None = None,
+        config: DataConfig | None = None,
     ):
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
             raise InputError(
@@ -50,7 +48,7 @@ class ImageSet:
         self._starts = np.zeros(0, np.int64)  # of each image in the pixels, where sizes differ
         self._labels = None if labels is None else labels.cpu().numpy().astype(np.int64)
         self.name, self.label_names = name, label_names
-        self.random_flip, self.memory_limit = random_flip, memory_limit
+        self.config = config
         self.shape = tuple(images.shape[1:])
         digest = hashlib.sha256(repr(images.shape).encode())
         digest.update(self._pixels.data)
@@ -64,8 +62,7 @@ class ImageSet:
         images._pixels, images._sizes, images._order = cached.pixels, cached.sizes, cached.order
         images._labels, images.label_names = cached.labels, cached.label_names
         images.name, images.fingerprint = name, cached.fingerprint
-        images.random_flip = config.random_flip
-        images.memory_limit = None if config.memory_limit_gb is None else config.memory_limit_gb * 1e9
+        images.config = config
         images.shape = (cached.channels, resolution, resolution)
         if images._sizes is None and cached.pixels.shape[1:3] != (resolution, resolution):
             # All of one size, but not square: crops are taken as from any.

@@ -295,6 +295,7 @@ class WGANTrainer:
                 "name": self.dataset.name,
                 "num_images": None if isinstance(self.dataset, ImageStream) else len(self.dataset),
                 "fingerprint": self.dataset.fingerprint,
+                "config": asdict(self.dataset.config) if self.dataset.config else None,
             },
             "machine": {
                 "device": self.accelerator.device.type,

@@ -79,7 +79,7 @@ def test_a_batch_larger_than_the_dataset_is_refused(batch_size, num_processes):
 
 def test_random_flips_mirror_half_of_the_images_and_follow_from_the_seed():
     images = tiny_images(24)
-    flipping = ImageSet(images.images, random_flip=True)
+    flipping = ImageSet(images.images, config=DataConfig(random_flip=True))
     plain, flipped, again = (RealBatches(each, 24, seed=0) for each in (images, flipping, flipping))
     mirrored = 0
     for position in range(20):

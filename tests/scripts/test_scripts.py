@@ -158,6 +158,33 @@ def test_a_folder_of_photos_trains_in_its_own_colours(tmp_path):
     assert pipeline.generator.config.latent_dim == 100, "the digits' settings are for the digits alone"
 
 
+def test_a_folder_can_be_streamed_flipped_and_cropped_at_random(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(10):
+        Image.new("RGB", (30, 20), (255, 25 * index, 0)).save(tmp_path / "photos" / f"{index}.jpg")
+    source = f"--train_data_dir {tmp_path / 'photos'} --no-center_crop --random_flip"
+    assert train(source, tmp_path / "cached") == 0
+    assert train(f"{source} --streaming", tmp_path / "streamed") == 0
+    for name in ("cached", "streamed"):
+        record = json.loads((tmp_path / name / "training_config.json").read_text())
+        assert record["dataset"]["config"]["random_flip"] is True
+        assert WGANPipeline.from_pretrained(tmp_path / name)(1).images[0].mode == "RGB"
+
+
+def test_a_bad_image_is_left_out_or_stops_the_run_with_exit_code_1(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for index in range(10):
+        Image.new("RGB", (8, 8), (255, 25 * index, 0)).save(tmp_path / "photos" / f"{index}.png")
+    (tmp_path / "photos" / "5.png").write_bytes(b"")
+    source = f"--train_data_dir {tmp_path / 'photos'}"
+    assert train(f"{source} --on_bad_image error", tmp_path / "run") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and "5.png: it is empty" in error
+    assert not (tmp_path / "run").exists()
+    assert train(source, tmp_path / "run") == 0
+    assert capsys.readouterr().err.count("5.png") == 1
+
+
 def test_mlp_networks_train_at_any_size(tmp_path):
     assert train("--architecture mlp --resolution 11", tmp_path / "run") == 0
     assert WGANPipeline.from_pretrained(tmp_path / "run")(1).images[0].size == (11, 11)

@@ -85,7 +85,12 @@ def test_the_record_of_a_run_holds_every_knob(tiny_config, tmp_path):
     assert record["training"] == json.loads(json.dumps(vars(config)))
     assert record["generator"]["class"] == "DCGANGenerator"
     assert record["generator"]["width"] == 8
-    assert record["dataset"] == {"name": "images", "num_images": 24, "fingerprint": tiny_images().fingerprint}
+    assert record["dataset"] == {
+        "name": "images",
+        "num_images": 24,
+        "fingerprint": tiny_images().fingerprint,
+        "config": None,
+    }
     assert {"torch", "accelerate", "diffusers", "hf_wgan", "python"} <= set(record["versions"])
 
 
@@ -191,6 +196,18 @@ def test_images_of_a_datasets_dataset_are_fitted_to_the_generator(tiny_config):
     dataset = Dataset.from_dict({"photo": pictures}, features=Features({"photo": Image()}))
     run = trainer(tiny_config(), dataset)
     assert run.dataset.images.shape == (10, 1, 8, 8)
+
+
+def test_a_stream_trains(tiny_config, tmp_path):
+    pictures = [PILImage.new("RGB", (20, 30), (index, 0, 0)) for index in range(20)]
+    dataset = Dataset.from_dict({"photo": pictures}, features=Features({"photo": Image()})).to_iterable_dataset()
+    run = trainer(tiny_config(), dataset)
+    run.train()
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    assert record["dataset"]["num_images"] is None
+    assert record["dataset"]["config"]["resolution"] == 8
+    assert "a stream" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_a_tensor_will_do_as_a_dataset(tiny_config, tmp_path):
