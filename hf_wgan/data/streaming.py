@@ -118,7 +118,6 @@ class _Decoded(torch.utils.data.IterableDataset):
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, self.process_index, worker.id if worker else 0])
         seen = bad = 0
-        named: set[str] = set()
         for epoch in itertools.count():
             dataset.set_epoch(epoch)
             before = seen - bad
@@ -132,8 +131,7 @@ class _Decoded(torch.utils.data.IterableDataset):
                 why = f"{name}: {reason(pixels)}"
                 if config.on_bad_image == "error":
                     yield from _ending(BadImageError(f"{why}; remove or replace it, or set on_bad_image=skip"))
-                if why not in named:
-                    named.add(why)
+                if epoch == 0:
                     print(f"Bad image left out: {why}", file=sys.stderr, flush=True)
                 if seen >= PICTURES_TO_JUDGE and bad > config.max_bad_images * seen:
                     share = f"{bad} of {seen} images are bad, more than max_bad_images={config.max_bad_images} allows"

@@ -1,6 +1,6 @@
 """`WGANPipeline`: latents to images in one pass of the generator. Inference only."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ class WGANPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "generator"
     _optional_components: ClassVar = ["critic"]
 
-    def __init__(self, generator: ModelMixin, critic: ModelMixin | None = None):
+    # diffusers before 0.36 reads the annotation, and does not know `ModelMixin | None`.
+    def __init__(self, generator: ModelMixin, critic: Optional[ModelMixin] = None):  # noqa: UP045
         super().__init__()
         self.register_modules(generator=generator, critic=critic)
 
