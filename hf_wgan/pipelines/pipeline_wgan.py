@@ -26,7 +26,7 @@ class WGANPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "generator"
     _optional_components: ClassVar = ["critic"]
 
-    # diffusers before 0.36 reads the annotation, and does not know `ModelMixin | None`.
+    # diffusers 0.35 reads the annotation, and does not know `ModelMixin | None`.
     def __init__(self, generator: ModelMixin, critic: Optional[ModelMixin] = None):  # noqa: UP045
         super().__init__()
         self.register_modules(generator=generator, critic=critic)
