@@ -83,7 +83,6 @@ class DatasetSource:
 
     def __init__(self, name: str, dataset: datasets.Dataset, image_column: str, label_column: str | None):
         self.name = name
-        self.fingerprint = hashlib.sha256(repr((dataset._fingerprint, image_column, label_column)).encode()).hexdigest()
         self.labels: np.ndarray | None = None
         self.label_names: list[str] | None = None
         if label_column is not None:
@@ -95,6 +94,8 @@ class DatasetSource:
             self.label_names = getattr(dataset.features[label_column], "names", None)
         self._encoded = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
         self._column = image_column
+        known = (dataset._fingerprint, image_column, label_column, _states_of_files(self._encoded, image_column))
+        self.fingerprint = hashlib.sha256(repr(known).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._encoded)
@@ -123,8 +124,7 @@ class FolderSource:
         has_pictures = False
         for path, _, files in sorted(os.walk(folder, followlinks=True)):
             for file in sorted(files):
-                status = os.stat(os.path.join(path, file))
-                digest.update(repr((path, file, status.st_size, status.st_mtime_ns)).encode())
+                digest.update(repr((path, file, *_state(os.path.join(path, file)))).encode())
                 has_pictures = has_pictures or os.path.splitext(file)[1].lower() in Image.EXTENSION
         if not has_pictures:
             raise InputError(f"train_data_dir={folder!r}: there are no image files in it")
@@ -215,12 +215,31 @@ def source_of(dataset: Any, config: DataConfig, name: str) -> Source | Stream:
 
 
 def _picture(cell: Any, place: str) -> Picture:
-    if cell is None:
+    """Its name, and its bytes or path, of a cell of an undecoded image column."""
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
         return place, None
-    name = cell["path"] or place
-    return (name if cell["bytes"] is None else f"{place} ({name})" if cell["path"] else place), (
-        cell["bytes"] if cell["bytes"] is not None else cell["path"]
-    )
+    if cell["bytes"] is None:
+        return cell["path"], cell["path"]
+    return f"{place} ({cell['path']})" if cell["path"] else place, cell["bytes"]
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Size and time of a file, which tell whether it has changed; zeros if it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _states_of_files(dataset: datasets.Dataset, column: str) -> list[tuple[int, int]]:
+    """Of the files that a dataset of undecoded images only points to: its own fingerprint knows just their names."""
+    states = []
+    for chunk in dataset.data.column(column).chunks:
+        content, paths = chunk.field("bytes"), chunk.field("path")
+        if content.null_count:
+            states += [_state(path) for path in paths.filter(content.is_null()).to_pylist() if path is not None]
+    return states
 
 
 def _load_dataset(config: DataConfig) -> Any:
@@ -251,15 +270,16 @@ def _loaded(argument: str, value: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        raise InputError(f"{argument}={value!r}: cannot be loaded ({type(error).__name__}: {lines[0]})") from error
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{argument}={value!r}: cannot be loaded ({type(error).__name__}: {reason})") from error
 
 
 def _column(features: datasets.Features, argument: str, wanted: str | None, kind: type, name: str) -> str | None:
     """The column that is named, or the only one of its type; None if there is none of the type."""
     if wanted is not None:
         if wanted not in features or (kind is datasets.Image and not isinstance(features[wanted], kind)):
-            raise InputError(f"{argument}={wanted!r}: {name} has no such {argument[:5]} column; {_columns(features)}")
+            what = argument.replace("_", " ")
+            raise InputError(f"{argument}={wanted!r}: {name} has no such {what}; {_columns(features)}")
         return wanted
     found = [column for column, feature in features.items() if isinstance(feature, kind)]
     if len(found) > 1:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import pictures
+from datasets import Dataset, Features, Image
 
 from hf_wgan import InputError, load_images
-from hf_wgan.data import DataConfig, cache
+from hf_wgan.data import DataConfig, cache, images_of
 from hf_wgan.data.sources import ArraySource
 from hf_wgan.errors import BadImageError
 
@@ -81,6 +82,18 @@ def test_a_changed_folder_never_meets_a_stale_cache(change, load, folder):
     assert after.fingerprint != before.fingerprint
     there = np.asarray(new).tolist() in after.images.permute(0, 2, 3, 1).tolist()
     assert there == (change != "removed")
+
+
+def test_a_dataset_that_points_to_changed_files_never_meets_a_stale_cache(folder, tmp_path):
+    def of_paths():
+        paths = [str(path) for path in sorted(folder.iterdir())]
+        dataset = Dataset.from_dict({"image": paths}, features=Features({"image": Image()}))
+        return images_of(dataset, DataConfig(resolution=8, cache_dir=str(tmp_path / "cache")))
+
+    before = of_paths()
+    assert of_paths().fingerprint == before.fingerprint
+    pictures(1, seed=9)[0].save(folder / "3.png")
+    assert of_paths().fingerprint != before.fingerprint
 
 
 def test_options_that_do_not_change_the_pixels_share_a_cache(load, tmp_path):
