@@ -84,7 +84,7 @@ class RealBatches(Iterator[Batch]):
         )
 
     def batch(self, position: int) -> Batch:
-        """Batch `position`, of all since the beginning; batch k of epoch e begins at image k·B + e·N of the order."""
+        """Any batch, counted from the beginning; epoch e of N images begins in batch `e * N // (num_processes * B)`."""
         indices = self.indices(position)
         pixels = self._pixels(position, indices)
         flips = self._random(position, 1).random(self.batch_size) < 0.5 if self.random_flip else None

@@ -23,6 +23,7 @@ from .decode import Picture
 DIGITS_MARGIN = 1  # pixels of background around the 8×8 digits, which otherwise touch the frame
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 SAVED_SHARDS = 64  # into which a saved dataset is split for streaming, so that workers can share it
+SPLIT_WORDS = ("train", "test", "eval", "dev", "val")  # that name a split where they stand in a path
 IDX_PREFIXES = {"train": "train", "test": "t10k"}
 
 
@@ -86,11 +87,7 @@ class DatasetSource:
         self.labels: np.ndarray | None = None
         self.label_names: list[str] | None = None
         if label_column is not None:
-            labels = np.asarray(dataset.with_format("numpy")[label_column][:])
-            if labels.ndim != 1 or labels.dtype.kind not in "iu":
-                kind = type(dataset.features[label_column]).__name__
-                raise InputError(f"label_column={label_column!r}: holds {kind}, not whole numbers")
-            self.labels = labels.astype(np.int64)
+            self.labels = _labels(dataset, label_column)
             self.label_names = getattr(dataset.features[label_column], "names", None)
         self._encoded = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
         self._column = image_column
@@ -121,18 +118,28 @@ class FolderSource:
             repr((config.dataset_split, config.image_column, config.label_column, config.max_train_samples)).encode()
         )
         Image.init()
-        has_pictures = False
+        has_pictures = has_splits = False
         for path, _, files in sorted(os.walk(folder, followlinks=True)):
+            names = "\n".join([os.path.relpath(path, folder), *files]).lower()
+            has_splits = has_splits or any(word in names for word in SPLIT_WORDS)
             for file in sorted(files):
                 digest.update(repr((path, file, *_state(os.path.join(path, file)))).encode())
                 has_pictures = has_pictures or os.path.splitext(file)[1].lower() in Image.EXTENSION
         if not has_pictures:
             raise InputError(f"train_data_dir={folder!r}: there are no image files in it")
         self.fingerprint = digest.hexdigest()
+        # The library tries sixty patterns for names of splits, each on all files; one is enough where there are none.
+        self._data_files = {"train": "**"} if config.dataset_split == "train" and not has_splits else None
+
+    def load(self) -> Any:
+        """What the datasets library makes of the folder."""
+        arguments = {"data_dir": self.name, "data_files": self._data_files, "split": self._config.dataset_split}
+        load = lambda: datasets.load_dataset("imagefolder", **arguments, streaming=self._config.streaming)  # noqa: E731
+        return _loaded("train_data_dir", self.name, load)
 
     @cached_property
     def _source(self) -> Source:
-        source = source_of(load_folder(self._config), self._config, self.name)
+        source = source_of(self.load(), self._config, self.name)
         assert not isinstance(source, Stream)
         return source
 
@@ -151,19 +158,6 @@ class FolderSource:
         return self._source.read(start, stop)
 
 
-def load_folder(config: DataConfig) -> Any:
-    """What the datasets library makes of `train_data_dir`."""
-    folder = config.train_data_dir
-    assert folder is not None
-    return _loaded(
-        "train_data_dir",
-        folder,
-        lambda: datasets.load_dataset(
-            "imagefolder", data_dir=folder, split=config.dataset_split, streaming=config.streaming
-        ),
-    )
-
-
 def open_source(config: DataConfig) -> Source | Stream:
     """The pictures that the options name.
 
@@ -172,7 +166,7 @@ def open_source(config: DataConfig) -> Source | Stream:
     """
     if config.train_data_dir:
         folder = FolderSource(config.train_data_dir, config)
-        return source_of(load_folder(config), config, folder.name) if config.streaming else folder
+        return source_of(folder.load(), config, folder.name) if config.streaming else folder
     if config.dataset_name is None:
         return _arrays("scikit-learn digits", *_digits(), config)
     path = Path(config.dataset_name)
@@ -212,6 +206,17 @@ def source_of(dataset: Any, config: DataConfig, name: str) -> Source | Stream:
     if config.max_train_samples is not None:
         dataset = dataset.select(range(min(config.max_train_samples, len(dataset))))
     return DatasetSource(name, dataset, image_column, label_column)
+
+
+def _labels(dataset: datasets.Dataset, column: str) -> np.ndarray | None:
+    """The labels; None if all are missing, as the library leaves them for a split of a single class."""
+    if dataset.data.column(column).null_count == dataset.data.num_rows:
+        return None
+    labels = np.asarray(dataset.with_format("numpy")[column][:])
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        kind = type(dataset.features[column]).__name__
+        raise InputError(f"label_column={column!r}: holds {kind}, not whole numbers, or not everywhere")
+    return labels.astype(np.int64)
 
 
 def _picture(cell: Any, place: str) -> Picture:

@@ -125,6 +125,14 @@ def test_a_folder_of_images_at_any_depth(tmp_path):
     assert contents(load(train_data_dir=str(tmp_path))) == contents(originals)
 
 
+def test_splits_of_a_folder_are_kept_apart(tmp_path):
+    one, two = pictures(4), pictures(3, seed=1)
+    saved(tmp_path / "train" / "cat", one)
+    saved(tmp_path / "test" / "dog", two)
+    assert contents(load(train_data_dir=str(tmp_path))) == contents(one)
+    assert contents(load(train_data_dir=str(tmp_path), dataset_split="test")) == contents(two)
+
+
 def test_metadata_of_a_folder_names_labels(tmp_path):
     saved(tmp_path, pictures(4))
     rows = [{"file_name": f"{number:03d}.png", "digit": number * 3} for number in range(4)]
