@@ -43,12 +43,11 @@ class Report:
         )
         self.bar.update(step - self.bar.n)
 
-    def samples(self, step: int, images: Sequence[Image.Image]) -> Path:
+    def samples(self, step: int, images: Sequence[Image.Image]) -> None:
         """A grid of images, as `samples/step-000500.png`."""
         path = self.output_dir / "samples" / f"step-{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         image_grid(images).save(path)
-        return path
 
     def close(self) -> None:
         self.bar.close()

@@ -7,9 +7,10 @@ from hf_wgan import WGANTrainer
 def test_the_card_of_a_run_holds_its_settings_figures_and_pictures(tiny_config, tmp_path):
     WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(clip_value=0.0123)).train()
     card = ModelCard.load(tmp_path / "run" / "README.md")
-    assert card.data.library_name == "diffusers"
-    assert card.data.pipeline_tag == "unconditional-image-generation"
-    assert "hf_wgan" in card.data.tags
+    data = card.data.to_dict()
+    assert data["library_name"] == "diffusers"
+    assert data["pipeline_tag"] == "unconditional-image-generation"
+    assert "hf_wgan" in data["tags"]
     text = card.content
     assert "| clip_value | 0.0123 |" in text
     assert "8×8 pixels" in " ".join(text.split())
