@@ -10,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from .errors import BadImageError, InputError
+from .errors import BadImageError, InputError, one_line
 from .knobs import KnobParser, knob
 
 Command = Callable[..., int]
@@ -98,10 +98,7 @@ def generate(description: str, args: Sequence[str] | None = None) -> int:
 
     from .grid import image_grid
 
-    parser = KnobParser(GenerateConfig, description=description)
-    parser.add_argument("model", help="A folder that training left, or the name of a model on the Hub.")
-    model = parser.parse_args(args).model
-    (config,) = parser.parse_knobs(args)
+    model, config = _model_and_config(GenerateConfig, description, args)
     folder = Path(config.output_dir)
     if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not config.overwrite_output_dir):
         raise InputError(
@@ -141,14 +138,18 @@ def evaluate_digits(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/evaluate_digits.py`."""
     from .metrics.digits import evaluate
 
-    parser = KnobParser(EvaluateDigitsConfig, description=description)
-    parser.add_argument("model", help="A folder that training left, or the name of a model on the Hub.")
-    model = parser.parse_args(args).model
-    (config,) = parser.parse_knobs(args)
+    model, config = _model_and_config(EvaluateDigitsConfig, description, args)
     if config.num_images < 1:
         raise InputError(f"num_images={config.num_images}: must be at least 1")
     print(json.dumps(asdict(evaluate(load_pipeline(model), config.num_images, config.seed)), indent=2))
     return 0
+
+
+def _model_and_config(config_class: type, description: str, args: Sequence[str] | None) -> tuple[str, Any]:
+    parser = KnobParser(config_class, description=description)
+    parser.add_argument("model", help="A folder that training left, or the name of a model on the Hub.")
+    (config,) = parser.parse_knobs(args)
+    return parser.parse_args(args).model, config
 
 
 def load_pipeline(model: str, **options: Any) -> Any:
@@ -164,7 +165,6 @@ def load_pipeline(model: str, **options: Any) -> Any:
     except Exception as error:  # diffusers, huggingface_hub and safetensors raise a dozen types here
         if Path(model).is_dir() and not (Path(model) / "model_index.json").is_file():
             raise InputError(f"{model!r} holds no pipeline: there is no model_index.json in it") from error
-        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({reason})"
+            f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({one_line(error)})"
         ) from error

@@ -7,3 +7,8 @@ class InputError(ValueError):
 
 class BadImageError(InputError):
     """A picture that cannot be used. The message names it and says why."""
+
+
+def one_line(error: Exception) -> str:
+    """The message of another library's error, to be part of a line of ours."""
+    return " ".join(str(error).split())[:300]

@@ -101,16 +101,16 @@ class RealBatches(Iterator[Batch]):
         if self._resident is not None:
             return self._resident[torch.from_numpy(indices).to(self.device)]
         if self._reader is None:
-            return self._read(position)
+            return self._read(position, indices)
         self._ahead = {at: read for at, read in self._ahead.items() if at >= position}
         for at in range(position, position + BATCHES_AHEAD):
             if at not in self._ahead:
-                self._ahead[at] = self._reader.submit(self._read, at)
+                self._ahead[at] = self._reader.submit(self._read, at, self.indices(at))
         return self._ahead.pop(position).result().to(self.device, non_blocking=True)
 
-    def _read(self, position: int) -> torch.Tensor:
+    def _read(self, position: int, indices: np.ndarray) -> torch.Tensor:
         crops = self._random(position, 0).random((self.batch_size, 2))
-        pixels = torch.from_numpy(self.dataset.gather(self.indices(position), crops)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(self.dataset.gather(indices, crops)).permute(0, 3, 1, 2)
         if self._reader is not None:
             self._touched += self.batch_size * TOUCHED_PER_IMAGE + pixels.numel()
             if self._touched > self.memory_limit / 2:

@@ -25,8 +25,8 @@ from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
 
-from ..errors import BadImageError, InputError
-from .decode import Preprocessing, decode, is_grey, reason
+from ..errors import InputError
+from .decode import Preprocessing, bad_image, decode, is_grey, reason
 from .sources import Source
 
 FORMAT = 1  # of the files below; part of the key
@@ -80,7 +80,7 @@ def open_cache(
         raise InputError(f"cache_dir={str(parent)!r}: decoded images cannot be kept there ({error})") from error
     assert cached is not None
     if stop_at_bad and cached.bad:
-        raise _bad(*cached.bad[0])
+        raise bad_image(*cached.bad[0])
     return cached
 
 
@@ -135,7 +135,7 @@ def _fill(folder: Path, source: Source, how: Preprocessing, auto_channels: bool,
         for number, (name, pixels) in enumerate(_decoded(source, how)):
             if isinstance(pixels, Exception):
                 if stop_at_bad:
-                    raise _bad(name, reason(pixels))
+                    raise bad_image(name, reason(pixels))
                 bad.append((name, reason(pixels)))
                 continue
             grey = grey and is_grey(pixels)
@@ -202,10 +202,6 @@ def decode_or_error(picture: Any, how: Preprocessing) -> np.ndarray | Exception:
         return np.ascontiguousarray(decode(picture, how))
     except Exception as error:  # PIL raises anything from OSError to struct.error on a damaged file
         return error
-
-
-def _bad(name: str, why: str) -> BadImageError:
-    return BadImageError(f"{name}: {why}; remove or replace it, or set on_bad_image=skip")
 
 
 def _keep_first_channel(path: Path, channels: int) -> None:

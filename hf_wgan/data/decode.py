@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from ..errors import InputError
+from ..errors import BadImageError, InputError, one_line
+from .config import DataConfig
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
@@ -31,6 +32,11 @@ class Preprocessing:
     channels: int
     center_crop: bool = True
     background: str = "white"
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Preprocessing":
+        """That of the options, in colour if they leave the channels to the data."""
+        return cls(config.resolution, config.channels or 3, config.center_crop, config.background)
 
     def __post_init__(self) -> None:
         if self.resolution < 1:
@@ -65,7 +71,8 @@ def decode(picture: bytes | str | np.ndarray | Image.Image, how: Preprocessing) 
     if limit and image.width * image.height > limit:
         raise ValueError(f"it has {image.width} × {image.height} pixels, over PIL's limit of {limit:,}")
     image = _in_mode(ImageOps.exif_transpose(image), MODES[how.channels], how.background)
-    return np.asarray(_scaled(image, how)).reshape(*_scaled_size(image.size, how)[::-1], how.channels)
+    image = _scaled(image, how)
+    return np.asarray(image).reshape(image.height, image.width, how.channels)
 
 
 def _opened(picture: bytes | str | np.ndarray | Image.Image) -> Image.Image:
@@ -91,21 +98,14 @@ def _in_mode(image: Image.Image, mode: str, background: str) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert(mode)
 
 
-def _scaled_size(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
-    if how.center_crop:
-        return how.resolution, how.resolution
-    shorter = min(size)
-    width, height = (max(how.resolution, round(side * how.resolution / shorter)) for side in size)
-    return width, height
-
-
 def _scaled(image: Image.Image, how: Preprocessing) -> Image.Image:
-    size = _scaled_size(image.size, how)
-    if image.size == size:
+    side, shorter = how.resolution, min(image.size)
+    if image.size == (side, side):
         return image
     if how.center_crop:
-        return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
-    return image.resize(size, Image.Resampling.LANCZOS)
+        return ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
+    width, height = (max(side, round(length * side / shorter)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def is_grey(pixels: np.ndarray) -> bool:
@@ -117,7 +117,19 @@ def reason(error: Exception) -> str:
     """What is wrong with a picture, without the names of buffers that PIL puts into it."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is no picture that PIL knows"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error) or type(error).__name__
+
+
+def bad_image(name: str, why: str) -> BadImageError:
+    """What stops a run under `on_bad_image="error"`."""
+    return BadImageError(f"{name}: {why}; remove or replace it, or set on_bad_image=skip")
+
+
+def too_many_bad(name: str, bad: int, seen: int, config: DataConfig) -> InputError:
+    """What stops a run under `max_bad_images`."""
+    return InputError(
+        f"{name}: {bad} of {seen} images are bad, more than max_bad_images={config.max_bad_images} allows"
+    )
 
 
 Picture = tuple[str, Any]

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import InputError
 from .cache import open_cache
 from .config import DataConfig
-from .decode import Preprocessing
+from .decode import Preprocessing, too_many_bad
 from .images import ImageSet
 from .sources import Source, Stream, open_source, source_of
 from .streaming import ImageStream
@@ -35,17 +35,15 @@ def _images(source: Source | Stream, config: DataConfig) -> ImageSet | ImageStre
     if isinstance(source, Stream):
         return ImageStream(source, config)
     auto = config.channels is None
-    how = Preprocessing(config.resolution, config.channels or 3, config.center_crop, config.background)
-    cached = open_cache(source, how, auto, config.cache_dir, stop_at_bad=config.on_bad_image == "error")
+    cached = open_cache(
+        source, Preprocessing.of(config), auto, config.cache_dir, stop_at_bad=config.on_bad_image == "error"
+    )
     if cached.bad:
         _name_bad(cached.bad, cached.num_pictures)
     if len(cached.order) == 0:
         raise InputError(f"{source.name}: there are no images in it" + (" that can be read" if cached.bad else ""))
     if len(cached.bad) > config.max_bad_images * cached.num_pictures:
-        raise InputError(
-            f"{source.name}: {len(cached.bad)} of {cached.num_pictures} images are bad, more than max_bad_images="
-            f"{config.max_bad_images} allows"
-        )
+        raise too_many_bad(source.name, len(cached.bad), cached.num_pictures, config)
     return ImageSet.from_cache(cached, source.name, config)
 
 

@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .config import DataConfig
 from .decode import Picture
 
@@ -275,8 +275,8 @@ def _loaded(argument: str, value: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{argument}={value!r}: cannot be loaded ({type(error).__name__}: {reason})") from error
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"{argument}={value!r}: cannot be loaded ({why})") from error
 
 
 def _column(features: datasets.Features, argument: str, wanted: str | None, kind: type, name: str) -> str | None:

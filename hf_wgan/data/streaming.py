@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
 
-from ..errors import BadImageError, InputError
+from ..errors import InputError
 from .batches import Batch, normalised
 from .cache import decode_or_error
 from .config import DataConfig
-from .decode import Preprocessing, is_grey, reason
+from .decode import Preprocessing, bad_image, is_grey, reason, too_many_bad
 from .sources import Stream
 
 PICTURES_TO_LOOK_AT = 64  # to tell whether a stream is grey
@@ -35,7 +35,7 @@ class ImageStream:
     def __init__(self, stream: Stream, config: DataConfig):
         self.stream, self.config = stream, config
         self.name, self.fingerprint, self.label_names = stream.name, "", None
-        how = Preprocessing(config.resolution, config.channels or 3, config.center_crop, config.background)
+        how = Preprocessing.of(config)
         if config.channels is None:
             first = itertools.islice(stream.pictures(stream.dataset), PICTURES_TO_LOOK_AT)
             decoded = [decode_or_error(picture, how) for (_, picture), _ in first]
@@ -128,14 +128,12 @@ class _Decoded(torch.utils.data.IterableDataset):
                     yield _square(pixels, config.resolution, rng), label
                     continue
                 bad += 1
-                why = f"{name}: {reason(pixels)}"
                 if config.on_bad_image == "error":
-                    yield from _ending(BadImageError(f"{why}; remove or replace it, or set on_bad_image=skip"))
+                    yield from _ending(bad_image(name, reason(pixels)))
                 if epoch == 0:
-                    print(f"Bad image left out: {why}", file=sys.stderr, flush=True)
+                    print(f"Bad image left out: {name}: {reason(pixels)}", file=sys.stderr, flush=True)
                 if seen >= PICTURES_TO_JUDGE and bad > config.max_bad_images * seen:
-                    share = f"{bad} of {seen} images are bad, more than max_bad_images={config.max_bad_images} allows"
-                    yield from _ending(InputError(f"{self.images.name}: {share}"))
+                    yield from _ending(too_many_bad(self.images.name, bad, seen, config))
             if seen - bad == before:
                 return  # a worker without a part of the stream, or a stream without a good picture
 

@@ -14,7 +14,7 @@ import torch
 from diffusers import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 
 
 @dataclass
@@ -84,8 +84,8 @@ def load_checkpoint(folder: Path, networks: dict[str, ModelMixin], others: dict[
             other.load_state_dict(states[name])
         return Progress(**json.loads((folder / "progress.json").read_text()))
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"resume_from_checkpoint: {folder} cannot be resumed by this run ({reason})") from error
+        why = one_line(error)
+        raise InputError(f"resume_from_checkpoint: {folder} cannot be resumed by this run ({why})") from error
 
 
 def find_checkpoint(output_dir: Path, wanted: str) -> Path:
