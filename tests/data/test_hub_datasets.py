@@ -49,14 +49,14 @@ def load():
     files = {"README.md": CARD, "big/train.parquet": parquet(9)}
     files |= {"small/train.parquet": parquet(5), "small/test.parquet": parquet(4)}
     changed = files | {"small/train.parquet": parquet(6)}
-    with hub({"datasets/me/photos": {"main": files, "v2": changed}}) as (endpoint, requests):
+    with hub({"datasets/me/photos": {"main": files, "v2": changed}}) as server:
 
         def make(**options):
-            environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+            environment = {**os.environ, **server.environment()}
             command = [sys.executable, "-c", LOAD, repr({"dataset_name": "me/photos", **options})]
             return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120).stdout.strip()
 
-        make.requests = requests
+        make.requests = server.requests
         yield make
 
 
