@@ -5,12 +5,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from .errors import BadImageError, InputError, one_line
+from .errors import BadImageError, InputError, PushError, one_line
 from .knobs import KnobParser, knob
 
 Command = Callable[..., int]
@@ -23,7 +23,7 @@ def command(function: Command) -> Command:
     def run(*args: Any, **kwargs: Any) -> int:
         try:
             return function(*args, **kwargs)
-        except (InputError, FloatingPointError, OSError) as error:
+        except (InputError, PushError, FloatingPointError, OSError) as error:
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"error: {error}", file=sys.stderr)
             return 1 if isinstance(error, BadImageError) else 2
@@ -38,7 +38,7 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     from accelerate.utils import set_seed
 
     from .data import DataConfig, load_images
-    from .launch import relaunch_on_cpus
+    from .launch import command_line, relaunch_on_cpus
     from .models.factory import NetworkConfig, build_networks
     from .training import TrainingConfig, WGANTrainer
     from .training.config import DIGITS_DEFAULTS
@@ -55,17 +55,53 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
 
     # What can be wrong is found before the images are decoded, which may take long.
     check_output_dir(config)
-    with torch.device("meta"):
-        build_networks(network_config, data_config.resolution, channels=1)
-
     if args is None:  # not when called from Python
         relaunch_on_cpus()
+    record = {"command": command_line()} if args is None else {}
+    published = None
+    if name := network_config.pretrained_model_name_or_path:
+        published = load_pipeline(name, revision=network_config.revision, variant=network_config.variant)
+        data_config = _for_networks(published, network_config, data_config, parser.given(args))
+        if not Path(name).is_dir():
+            record["base_model"] = name
+    with torch.device("meta"):
+        build_networks(network_config, data_config.resolution, channels=1)
     dataset = load_images(data_config)
     set_seed(config.seed)
     generator, critic = build_networks(network_config, data_config.resolution, dataset.shape[0])
-    trainer = WGANTrainer(generator, critic, dataset, config)
+    if published:
+        generator, critic = published.generator, published.critic or critic
+    trainer = WGANTrainer(generator, critic, dataset, config, record)
     trainer.train()
     return 130 if trainer.interrupted else 0
+
+
+def _for_networks(published: Any, network_config: Any, data_config: Any, given: set[str]) -> Any:
+    """The data options, with the resolution and the channels of networks that exist already.
+
+    Raises:
+        InputError: an option was given that these networks contradict.
+    """
+    from .models.factory import shape_of
+
+    name = network_config.pretrained_model_name_or_path
+    fixed = {field.name for field in fields(network_config)} & given - {
+        "pretrained_model_name_or_path",
+        "revision",
+        "variant",
+    }
+    if published.critic is None:
+        print(f"{name} has no critic: a new one is trained.", file=sys.stderr)
+        fixed -= {"architecture", "critic_width", "critic_norm_type", "num_extra_layers"}
+    if fixed:
+        raise InputError(
+            f"{', '.join(sorted(fixed))}: {name} has its networks already; leave out what would shape them anew"
+        )
+    channels, size, _ = shape_of(published.generator)
+    for option, value in {"resolution": size, "channels": channels}.items():
+        if option in given and getattr(data_config, option) != value:
+            raise InputError(f"{option}={getattr(data_config, option)}: {name} makes images with {value}; leave it out")
+    return replace(data_config, resolution=size, channels=channels)
 
 
 @dataclass(frozen=True)
@@ -99,12 +135,7 @@ def generate(description: str, args: Sequence[str] | None = None) -> int:
     from .grid import image_grid
 
     model, config = _model_and_config(GenerateConfig, description, args)
-    folder = Path(config.output_dir)
-    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not config.overwrite_output_dir):
-        raise InputError(
-            f"output_dir={config.output_dir!r}: is not an empty folder; name another, or write into it by "
-            "--overwrite_output_dir"
-        )
+    folder = empty_folder(config.output_dir, config.overwrite_output_dir)
     pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     pipeline.set_progress_bar_config(disable=True)
@@ -122,6 +153,45 @@ def generate(description: str, args: Sequence[str] | None = None) -> int:
             progress.update(len(images))
     image_grid(first).save(folder / "grid.png")
     print(f"Saved {config.num_images} images and grid.png in {folder}.")
+    return 0
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """Publishing"""
+
+    hub_model_id: str | None = knob(None, "Repository, as user/model; by default the folder's name.")
+    hub_token: str | None = knob(
+        None, "Token that may write; by default that of hf auth login, or HF_TOKEN.", secret=True
+    )
+    hub_private_repo: bool = knob(False, "Make the repository private, if it is not there yet.")
+    revision: str | None = knob(None, "Branch to push to, made if it is not there; the main one by default.")
+    create_pr: bool = knob(False, "Open a pull request instead of changing the branch.")
+    commit_message: str = knob("Upload a Wasserstein GAN", "What the commit is called.")
+    variant: str | None = knob(None, "fp16 or bf16: add weights of that precision beside the full ones.")
+    with_checkpoint: bool = knob(False, "Push the newest checkpoint too, with its optimizers.")
+
+
+@command
+def push_to_hub(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/push_to_hub.py`."""
+    from .hub.publish import Push, push_folder
+
+    parser = KnobParser(PushConfig, description=description)
+    parser.add_argument("folder", help="A folder that training or save_pretrained left.")
+    (config,) = parser.parse_knobs(args)
+    folder = Path(parser.parse_args(args).folder)
+    push = Push(
+        repo_id=config.hub_model_id or folder.resolve().name,
+        token=config.hub_token,
+        private=config.hub_private_repo,
+        revision=config.revision,
+        create_pr=config.create_pr,
+        commit_message=config.commit_message,
+        variant=config.variant,
+        with_checkpoint=config.with_checkpoint,
+    )
+    print(f"Pushed to {push_folder(folder, push)}.")
     return 0
 
 
@@ -145,6 +215,21 @@ def evaluate_digits(description: str, args: Sequence[str] | None = None) -> int:
     return 0
 
 
+def empty_folder(output_dir: str, overwrite: bool) -> Path:
+    """The folder, if it may be written to.
+
+    Raises:
+        InputError: there is something in it.
+    """
+    folder = Path(output_dir)
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not overwrite):
+        raise InputError(
+            f"output_dir={output_dir!r}: is not an empty folder; name another, or write into it by "
+            "--overwrite_output_dir"
+        )
+    return folder
+
+
 def _model_and_config(config_class: type, description: str, args: Sequence[str] | None) -> tuple[str, Any]:
     parser = KnobParser(config_class, description=description)
     parser.add_argument("model", help="A folder that training left, or the name of a model on the Hub.")
@@ -162,9 +247,12 @@ def load_pipeline(model: str, **options: Any) -> Any:
 
     try:
         return WGANPipeline.from_pretrained(model, **options)
+    except InputError:
+        raise
     except Exception as error:  # diffusers, huggingface_hub and safetensors raise a dozen types here
         if Path(model).is_dir() and not (Path(model) / "model_index.json").is_file():
             raise InputError(f"{model!r} holds no pipeline: there is no model_index.json in it") from error
+        why = one_line(error.__cause__ if isinstance(error.__cause__, OSError) else error)
         raise InputError(
-            f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({one_line(error)})"
+            f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({why})"
         ) from error

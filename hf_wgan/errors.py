@@ -1,4 +1,4 @@
-"""The exceptions for input that a person can mend: a line from a script, a `ValueError` to Python users."""
+"""The exceptions that a person can mend: a line from a script, an exception to Python users."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,10 @@ class InputError(ValueError):
 
 class BadImageError(InputError):
     """A picture that cannot be used. The message names it and says why."""
+
+
+class PushError(RuntimeError):
+    """A push to the Hub that failed. The message says why, and the one command that finishes it."""
 
 
 def one_line(error: Exception) -> str:

@@ -10,9 +10,9 @@ from typing import Any, Literal, NoReturn
 from .errors import InputError
 
 
-def knob(default: Any, help: str) -> Any:
-    """A dataclass field with the sentence that `--help` prints for it."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def knob(default: Any, help: str, *, secret: bool = False) -> Any:
+    """A dataclass field with the sentence that `--help` prints for it. A secret is left out of `repr`."""
+    return dataclasses.field(default=default, repr=not secret, metadata={"help": help})
 
 
 class KnobParser(argparse.ArgumentParser):
@@ -43,6 +43,13 @@ class KnobParser(argparse.ArgumentParser):
             knob_class(**{field.name: values[field.name] for field in dataclasses.fields(knob_class)})
             for knob_class in self.knob_classes
         ]
+
+    def given(self, args: Sequence[str] | None = None) -> set[str]:
+        """The names of the options that the arguments set, be it to their defaults."""
+        unset = object()
+        names = [action.dest for action in self._actions]
+        values = vars(self.parse_args(args, argparse.Namespace(**dict.fromkeys(names, unset))))
+        return {name for name in names if values[name] is not unset}
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (--help lists the options)")

@@ -6,6 +6,7 @@ nothing more. On GPUs Accelerate's launcher does all of this itself.
 """
 
 import os
+import shlex
 import sys
 from argparse import Namespace
 
@@ -37,22 +38,45 @@ def relaunch_on_cpus() -> None:
     os.execv(sys.executable, command)
 
 
+def command_line() -> str:
+    """The command that started this process, with the launcher's options where it was `accelerate launch`, and without
+    the token, for the record of a run."""
+    words = ["python", *sys.argv]
+    for process in psutil.Process().parents():
+        if launched := _words_after_launch(process):
+            words = ["accelerate", "launch", *launched]
+            break
+    public = [word for word in words if not word.startswith("--hub_token=")]
+    while "--hub_token" in public:
+        at = public.index("--hub_token")
+        del public[at : at + 2]
+    return shlex.join(public)
+
+
 def _launch_arguments(launcher: psutil.Process | None) -> Namespace | None:
     """What `accelerate launch` was given, on its command line or in its configuration file; None if it is not known."""
-    words = launcher.cmdline() if launcher else []
-    names = [os.path.basename(word) for word in words]
-    if "accelerate" in names and "launch" in names:
-        start = names.index("launch", names.index("accelerate")) + 1
-    elif "accelerate-launch" in names:
-        start = names.index("accelerate-launch") + 1
-    elif "accelerate.commands.launch" in names:
-        start = names.index("accelerate.commands.launch") + 1
-    else:
+    words = _words_after_launch(launcher) if launcher else None
+    if words is None:
         return None
-    arguments = launch_command_parser().parse_args(words[start:])
+    arguments = launch_command_parser().parse_args(words)
     config_file = arguments.config_file or (default_config_file if os.path.isfile(default_config_file) else None)
     config = load_config_from_file(config_file) if config_file and not arguments.cpu else None
     for name in ("num_processes", "num_machines", "machine_rank"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(config, name, None))
     return arguments if (arguments.num_processes or 1) > 1 else None
+
+
+def _words_after_launch(process: psutil.Process) -> list[str] | None:
+    """What follows `accelerate launch` on a process's command line; None if it is something else."""
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return None
+    names = [os.path.basename(word) for word in words]
+    if "accelerate" in names and "launch" in names:
+        return words[names.index("launch", names.index("accelerate")) + 1 :]
+    for name in ("accelerate-launch", "accelerate.commands.launch"):
+        if name in names:
+            return words[names.index(name) + 1 :]
+    return None

@@ -73,3 +73,20 @@ def test_the_configuration_file_counts(relaunched, tmp_path):
 )
 def test_everything_else_is_left_alone(line, environment, relaunched):
     assert relaunched(line, **environment) is None
+
+
+@pytest.mark.parametrize(
+    "launcher, command",
+    [
+        ("bash job.sh", "python train.py --seed 1 --name 'my run'"),
+        (
+            "python accelerate launch --num_processes 2 train.py --hub_token hf_x --seed 1",
+            "accelerate launch --num_processes 2 train.py --seed 1",
+        ),
+    ],
+)
+def test_the_command_is_recorded_with_its_launcher_and_without_its_token(launcher, command, monkeypatch):
+    arguments = ["train.py", "--hub_token", "hf_x", "--seed", "1", "--hub_token=hf_x", "--name", "my run"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(psutil.Process, "parents", lambda self: [Launcher("python -m torchrun"), Launcher(launcher)])
+    assert launch.command_line() == command

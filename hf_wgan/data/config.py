@@ -1,6 +1,7 @@
 """Every knob of the training images, once."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError
@@ -70,3 +71,8 @@ class DataConfig:
             raise InputError(f"max_bad_images={self.max_bad_images}: must be a share, from 0 to 1")
         if self.streaming and not self.dataset_name and not self.train_data_dir:
             raise InputError("streaming: the digits are no stream; name data with dataset_name or train_data_dir")
+
+    @property
+    def hub_id(self) -> str | None:
+        """The dataset's name on the Hub; None if it is a local one."""
+        return self.dataset_name if self.dataset_name and not Path(self.dataset_name).exists() else None

@@ -7,10 +7,21 @@ import torch
 
 from ..errors import InputError
 
+MOST_PARAMETERS = 2**32  # 16 GiB in float32
 
-def check_at_least(name: str, value: Any, smallest: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
-        raise InputError(f"{name}={value!r}: must be a whole number of at least {smallest}")
+
+def check_at_least(name: str, value: Any, smallest: int, largest: int = 2**16) -> None:
+    """The largest is generous: it refuses nonsense before that takes memory or time."""
+    if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
+        raise InputError(f"{name}={value!r}: must be a whole number from {smallest} to {largest}")
+
+
+def check_num_parameters(network: Any, about: int) -> None:
+    """Before the network is built."""
+    if about > MOST_PARAMETERS:
+        raise InputError(
+            f"{type(network).__name__} with {about:.1e} parameters: must have at most {MOST_PARAMETERS:.1e}"
+        )
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:

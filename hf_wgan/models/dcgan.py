@@ -6,18 +6,18 @@ in-place activation, so that it can be differentiated twice.
 """
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from ..errors import InputError
-from .checks import check_at_least, check_choice, check_images, check_latents
+from .checks import check_at_least, check_choice, check_images, check_latents, check_num_parameters
+from .network import Network
 
 SMALLEST_MAP = 4  # height and width at which both networks switch between image and vector
 NORM_TYPES = ("batch", "none")
 
 
-class DCGANGenerator(ModelMixin, ConfigMixin):
+class DCGANGenerator(Network):
     """Latent vectors to images.
 
     Args:
@@ -48,6 +48,7 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         check_at_least("latent_dim", latent_dim, 1)
 
         channels = width * sample_size // (2 * SMALLEST_MAP)
+        check_num_parameters(self, _num_weights(latent_dim, channels, width, num_extra_layers))
         layers = _hidden(nn.ConvTranspose2d(latent_dim, channels, 4, 1, 0, bias=False), norm_type, nn.ReLU())
         while channels > width:
             upsample = nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1, bias=False)
@@ -71,7 +72,7 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         return self.layers(latents[:, :, None, None])
 
 
-class DCGANCritic(ModelMixin, ConfigMixin):
+class DCGANCritic(Network):
     """Images to scores: unbounded, one an image, high for what looks real.
 
     Args:
@@ -98,6 +99,8 @@ class DCGANCritic(ModelMixin, ConfigMixin):
         _check_architecture(sample_size, width, num_extra_layers, norm_type)
         check_choice("in_channels", in_channels, (1, 2, 3, 4))
 
+        channels = width * sample_size // (2 * SMALLEST_MAP)
+        check_num_parameters(self, _num_weights(1, channels, width, num_extra_layers))
         layers = [nn.Conv2d(in_channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
         for _ in range(num_extra_layers):
             layers += _hidden(nn.Conv2d(width, width, 3, 1, 1, bias=False), norm_type, nn.LeakyReLU(0.2))
@@ -127,6 +130,11 @@ def _hidden(convolution: nn.Conv2d | nn.ConvTranspose2d, norm_type: str, activat
     return [convolution, *norm, activation]
 
 
+def _num_weights(vector: int, channels: int, width: int, num_extra_layers: int) -> int:
+    """About how many: 4×4 kernels between a vector and the coarsest map, and between maps that halve their channels."""
+    return 16 * vector * channels + 16 * 2 * channels**2 // 3 + 9 * width**2 * num_extra_layers
+
+
 def _initialize(module: nn.Module) -> None:
     """Convolutions N(0, 0.02); batch norm scales N(1, 0.02) and shifts 0 (Radford et al. 2015; the authors' code)."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -143,5 +151,5 @@ def _check_architecture(sample_size: int, width: int, num_extra_layers: int, nor
             "choose one of these, or the MLP networks for any other size"
         )
     check_at_least("width", width, 1)
-    check_at_least("num_extra_layers", num_extra_layers, 0)
+    check_at_least("num_extra_layers", num_extra_layers, 0, 1000)
     check_choice("norm_type", norm_type, NORM_TYPES)

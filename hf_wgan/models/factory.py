@@ -14,6 +14,11 @@ from .mlp import MLPCritic, MLPGenerator
 class NetworkConfig:
     """Networks"""
 
+    pretrained_model_name_or_path: str | None = knob(
+        None, "Start from the networks of a pipeline on the Hub or in a folder, which then decides on all of these."
+    )
+    revision: str | None = knob(None, "Branch, tag or commit of that pipeline.")
+    variant: str | None = knob(None, "Variant of that pipeline's weights, such as fp16.")
     architecture: Literal["dcgan", "mlp"] = knob("dcgan", "dcgan: convolutions; mlp: four fully connected layers.")
     latent_dim: int = knob(100, "Length of the generator's latent vectors.")
     generator_width: int | None = knob(

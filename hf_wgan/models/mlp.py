@@ -3,14 +3,14 @@
 from itertools import pairwise
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from .checks import check_at_least, check_choice, check_images, check_latents
+from .checks import check_at_least, check_choice, check_images, check_latents, check_num_parameters
+from .network import Network
 
 
-class MLPGenerator(ModelMixin, ConfigMixin):
+class MLPGenerator(Network):
     """Latent vectors to images, with no notion of neighbouring pixels.
 
     As in the authors' code the last layer is linear, so pixels may leave [-1, 1]; the pipeline clamps them.
@@ -39,7 +39,7 @@ class MLPGenerator(ModelMixin, ConfigMixin):
         check_at_least("sample_size", sample_size, 1)
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
-        self.layers = _perceptron(latent_dim, width, out_channels * sample_size**2, num_layers)
+        self.layers = _perceptron(self, latent_dim, width, out_channels * sample_size**2, num_layers)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """
@@ -54,7 +54,7 @@ class MLPGenerator(ModelMixin, ConfigMixin):
         return self.layers(latents).unflatten(1, (self.config.out_channels, size, size))
 
 
-class MLPCritic(ModelMixin, ConfigMixin):
+class MLPCritic(Network):
     """Images to scores: unbounded, one an image, high for what looks real.
 
     Args:
@@ -72,7 +72,7 @@ class MLPCritic(ModelMixin, ConfigMixin):
         super().__init__()
         check_at_least("sample_size", sample_size, 1)
         check_choice("in_channels", in_channels, (1, 2, 3, 4))
-        self.layers = _perceptron(in_channels * sample_size**2, width, 1, num_layers)
+        self.layers = _perceptron(self, in_channels * sample_size**2, width, 1, num_layers)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """
@@ -86,9 +86,10 @@ class MLPCritic(ModelMixin, ConfigMixin):
         return self.layers(images.flatten(start_dim=1)).squeeze(1)
 
 
-def _perceptron(num_inputs: int, width: int, num_outputs: int, num_layers: int) -> nn.Sequential:
+def _perceptron(network: Network, num_inputs: int, width: int, num_outputs: int, num_layers: int) -> nn.Sequential:
     check_at_least("width", width, 1)
-    check_at_least("num_layers", num_layers, 1)
+    check_at_least("num_layers", num_layers, 1, 1000)
+    check_num_parameters(network, (num_inputs + num_outputs + (num_layers - 2) * width) * width)
     sizes = [num_inputs, *[width] * (num_layers - 1), num_outputs]
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):

@@ -1,5 +1,6 @@
-"""Inference: a trained generator, and the critic beside it, as a diffusers pipeline."""
+"""A trained generator, and the critic beside it, as a diffusers pipeline: `pipeline_wgan.py` generates and travels with
+every model, `published.py` adds what needs this package."""
 
-from .pipeline_wgan import WGANPipeline
+from .published import WGANPipeline
 
 __all__ = ["WGANPipeline"]

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError
+from ..hub.publish import Push
 from ..knobs import knob
 
 
@@ -55,6 +57,18 @@ class TrainingConfig:
     checkpointing_steps: int = knob(500, "Steps between two checkpoints.")
     checkpoints_total_limit: int | None = knob(2, "How many checkpoints to keep, the newest.")
 
+    # The Hub.
+    push_to_hub: bool = knob(False, "Push the pipeline, its card, samples and curves to the Hub.")
+    hub_model_id: str | None = knob(None, "Repository, as user/model; by default the output folder's name.")
+    hub_token: str | None = knob(
+        None, "Token that may write; by default that of hf auth login, or HF_TOKEN.", secret=True
+    )
+    hub_private_repo: bool = knob(False, "Make the repository private, if it is not there yet.")
+    hub_strategy: Literal["end", "checkpoint"] = knob(
+        "end", "end: push when the run has ended; checkpoint: also at every checkpoint, while training goes on."
+    )
+    license: str = knob("unknown", "Licence of the model for its card, such as apache-2.0 or cc-by-4.0.")
+
     def __post_init__(self) -> None:
         positive = "max_train_steps train_batch_size n_critic clip_value logging_steps validation_steps"
         positive += " num_validation_images checkpointing_steps checkpoints_total_limit"
@@ -68,6 +82,18 @@ class TrainingConfig:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 0 and below 1")
         if self.seed < 0:
             raise InputError(f"seed={self.seed}: must be at least 0")
+        if self.push_to_hub:
+            _ = self.push
+
+    @property
+    def push(self) -> Push:
+        """Where the run is pushed to.
+
+        Raises:
+            InputError: no repository can have this name.
+        """
+        repo_id = self.hub_model_id or Path(self.output_dir).resolve().name
+        return Push(repo_id, self.hub_token, self.hub_private_repo)
 
 
 DIGITS_DEFAULTS = {

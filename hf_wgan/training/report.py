@@ -9,9 +9,8 @@ from typing import Any
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .. import files
 from ..grid import image_grid
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class Report:
@@ -27,14 +26,14 @@ class Report:
         self.output_dir = output_dir
         self.rows = [row for row in read_metrics(output_dir) if row["step"] <= first_step]
         lines = [json.dumps(row) + "\n" for row in self.rows]
-        (output_dir / METRICS_FILE).write_text("".join(lines))
+        (output_dir / files.METRICS).write_text("".join(lines))
         self.bar = tqdm(total=total_steps, initial=first_step, unit=" steps", dynamic_ncols=True)
 
     def metrics(self, step: int, **values: float) -> None:
         """One line of `metrics.jsonl`, also shown behind the bar."""
         row = {"step": step, **values}
         self.rows.append(row)
-        with open(self.output_dir / METRICS_FILE, "a") as file:
+        with open(self.output_dir / files.METRICS, "a") as file:
             file.write(json.dumps(row) + "\n")
         self.bar.set_postfix_str(
             f"critic {row['critic_loss']:.4f}, generator {row['generator_loss']:.4f}, "
@@ -45,19 +44,21 @@ class Report:
 
     def samples(self, step: int, images: Sequence[Image.Image]) -> None:
         """A grid of images, as `samples/step-000500.png`."""
-        path = self.output_dir / "samples" / f"step-{step:06d}.png"
+        path = self.output_dir / files.SAMPLES / f"step-{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         image_grid(images).save(path)
 
     def close(self) -> None:
         self.bar.close()
+
+    def curves(self) -> None:
         if self.rows and can_plot():
-            plot_curves(self.rows, self.output_dir / "curves.png")
+            plot_curves(self.rows, self.output_dir / files.CURVES)
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl`; none if there is no such file."""
-    path = output_dir / METRICS_FILE
+    path = output_dir / files.METRICS
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 

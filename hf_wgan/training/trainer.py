@@ -24,9 +24,11 @@ from diffusers import ModelMixin
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
+from .. import files
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of
-from ..errors import InputError
+from ..errors import InputError, PushError
 from ..hub.card import write_card
+from ..hub.publish import BackgroundPushes, problem_with, push_folder
 from ..lipschitz import WeightClipping
 from ..models.factory import shape_of
 from ..pipelines import WGANPipeline
@@ -36,16 +38,15 @@ from .config import TrainingConfig
 from .report import Report, can_plot
 from .step import StepLosses, WGANStep, critic_steps
 
-CONFIG_FILE = "training_config.json"
 RUN_FILES = (
-    "model_index.json",
-    "generator",
-    "critic",
-    "README.md",
-    CONFIG_FILE,
-    "metrics.jsonl",
-    "samples",
-    "curves.png",
+    files.INDEX,
+    *files.NETWORKS,
+    files.CARD,
+    files.CONFIG,
+    files.METRICS,
+    files.EVALUATION,
+    files.SAMPLES,
+    files.CURVES,
 )
 BATCH_NORM_BATCHES = 50
 
@@ -60,6 +61,8 @@ class WGANTrainer:
             datasets library (map-style, iterable or a dictionary of splits) with one image column, whose images are
             scaled and cropped to what the generator makes.
         config: Every knob of the run.
+        record: What else `training_config.json` and the card shall tell: `"command"`, the command that started the run,
+            and `"base_model"`, the model on the Hub that the networks were loaded from.
 
     Raises:
         InputError: the arguments do not fit each other or the machine; nothing has been written by then.
@@ -82,7 +85,9 @@ class WGANTrainer:
         critic: ModelMixin,
         dataset: Any,
         config: TrainingConfig | None = None,
+        record: dict[str, str] | None = None,
     ):
+        self.record = record or {}
         self.config = config = config or TrainingConfig()
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
@@ -141,6 +146,7 @@ class WGANTrainer:
         """
         self.interrupted = False
         report = self._start()
+        pushes = BackgroundPushes(self.output_dir, self.config.push) if report and self._pushes_checkpoints() else None
         losses: list[StepLosses] = []
         with _interrupts() as interrupt:
             while self.progress.step < self.config.max_train_steps and not self.interrupted:
@@ -149,10 +155,13 @@ class WGANTrainer:
                     self._report(report, losses, interrupt.is_set())
                     losses.clear()
                 if report:
-                    self._write_at_intervals(report)
+                    self._write_at_intervals(report, pushes)
         pipeline = self._pipeline()
         if report:
             self._finish(report, pipeline)
+            if pushes:
+                pushes.finish()
+            self._push()
         self.accelerator.wait_for_everyone()
         return pipeline
 
@@ -210,8 +219,10 @@ class WGANTrainer:
         if config.overwrite_output_dir and not config.resume_from_checkpoint:
             _remove_run(self.output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        (self.output_dir / CONFIG_FILE).write_text(json.dumps(self._description(), indent=2) + "\n")
+        (self.output_dir / files.CONFIG).write_text(json.dumps(self._description(), indent=2) + "\n")
         self._announce()
+        if config.push_to_hub and (problem := problem_with(config.push)):
+            self._say(f"A push to {config.push.repo_id} would fail now: {problem}. It is tried when there is a model.")
         return Report(self.output_dir, config.max_train_steps, self.progress.step)
 
     def _announce(self) -> None:
@@ -233,7 +244,7 @@ class WGANTrainer:
         if not can_plot():
             self._say('curves.png will not be drawn: pip install "hf_wgan[train]" brings matplotlib and SciPy.')
 
-    def _write_at_intervals(self, report: Report) -> None:
+    def _write_at_intervals(self, report: Report, pushes: BackgroundPushes | None) -> None:
         config, step = self.config, self.progress.step
         last = step == config.max_train_steps or self.interrupted
         if step % config.validation_steps == 0 or last:
@@ -250,14 +261,36 @@ class WGANTrainer:
                 self.progress,
                 config.checkpoints_total_limit,
             )
+            if pushes and not last:
+                report.curves()
+                self._save_pipeline(self._pipeline())
+                pushes.push_copy(step)
 
     def _finish(self, report: Report, pipeline: WGANPipeline) -> None:
         report.close()
-        pipeline.save_pretrained(self.output_dir)
-        write_card(self.output_dir, self._description(), report.rows)
+        report.curves()
+        self._save_pipeline(pipeline)
         if self.interrupted:
             self._say(f"Interrupted at step {self.progress.step}; --resume_from_checkpoint latest goes on from there.")
         self._say(f"Saved the pipeline, samples and curves in {self.output_dir}.")
+
+    def _save_pipeline(self, pipeline: WGANPipeline) -> None:
+        (self.output_dir / files.EVALUATION).unlink(missing_ok=True)  # it measured other weights
+        pipeline.save_pretrained(self.output_dir)
+        pipeline.register_to_config(_name_or_path=str(self.output_dir))
+        write_card(self.output_dir)
+
+    def _pushes_checkpoints(self) -> bool:
+        return self.config.push_to_hub and self.config.hub_strategy == "checkpoint"
+
+    def _push(self) -> None:
+        """A push that fails is no failure of the run."""
+        if not self.config.push_to_hub or (self.interrupted and not self._pushes_checkpoints()):
+            return
+        try:
+            self._say(f"Pushed to {push_folder(self.output_dir, self.config.push)}.")
+        except (InputError, PushError) as error:
+            self._say(str(error))
 
     def _pipeline(self) -> WGANPipeline:
         """What is shipped: copies of the networks, with the generator's batch norm statistics measured anew.
@@ -288,11 +321,15 @@ class WGANTrainer:
         networks = {
             name: {"class": type(network).__name__} | settings_of(network) for name, network in self._networks().items()
         }
+        training = asdict(self.config)
+        del training["hub_token"]
         return {
-            "training": asdict(self.config),
+            **self.record,
+            "training": training,
             **networks,
             "dataset": {
                 "name": self.dataset.name,
+                "hub_id": self.dataset.config.hub_id if self.dataset.config else None,
                 "num_images": None if isinstance(self.dataset, ImageStream) else len(self.dataset),
                 "fingerprint": self.dataset.fingerprint,
                 "config": asdict(self.dataset.config) if self.dataset.config else None,
@@ -369,7 +406,8 @@ def _seed(*entropy: int) -> int:
 
 def _remove_run(folder: Path) -> None:
     """Removes the files of a run, and nothing else that may lie beside them."""
-    for path in [*(folder / name for name in RUN_FILES), *folder.glob("checkpoint-*")]:
+    patterns = (*RUN_FILES, files.CHECKPOINTS, files.CARRIED_CODE)
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

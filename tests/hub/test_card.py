@@ -1,29 +1,151 @@
+import json
+
+import pytest
+import yaml
 from conftest import tiny_critic, tiny_generator, tiny_images
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard
 
-from hf_wgan import WGANTrainer
+from hf_wgan import WGANPipeline, WGANTrainer
+from hf_wgan.hub.card import make_card, merge, write_card
 
 
-def test_the_card_of_a_run_holds_its_settings_figures_and_pictures(tiny_config, tmp_path):
-    WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(clip_value=0.0123)).train()
-    card = ModelCard.load(tmp_path / "run" / "README.md")
+@pytest.fixture
+def run(tiny_config, tmp_path):
+    config = tiny_config(clip_value=0.0123, license="cc-by-4.0", hub_token="hf_secret")
+    record = {"command": "accelerate launch scripts/train_wgan.py", "base_model": "me/older"}
+    WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), config, record).train()
+    return tmp_path / "run"
+
+
+def test_the_card_of_a_run_holds_its_settings_figures_and_pictures(run):
+    card = ModelCard.load(run / "README.md")
     data = card.data.to_dict()
     assert data["library_name"] == "diffusers"
     assert data["pipeline_tag"] == "unconditional-image-generation"
+    assert data["license"] == "cc-by-4.0"
+    assert data["base_model"] == "me/older"
     assert "hf_wgan" in data["tags"]
     text = card.content
     assert "| clip_value | 0.0123 |" in text
     assert "8×8 pixels" in " ".join(text.split())
     assert "4 generator updates" in text
     assert "(samples/step-000004.png)" in text and "(curves.png)" in text
-    assert "{{" not in text and "{%" not in text
+    assert "accelerate launch scripts/train_wgan.py" in text
+    assert "Intended use and limits" in text
+    assert f"torch {json.loads((run / 'training_config.json').read_text())['versions']['torch']}" in text
+    assert "{{" not in text and "{%" not in text and "None" not in text
 
 
-def test_the_usage_block_of_the_card_runs(tiny_config, tmp_path, monkeypatch):
-    WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config()).train()
-    text = (tmp_path / "run" / "README.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(code, names)
-    assert len(names["images"]) == 16
+def test_no_file_of_a_run_holds_the_token(run):
+    for path in run.rglob("*"):
+        assert not path.is_file() or b"hf_secret" not in path.read_bytes()
+
+
+def test_the_figures_are_results_that_the_hub_understands(run):
+    evaluation = {"metric_type": "fid", "metric_name": "Fréchet distance", "metric_value": 12.5, "settings": {"n": 10}}
+    (run / "evaluation.json").write_text(json.dumps([evaluation]))
+    (run / "training_config.json").write_text(
+        (run / "training_config.json").read_text().replace('"hub_id": null', '"hub_id": "me/photos"')
+    )
+    write_card(run)
+    card = ModelCard.load(run / "README.md")
+    assert card.data.datasets == ["me/photos"]
+    results = card.data.eval_results
+    assert all(isinstance(result, EvalResult) for result in results)
+    assert [(each.metric_type, each.dataset_type) for each in results] == [
+        ("fid", "me/photos"),
+        ("wasserstein_estimate", "me/photos"),
+    ]
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert results[1].metric_value == pytest.approx(last["wasserstein_estimate"], abs=1e-6)
+    assert "| Fréchet distance | 12.5 | n 10 |" in card.content
+
+
+def test_the_usage_blocks_of_the_card_run(run, monkeypatch):
+    blocks = [part.split("```")[0] for part in (run / "README.md").read_text().split("```python\n")[1:]]
+    assert len(blocks) == 2
+    monkeypatch.chdir(run.parent)
+    for code in blocks:
+        names = {}
+        exec(code, names)
+        assert len(names["images"]) == 16
+
+
+def test_a_pipeline_without_a_run_has_a_card_too(tmp_path):
+    WGANPipeline(tiny_generator()).save_pretrained(tmp_path / "bare")
+    write_card(tmp_path / "bare")
+    card = ModelCard.load(tmp_path / "bare" / "README.md")
+    assert card.data.license == "unknown" and card.data.eval_results is None
+    assert "Training" not in card.content and "None" not in card.content
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A card, as made anew for any name."""
+    WGANPipeline(tiny_generator()).save_pretrained(tmp_path / "model")
+    return lambda name="model": make_card(tmp_path / "model", name)
+
+
+def body(card):
+    return card.split("---\n", 2)[2]
+
+
+def test_a_card_that_nobody_touched_is_made_anew(made):
+    assert merge(made("new"), made("old"), made("older")) == made("new")
+    assert merge(made("new"), "", "") == made("new")
+
+
+def test_text_around_the_marks_stays_wherever_it_was_written(made):
+    above = made("old").replace("---\n\n<!--", "---\n\nMy dog drew these.\n\n<!--")
+    below = made("old") + "\nThanks to my cat.\n"
+    for merged in (merge(made("new"), "", above), merge(made("new"), above)):
+        assert body(merged).strip().startswith("My dog drew these.")
+        assert '"new"' in merged and '"old"' not in merged
+    both = merge(made("new"), below, above)
+    assert "My dog drew these." in both and "Thanks to my cat." in both
+    assert merge(made("new"), both, both) == both, "and it stays the same from then on"
+
+
+def test_a_text_changed_on_one_side_replaces_the_older_one_there(made):
+    pushed = merge(made(), made() + "\nFirst thoughts.\n", "")  # and both copies are this one
+    edited = pushed.replace("First thoughts.", "Second thoughts.")
+    for merged in (merge(made(), edited, pushed), merge(made(), pushed, edited)):
+        assert "Second thoughts." in merged and "First thoughts." not in merged
+    elsewhere = pushed.replace("First thoughts.", "Other thoughts.")
+    merged = merge(made(), edited, elsewhere)
+    assert "Second thoughts." in merged and "Other thoughts." in merged, "both sides changed: nothing is lost"
+
+
+def test_a_card_changed_between_the_marks_is_kept_whole(made):
+    edited = made("old").replace("Intended use and limits", "What it is good for")
+    for merged in (merge(made("new"), edited, made("old")), merge(made("new"), made("old"), edited)):
+        assert body(merged) == body(edited)
+
+
+def test_a_card_without_the_marks_is_kept_whole(made):
+    merged = merge(made(), "", "---\nlicense: mit\n---\n# Mine alone\n")
+    assert body(merged) == "# Mine alone\n"
+    data = yaml.safe_load(merged.split("---")[1])
+    assert data["license"] == "mit" and data["library_name"] == "diffusers"
+
+
+def test_an_empty_card_or_that_of_diffusers_is_replaced(made):
+    automatic = "---\nlibrary_name: diffusers\n---\n<!-- This model card has been generated automatically …\n-->\n# 🧨"
+    for published in ("---\nlicense: mit\n---\n", automatic):
+        merged = merge(made(), "", published)
+        assert "How to use" in merged and "🧨" not in merged
+    assert "license: mit" in merge(made(), "", "---\nlicense: mit\n---\n")
+
+
+def test_metadata_changed_by_hand_stays_and_lists_are_united(made):
+    edited = (
+        made("old").replace("license: unknown", "license: mit\nlanguage: en").replace("- wgan\n", "- wgan\n- dogs\n")
+    )
+    for merged in (merge(made("new"), made("old"), edited), merge(made("new"), edited, made("old"))):
+        data = yaml.safe_load(merged.split("---")[1])
+        assert (data["license"], data["language"]) == ("mit", "en")
+        assert data["tags"][:2] == ["hf_wgan", "wgan"] and data["tags"].count("wgan") == 1 and "dogs" in data["tags"]
+
+
+def test_a_broken_header_does_not_stop_a_push(made):
+    assert "By hand" in merge(made(), "", "---\n: [broken\n---\nBy hand\n")

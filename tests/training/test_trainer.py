@@ -32,7 +32,9 @@ def test_a_run_leaves_the_files_of_the_design(tiny_config, tmp_path):
     network = {"config.json", "diffusion_pytorch_model.safetensors"}
     networks = {f"{player}/{file}" for player in ("generator", "critic") for file in network}
     checkpoint = networks | {"optimizers.pt", "progress.json"}
+    code = {"generator/hf_wgan_dcgan.py", "critic/hf_wgan_dcgan.py", "hf_wgan_pipeline_wgan.py"}
     assert files == {
+        *code,
         "model_index.json",
         "README.md",
         "training_config.json",
@@ -82,11 +84,13 @@ def test_the_record_of_a_run_holds_every_knob(tiny_config, tmp_path):
     config = tiny_config()
     trainer(config).train()
     record = json.loads((tmp_path / "run" / "training_config.json").read_text())
-    assert record["training"] == json.loads(json.dumps(vars(config)))
+    assert record["training"] | {"hub_token": None} == json.loads(json.dumps(vars(config)))
+    assert "hub_token" not in record["training"]
     assert record["generator"]["class"] == "DCGANGenerator"
     assert record["generator"]["width"] == 8
     assert record["dataset"] == {
         "name": "images",
+        "hub_id": None,
         "num_images": 24,
         "fingerprint": tiny_images().fingerprint,
         "config": None,

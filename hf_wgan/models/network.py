@@ -1,0 +1,63 @@
+"""What every network shares: it loads from safetensors that fit it, and from nothing else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
+
+from ..errors import InputError, one_line
+
+
+class Network(ModelMixin, ConfigMixin):
+    """A generator or a critic."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
+        """`ModelMixin.from_pretrained`, with its arguments, but only from safetensors, and only if they fit.
+
+        Raises:
+            InputError: the weights are pickled, damaged, or not those of the network that `config.json` describes.
+            OSError: the files cannot be had.
+        """
+        if options.pop("use_safetensors", None) is False:
+            raise InputError("use_safetensors=False: pickled weights can run code, so only safetensors are loaded")
+        with_info = options.pop("output_loading_info", False)
+        variant = f".{options['variant']}" if options.get("variant") else ""
+        folder = Path(str(pretrained_model_name_or_path), options.get("subfolder") or "")
+        file = folder / SAFETENSORS_WEIGHTS_NAME.replace(".safetensors", f"{variant}.safetensors")
+        pickled = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        if pickled and not any(folder.glob("*.safetensors")):
+            raise InputError(f"{folder} holds only pickled weights ({pickled[0]}), which can run code: not loaded")
+        try:
+            network, info = super().from_pretrained(
+                pretrained_model_name_or_path, use_safetensors=True, output_loading_info=True, **options
+            )
+        except InputError:
+            raise
+        except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+            damage = next((cause for cause in _causes(error) if isinstance(cause, SafetensorError)), None)
+            if isinstance(error, OSError) and damage is None:
+                raise  # the files cannot be had
+            why = error if damage is None or "git-lfs" in str(error) else damage
+            raise InputError(f"{file} cannot be loaded as {cls.__name__}: {one_line(why)}") from error
+        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if info[what]:
+                raise InputError(f"{file} does not fit its config.json ({what.replace('_', ' ')}: {info[what][0]})")
+        return (network, info) if with_info else network
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Any, **options: Any) -> dict[str, Any]:
+        config = super()._dict_from_json_file(json_file, **options)
+        name = config.get("_class_name") if isinstance(config, dict) else None
+        if name != cls.__name__:
+            raise InputError(f"{json_file} describes {name or 'no network'}, not a {cls.__name__}")
+        return config
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
