@@ -1,0 +1,214 @@
+"""The checkpoints of the Wasserstein GAN authors' own code (github.com/martinarjovsky/WassersteinGAN) as a pipeline of
+this package: the same layers under other names."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from torch import nn
+
+from .commands import command, empty_folder
+from .errors import InputError, one_line
+from .hub.card import write_card
+from .knobs import KnobParser, knob
+from .models import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
+from .models.checks import check_at_least, check_choice
+from .pipelines import WGANPipeline
+
+Weights = dict[str, torch.Tensor]
+
+DCGAN_SIZES = (8, 16, 32, 64, 128, 256)
+COUNT = "num_batches_tracked"  # of a batch norm: missing before PyTorch 0.4.1, and of no effect here
+
+# Until December 2018 the names had dots for colons, and the critic's first one had its parts in another order.
+DOTTED_NAMES = (
+    (r"main\.initial\.conv\.([\d-]+)\.", r"main.initial:\1:conv."),
+    (r"main\.([a-z][a-z\d-]*)\.([\d-]+)\.([a-z]+)\.", r"main.\1:\2:\3."),
+)
+
+
+def convert_original(generator_weights: Path, config: Path, critic_weights: Path | None = None) -> WGANPipeline:
+    """A pipeline that computes what the authors' networks compute in evaluation mode, in float32 on the CPU.
+
+    Their `generate.py` leaves the generator in training mode, so its images depend on one another through batch
+    normalisation; a pipeline's do not. Their critic is trained to score real images low, those of this package score
+    them high, so the signs of its last layer are turned.
+
+    Args:
+        generator_weights: `netG_epoch_*.pth`, a state dict of their DCGAN with or without batch norm, or of their MLP.
+        config: The `generator_config.json` that was written beside it.
+        critic_weights: `netD_epoch_*.pth` of the same run, to keep the critic beside the generator.
+
+    Raises:
+        InputError: a file is missing, is something else, or does not fit the others.
+    """
+    with _named(config):
+        settings = _read_config(config)
+        with torch.device("meta"):  # no memory before the weights are known to fit
+            generator = _generator(settings)
+    with _named(generator_weights):
+        _fill(generator, _read_weights(generator_weights), wanted_by=config)
+    critic = None
+    if critic_weights is not None:
+        with _named(critic_weights):
+            weights = _read_weights(critic_weights)
+            with torch.device("meta"):
+                critic = _critic(weights, generator)
+            _fill(critic, weights, wanted_by="such a critic")
+        last = [layer for layer in critic.layers if isinstance(layer, (nn.Conv2d, nn.Linear))][-1]
+        with torch.no_grad():
+            for parameter in last.parameters():
+                parameter.neg_()
+    return WGANPipeline(generator, critic)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Puts the file's name before what is wrong with it."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such file; name the one that the authors' code wrote")
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"is not JSON ({one_line(error)}); give the generator_config.json of the run") from error
+    smallest = {"imageSize": 1, "nz": 1, "nc": 1, "ngf": 1, "n_extra_layers": 0}
+    switches = ("noBN", "mlp_G")
+    for name in (*smallest, *switches):
+        if not isinstance(settings, dict) or name not in settings:
+            raise InputError(f"has no {name}; give the generator_config.json that was written beside the weights")
+    for name, least in smallest.items():
+        check_at_least(name, settings[name], least)
+    for name in switches:
+        if not isinstance(settings[name], bool):
+            raise InputError(f"{name}={settings[name]!r}: must be true or false")
+    check_choice("nc", settings["nc"], (1, 2, 3, 4))
+    return settings
+
+
+def _generator(settings: dict[str, Any]) -> ModelMixin:
+    shape = settings["imageSize"], settings["nc"], settings["nz"]
+    if settings["mlp_G"] and not settings["noBN"]:  # their main.py looks at noBN first
+        return MLPGenerator(*shape, settings["ngf"])
+    check_choice("imageSize", settings["imageSize"], DCGAN_SIZES)
+    width = settings["ngf"] // 2 * 2  # they start from half of it, rounded down
+    return DCGANGenerator(*shape, width, settings["n_extra_layers"], "none" if settings["noBN"] else "batch")
+
+
+def _critic(weights: Weights, generator: ModelMixin) -> ModelMixin:
+    """The critic that the weights are of: their config file tells of the generator only."""
+    size, channels = generator.config.sample_size, generator.config.out_channels
+    made = f"where the generator makes images of {channels}x{size}x{size}; give the critic of the same run"
+    linear = weights.get("main.0.weight")
+    if linear is not None and linear.ndim == 2:
+        width, values = linear.shape
+        if values != channels * size**2:
+            raise InputError(f"takes images of {values} values, {made}")
+        return MLPCritic(size, channels, width)
+
+    convolutions = [name for name in weights if name.endswith(":conv.weight") and weights[name].ndim == 4]
+    stages = [name.removeprefix("main.").split(":")[0] for name in convolutions]
+    if "initial" not in stages:
+        raise InputError("is no critic of the authors' code; give the netD_epoch_*.pth of the same run")
+    width, critic_channels = weights[convolutions[stages.index("initial")]].shape[:2]
+    critic_size = 8 * 2 ** stages.count("pyramid")
+    if (critic_channels, critic_size) != (channels, size):
+        raise InputError(f"takes images of {critic_channels}x{critic_size}x{critic_size}, {made}")
+    num_extra_layers = sum(stage.startswith("extra-layers-") for stage in stages)
+    norm_type = "batch" if any(":batchnorm." in name for name in weights) else "none"
+    return DCGANCritic(size, channels, width, num_extra_layers, norm_type)
+
+
+def _read_weights(path: Path) -> Weights:
+    """The tensors by the names of the authors' latest code."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types here
+        raise InputError(
+            "is no checkpoint that is safe to read; if it holds a whole pickled network, which could run any code, "
+            "save the network's state_dict(), as in torch.save(netG.state_dict(), ...), and give that"
+        ) from error
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise InputError("holds no state dict (names to tensors); save it by torch.save(netG.state_dict(), ...)")
+    renamed = {}
+    for name, tensor in weights.items():
+        name = str(name).removeprefix("module.")  # DataParallel's
+        for dotted, with_colons in DOTTED_NAMES:
+            name = re.sub(f"^{dotted}", with_colons, name)
+        renamed[name] = tensor
+    return renamed
+
+
+def _fill(network: ModelMixin, weights: Weights, wanted_by: Path | str) -> None:
+    """Gives a network on the meta device the weights, in float32 whatever they were saved in."""
+    names = _original_names(network)
+    wanted = [f"{names[key]} {tuple(value.shape)}" for key, value in network.state_dict().items() if COUNT not in key]
+    found = [f"{name} {tuple(value.shape)}" for name, value in weights.items() if COUNT not in name]
+    if set(found) != set(wanted):
+        pairs = zip_longest(found, wanted, fillvalue="nothing more")
+        has, asked = next(pair for pair in pairs if pair[0] != pair[1])
+        raise InputError(f"has {has} where {wanted_by} asks for {asked}; give the files of one run")
+    network.to_empty(device="cpu")
+    network.load_state_dict({key: weights.get(name, torch.tensor(0)) for key, name in names.items()})
+    network.eval()
+
+
+def _original_names(network: ModelMixin) -> dict[str, str]:
+    """The authors' name for each of our keys."""
+    if isinstance(network, (MLPGenerator, MLPCritic)):
+        return {key: key.replace("layers", "main", 1) for key in network.state_dict()}
+    names, stage, extra_layers = {}, "initial", 0
+    for index, layer in enumerate(network.layers):
+        if isinstance(layer, nn.BatchNorm2d):
+            name = f"{stage}:{layer.num_features}:batchnorm"
+        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            stage = f"extra-layers-{extra_layers}"
+            name = f"{stage}:{layer.out_channels}:conv"
+            extra_layers += 1
+        elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            stage = "initial" if index == 0 else "final" if index == len(network.layers) - 2 else "pyramid"
+            kind = "conv" if isinstance(layer, nn.Conv2d) else "convt"
+            name = f"{stage}:{layer.in_channels}-{layer.out_channels}:{kind}"
+        for key in layer.state_dict():
+            names[f"layers.{index}.{key}"] = f"main.{name}.{key}"
+    return names
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Conversion"""
+
+    config: str | None = knob(None, "Its generator_config.json; the one beside the weights if not given.")
+    critic: str | None = knob(None, "netD_epoch_*.pth of the same run, to keep the critic beside the generator.")
+    output_dir: str = knob("wgan-converted", "Folder for the pipeline.")
+    overwrite_output_dir: bool = knob(False, "Write into the folder even if it is not empty.")
+
+
+@command
+def convert_original_wgan(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/convert_original_wgan.py`."""
+    parser = KnobParser(ConvertConfig, description=description)
+    parser.add_argument("generator", help="netG_epoch_*.pth that the authors' code saved.")
+    (options,) = parser.parse_knobs(args)
+    weights = Path(parser.parse_args(args).generator)
+    folder = empty_folder(options.output_dir, options.overwrite_output_dir)
+    config = Path(options.config) if options.config else weights.with_name("generator_config.json")
+    pipeline = convert_original(weights, config, Path(options.critic) if options.critic else None)
+    pipeline.save_pretrained(folder)
+    write_card(folder)
+    made = type(pipeline.generator).__name__ + (f" and {type(pipeline.critic).__name__}" if pipeline.critic else "")
+    print(f"Saved {made} in {folder}; to see images: python scripts/generate.py {folder}")
+    return 0
