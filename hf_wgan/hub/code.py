@@ -6,14 +6,11 @@ Where this package is imported, `model_index.json` is read as if it named the pa
 
 import ast
 import inspect
-import json
 import sys
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .. import files
 from ..version import __version__
 
 PACKAGE = __name__.partition(".")[0]
@@ -27,32 +24,19 @@ together by a program from these files of that package (Apache-2.0); changes are
 '''
 
 
-def carry_code(folder: Path) -> None:
-    """Adds to a saved `WGANPipeline` the code of its classes that are this package's, and names it in
-    `model_index.json`."""
-    index = json.loads((folder / files.INDEX).read_text())
-    pipeline = import_module(f"{PACKAGE}.pipelines.pipeline_wgan")
-    if index["_class_name"] != "WGANPipeline":  # a class of somebody else's
-        return
-    index["_class_name"] = [_carried_name(pipeline), index["_class_name"]]
-    (folder / f"{_carried_name(pipeline)}.py").write_text(self_contained(pipeline), encoding="utf-8")
-    for name, (library, class_name) in _components(index).items():
-        if library == PACKAGE:
-            module = sys.modules[getattr(import_module(PACKAGE), class_name).__module__]
-            index[name] = [_carried_name(module), class_name]
-            (folder / name / f"{_carried_name(module)}.py").write_text(self_contained(module), encoding="utf-8")
-    (folder / files.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+def code_of(of: type) -> tuple[str, str] | None:
+    """The name and the source of a self-contained module with this class, if it is a class of this package."""
+    module = sys.modules[of.__module__]
+    is_ours = module.__name__.partition(".")[0] == PACKAGE
+    return (_carried_name(module), self_contained(module)) if is_ours else None
 
 
 def without_carried_code(index: Any) -> Any:
     """The content of a `model_index.json`, naming this package where it named code carried from this package."""
     if not isinstance(index, dict):
         return index
-    index = dict(index)
-    if isinstance(index.get("_class_name"), list) and _is_carried(index["_class_name"]):
-        index["_class_name"] = index["_class_name"][1]
-        index |= {name: [PACKAGE, entry[1]] for name, entry in _components(index).items() if _is_carried(entry)}
-    return index
+    carried = {name: entry[1] for name, entry in index.items() if _is_carried(entry)}
+    return index | {name: class_ if name == "_class_name" else [PACKAGE, class_] for name, class_ in carried.items()}
 
 
 def self_contained(module: ModuleType) -> str:
@@ -103,18 +87,12 @@ def _carried_name(module: ModuleType) -> str:
     return f"{PACKAGE}_{module.__name__.rpartition('.')[2]}"
 
 
-def _is_carried(entry: list[Any]) -> bool:
+def _is_carried(entry: Any) -> bool:
     """Whether an entry such as `["hf_wgan_dcgan", "DCGANGenerator"]` names a class that this package has."""
-    library, class_name = entry
-    found = getattr(import_module(PACKAGE), class_name, None) if isinstance(class_name, str) else None
-    if not isinstance(found, type):
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)):
         return False
-    return any(_carried_name(sys.modules[base.__module__]) == library for base in found.__mro__)
-
-
-def _components(index: dict[str, Any]) -> dict[str, list[Any]]:
-    return {
-        name: list(entry)
-        for name, entry in index.items()
-        if not name.startswith("_") and isinstance(entry, (list, tuple)) and len(entry) == 2
-    }
+    module, class_name = entry
+    found = getattr(import_module(PACKAGE), class_name, None)
+    return isinstance(found, type) and any(
+        _carried_name(sys.modules[each.__module__]) == module for each in found.__mro__
+    )

@@ -1,5 +1,8 @@
-"""`WGANPipeline`: latents to images in one pass of the generator. Inference only."""
+"""`WGANPipeline`: latents to images in one pass of the generator. Inference only; this code travels with the model."""
 
+import inspect
+import json
+from pathlib import Path
 from typing import Any, ClassVar, Optional
 
 import numpy as np
@@ -111,6 +114,29 @@ class WGANPipeline(DiffusionPipeline):
 
         images = _join(chunks, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def save_pretrained(self, save_directory: Any, **options: Any) -> None:
+        """`DiffusionPipeline.save_pretrained`, with its arguments.
+
+        The folder carries the code of the pipeline and of its networks, with which diffusers alone loads it, by
+        `trust_remote_code=True`.
+        """
+        super().save_pretrained(save_directory, **options)
+        folder = Path(save_directory)
+        index = json.loads((folder / self.config_name).read_text())
+        parts = {name: part for name, part in self.components.items() if part is not None}
+        for name, part in {**parts, "_class_name": self}.items():
+            if (code := self._code_of(type(part))) is not None:
+                module, source = code
+                index[name] = [module, type(part).__name__]
+                (folder / (name if part is not self else "") / f"{module}.py").write_text(source, encoding="utf-8")
+        (folder / self.config_name).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+    @staticmethod
+    def _code_of(of: type) -> tuple[str, str] | None:
+        """The name and the source of a self-contained module with this class; None if there is none."""
+        file = Path(inspect.getfile(of))
+        return file.stem, file.read_text(encoding="utf-8")
 
 
 def _convert(images: torch.Tensor, output_type: str) -> Any:

@@ -10,7 +10,7 @@ from diffusers import ModelMixin
 
 from .. import files
 from ..errors import InputError, one_line
-from ..hub.code import carry_code
+from ..hub.code import code_of
 from ..hub.publish import PATTERNS, Push, push_folder
 from . import pipeline_wgan
 
@@ -61,16 +61,19 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
         return index
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
-        """`DiffusionPipeline.save_pretrained`, in safetensors. The folder carries the code with which diffusers alone
-        loads it, by `trust_remote_code=True`."""
         if options.pop("safe_serialization", True) is False:
             raise InputError("safe_serialization=False: pickled weights can run code, so only safetensors are written")
         push_options = {name: options.pop(name) for name in _PUSH_OPTIONS if name in options}
         push_to_hub = options.pop("push_to_hub", False)
         super().save_pretrained(save_directory, **options)
-        carry_code(Path(save_directory))
         if push_to_hub:
             self.push_to_hub(**{"repo_id": Path(save_directory).name, **push_options})
+
+    save_pretrained.__doc__ = pipeline_wgan.WGANPipeline.save_pretrained.__doc__
+
+    @staticmethod
+    def _code_of(of: type) -> tuple[str, str] | None:
+        return code_of(pipeline_wgan.WGANPipeline if of is WGANPipeline else of)
 
     def push_to_hub(
         self,

@@ -88,6 +88,17 @@ class Constant(ModelMixin, ConfigMixin):
         return self.value.expand(len(latents), 1, 2, 2)
 
 
+class SomebodysPipeline(WGANPipeline):
+    """A pipeline that somebody derived from ours."""
+
+
+def test_a_pipeline_derived_from_ours_is_saved_and_loaded_by_its_own_class(tmp_path):
+    SomebodysPipeline(tiny_generator()).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "SomebodysPipeline"
+    loaded = SomebodysPipeline.from_pretrained(tmp_path)
+    assert type(loaded) is SomebodysPipeline and type(loaded.generator) is hf_wgan.DCGANGenerator
+
+
 def test_somebody_elses_network_is_named_by_its_own_module(tmp_path):
     WGANPipeline(Constant()).save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())

@@ -30,6 +30,10 @@ found = []
 for name in names:
     pipeline = DiffusionPipeline.from_pretrained(name, trust_remote_code=True)
     images = pipeline(4, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    again = f"{output}-{len(found)}"
+    pipeline.save_pretrained(again)
+    again = DiffusionPipeline.from_pretrained(again, trust_remote_code=True)
+    assert torch.equal(again(4, generator=torch.Generator().manual_seed(0), output_type="pt").images, images)
     found.append((images, pipeline.critic(images * 2 - 1).detach(), type(pipeline).__module__))
 torch.save((refusal, found), output)
 """
@@ -72,3 +76,5 @@ def test_a_model_loads_with_trust_and_is_refused_without_it(networks, python, tm
         assert torch.equal(images_there, images)
         assert torch.equal(scores, pipeline.critic(images * 2 - 1))
         assert module.startswith("diffusers_modules.")
+    saved_there = WGANPipeline.from_pretrained(tmp_path / "found-0")
+    assert torch.equal(saved_there(4, generator=torch.Generator().manual_seed(0), output_type="pt").images, images)
