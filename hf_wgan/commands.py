@@ -10,6 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from . import files
 from .errors import BadImageError, InputError, PushError, one_line
 from .knobs import KnobParser, knob
 
@@ -206,12 +207,27 @@ class EvaluateDigitsConfig:
 @command
 def evaluate_digits(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/evaluate_digits.py`."""
+    from .hub.card import record_evaluation
     from .metrics.digits import evaluate
 
     model, config = _model_and_config(EvaluateDigitsConfig, description, args)
     if config.num_images < 1:
         raise InputError(f"num_images={config.num_images}: must be at least 1")
-    print(json.dumps(asdict(evaluate(load_pipeline(model), config.num_images, config.seed)), indent=2))
+    report = evaluate(load_pipeline(model), config.num_images, config.seed)
+    print(json.dumps(asdict(report), indent=2))
+    if (Path(model) / files.CONFIG).is_file():
+        accuracy = {"classifier's accuracy on held-out digits": round(report.held_out_accuracy, 4)}
+        settings = {"samples": report.num_images, "seed": report.seed, **accuracy}
+        figures = {
+            "digits_read": ("Samples that a classifier reads as one digit with p >= 0.7", report.read),
+            "rarest_digit": ("Samples read as the rarest digit", report.smallest_class),
+        }
+        rows = [
+            {"metric_type": kind, "metric_name": name, "metric_value": round(value, 4), "settings": settings}
+            for kind, (name, value) in figures.items()
+        ]
+        record_evaluation(Path(model), rows)
+        print(f"Written into {Path(model) / files.EVALUATION} and the card.", file=sys.stderr)
     return 0
 
 

@@ -35,6 +35,19 @@ def write_card(folder: Path) -> None:
     path.write_text(merge(make_card(folder, folder.resolve().name), existing), encoding="utf-8")
 
 
+def record_evaluation(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Puts figures into a run's `evaluation.json`, in place of older ones of the same type, and into its card.
+
+    Args:
+        folder: The run's folder.
+        rows: `metric_type`, `metric_name` and `metric_value` of each, and its `settings`.
+    """
+    new = {row["metric_type"] for row in rows}
+    kept = [row for row in _read(folder / files.EVALUATION) or [] if row["metric_type"] not in new]
+    (folder / files.EVALUATION).write_text(json.dumps([*kept, *rows], indent=2) + "\n")
+    write_card(folder)
+
+
 def make_card(folder: Path, name: str) -> str:
     """The card of a folder that holds a pipeline and, if it is of a run, the run's record.
 

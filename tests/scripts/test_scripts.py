@@ -330,6 +330,21 @@ def test_evaluate_digits_prints_json(tmp_path, capsys):
     assert report["read"] < 0.6, "untrained networks make no digits"
 
 
+def test_figures_of_a_run_go_into_its_card_and_leave_it_when_its_weights_change(tmp_path):
+    assert train("--dataset_split train", tmp_path / "run") == 0
+    for number in (40, 50):
+        assert commands.evaluate_digits("", [str(tmp_path / "run"), "--num_images", str(number)]) == 0
+    results = {
+        each.metric_type: each.metric_value for each in ModelCard.load(tmp_path / "run" / "README.md").data.eval_results
+    }
+    assert set(results) == {"digits_read", "rarest_digit", "wasserstein_estimate"}
+    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [row["settings"]["samples"] for row in rows] == [50, 50], "the newer ones"
+    assert train("--resume_from_checkpoint latest --max_train_steps 6", tmp_path / "run") == 0
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert "digits_read" not in (tmp_path / "run" / "README.md").read_text()
+
+
 def test_a_grid_enlarges_small_images_by_whole_factors():
     images = [Image.new("L", (10, 10), value) for value in range(5)]
     grid = image_grid(images, columns=3)
