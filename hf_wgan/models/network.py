@@ -39,8 +39,10 @@ class Network(ModelMixin, ConfigMixin):
             raise
         except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
             damage = next((cause for cause in _causes(error) if isinstance(cause, SafetensorError)), None)
-            if isinstance(error, OSError) and damage is None:
-                raise  # the files cannot be had
+            if isinstance(error, OSError) and damage is None:  # the files cannot be had
+                if file.name in str(error):
+                    raise OSError(f"{error} Only safetensors are loaded: pickled weights can run code.") from error
+                raise
             why = error if damage is None or "git-lfs" in str(error) else damage
             raise InputError(f"{file} cannot be loaded as {cls.__name__}: {one_line(why)}") from error
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):

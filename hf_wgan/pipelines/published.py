@@ -131,10 +131,10 @@ def _check_index(cls: type, index: Any, json_file: Any) -> None:
     Raises:
         InputError: it does.
     """
-    named = {name: value for name, value in index.items() if isinstance(value, list)} if isinstance(index, dict) else {}
-    if not isinstance(index, dict) or index.get("_class_name") not in ("WGANPipeline", cls.__name__):
-        found = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
+    found = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
+    if found not in ("WGANPipeline", cls.__name__):
         raise InputError(f"{json_file} describes no Wasserstein GAN pipeline, but {found}")
+    named = {name: value for name, value in index.items() if isinstance(value, list)}
     if "generator" not in named:
         raise InputError(f"{json_file} names no generator")
     for name, value in named.items():
@@ -152,12 +152,9 @@ def _check_index(cls: type, index: Any, json_file: Any) -> None:
 
 def _take_along(run: Path, folder: Path) -> None:
     """Copies the record of a run to a pipeline that was saved elsewhere, if it has the run's weights."""
-    weights = [path for path in sorted(folder.glob("*/*.safetensors"))]
-    if not (run / files.CONFIG).is_file() or any(
-        not (run / path.relative_to(folder)).is_file()
-        or (run / path.relative_to(folder)).read_bytes() != path.read_bytes()
-        for path in weights
-    ):
+    weights = {path: run / path.relative_to(folder) for path in folder.glob("*/*.safetensors")}
+    same = all(its.is_file() and its.read_bytes() == ours.read_bytes() for ours, its in weights.items())
+    if not (run / files.CONFIG).is_file() or not same:
         return
     for pattern in PATTERNS:
         for path in run.glob(pattern):

@@ -159,10 +159,11 @@ class WGANTrainer:
         pipeline = self._pipeline()
         if report:
             self._finish(report, pipeline)
+        self.accelerator.wait_for_everyone()  # and not for a push, which may take longer than processes wait
+        if report:
             if pushes:
                 pushes.finish()
             self._push()
-        self.accelerator.wait_for_everyone()
         return pipeline
 
     def _one_step(self) -> StepLosses:

@@ -184,6 +184,17 @@ def test_what_a_person_wrote_on_the_hub_survives_and_comes_back(server, folder):
     assert card == (folder / "README.md").read_text()
 
 
+def test_the_usage_blocks_of_a_published_card_run(server, folder):
+    push_folder(folder, Push("me/tiny"))
+    shutil.rmtree(folder)
+    blocks = server.files("me/tiny")["README.md"].decode().split("```python\n")[1:]
+    assert len(blocks) == 2 and all('from_pretrained("me/tiny"' in block for block in blocks)
+    for block in blocks:
+        names = {}
+        exec(block.split("```")[0], names)
+        assert len(names["images"]) == 16
+
+
 def test_a_change_that_comes_between_is_not_overwritten(server, folder, monkeypatch):
     push_folder(folder, Push("me/tiny"))
     (folder / "curves.png").write_bytes(b"another")

@@ -251,6 +251,15 @@ def test_file_names_that_lead_outside_are_never_written(server, whole, tmp_path)
     assert not [path for path in set(tmp_path.rglob("*")) - before if path.name.startswith("outside")]
 
 
+def test_a_network_with_pickled_weights_only_is_refused_with_the_reason(server, whole, tmp_path):
+    files, marker = dict(whole), tmp_path / "marker"
+    one_pickled(files, marker)
+    server.put("me/spoilt", files)
+    with pytest.raises(OSError, match="Only safetensors are loaded: pickled weights can run code"):
+        DCGANGenerator.from_pretrained("me/spoilt", subfolder="generator")
+    assert not marker.exists()
+
+
 def test_pickled_weights_beside_safe_ones_are_not_read(server, whole, tmp_path):
     marker = tmp_path / "marker"
     server.put("me/tiny", {**whole, PICKLED: pickled(marker), "pytorch_model.bin": pickled(marker)})
