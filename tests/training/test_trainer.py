@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -255,10 +256,12 @@ def test_an_interrupt_saves_everything_and_says_where(number, tiny_config, tmp_p
 
 def test_a_second_interrupt_stops_at_once(tiny_config):
     run = trainer(tiny_config())
-    one_step = run._one_step
+    one_step, ordinary = run._one_step, signal.getsignal(signal.SIGINT)
 
     def interrupting():
         os.kill(os.getpid(), signal.SIGINT)
+        while signal.getsignal(signal.SIGINT) is not ordinary:  # two at once would be one
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
         return one_step()
 
