@@ -13,7 +13,16 @@ from diffusers.pipelines import pipeline_loading_utils
 
 from .errors import InputError
 from .hub.code import without_carried_code
-from .models import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
+from .models import (
+    DCGANCritic,
+    DCGANGenerator,
+    MLPCritic,
+    MLPGenerator,
+    R3GANCritic,
+    R3GANGenerator,
+    ResNetCritic,
+    ResNetGenerator,
+)
 from .pipelines import WGANPipeline
 from .version import __version__
 
@@ -28,6 +37,10 @@ __all__ = [
     "InputError",
     "MLPCritic",
     "MLPGenerator",
+    "R3GANCritic",
+    "R3GANGenerator",
+    "ResNetCritic",
+    "ResNetGenerator",
     "TrainingConfig",
     "WGANPipeline",
     "WGANTrainer",
@@ -46,7 +59,10 @@ _ON_FIRST_USE = {
 # component would be recorded under its module path, which loads from a folder but not from the Hub.
 _LOADABLE = {
     network.__name__: ["save_pretrained", "from_pretrained"]
-    for network in (DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator)
+    for network in (
+        *(DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator),
+        *(R3GANCritic, R3GANGenerator, ResNetCritic, ResNetGenerator),
+    )
 }
 pipeline_loading_utils.LOADABLE_CLASSES["hf_wgan"] = _LOADABLE
 pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)

@@ -191,7 +191,8 @@ def _results(dataset: dict[str, Any], last: dict[str, Any] | None, evaluations: 
 
 def _network(folder: Path, class_name: str) -> dict[str, Any]:
     config = _read(folder / "config.json")
-    return {"class": class_name} | {key: value for key, value in config.items() if not key.startswith("_")}
+    arguments = {key: value for key, value in config.items() if not key.startswith("_") and value is not None}
+    return {"class": class_name, **arguments}
 
 
 def _label(dataset: dict[str, Any]) -> str:

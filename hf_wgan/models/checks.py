@@ -1,5 +1,6 @@
 """Argument and shape checks that every network shares, so that each says the same thing in the same words."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,11 +30,64 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
         raise InputError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
 
 
+def check_classes(num_classes: Any, class_names: Any = None) -> None:
+    """Names may be left out; if they are there, each class has one."""
+    if num_classes is not None:
+        check_at_least("num_classes", num_classes, 1)
+    if class_names is None:
+        return
+    if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
+        raise InputError(f"class_names={class_names!r}: must be a list of texts")
+    if len(class_names) != num_classes:
+        raise InputError(f"{len(class_names)} class_names for num_classes={num_classes}: give one a class")
+
+
+def height_and_width(sample_size: Any) -> tuple[int, int]:
+    """Of `sample_size=32` or `sample_size=(32, 64)`, which JSON turns into a list."""
+    sides = list(sample_size) if isinstance(sample_size, (list, tuple)) else [sample_size] * 2
+    if len(sides) != 2:
+        raise InputError(f"sample_size={sample_size!r}: must be a whole number or two of them, (height, width)")
+    for side in sides:
+        check_at_least("sample_size", side, 1)
+    return sides[0], sides[1]
+
+
+def coarsest_map(sample_size: Any, multiple_of: int, largest: int) -> tuple[int, int, int]:
+    """How often images are halved, and the height and width that this leaves: multiples of 4.
+
+    Both sides are halved as often as the smaller power of two in them allows: 32 × 32 three times to 4 × 4, 32 × 64
+    three times to 4 × 8, 96 × 96 three times to 12 × 12.
+    """
+    height, width = height_and_width(sample_size)
+    for side in (height, width):
+        if side % multiple_of or side > largest:
+            raise InputError(
+                f"sample_size={sample_size!r}: height and width must be multiples of {multiple_of}, up to {largest}; "
+                "choose such a size, or the MLP networks for any other"
+            )
+    common = math.gcd(height, width)
+    halvings = (common & -common).bit_length() - 3  # the power of two in both, without the 4 that is left
+    return halvings, height >> halvings, width >> halvings
+
+
 def check_latents(latents: torch.Tensor, latent_dim: int) -> None:
     if latents.ndim != 2 or latents.shape[1] != latent_dim:
         raise InputError(f"latents of shape {tuple(latents.shape)}: must be (N, {latent_dim})")
 
 
-def check_images(images: torch.Tensor, channels: int, size: int) -> None:
-    if images.shape[1:] != (channels, size, size):
-        raise InputError(f"images of shape {tuple(images.shape)}: must be (N, {channels}, {size}, {size})")
+def check_images(images: torch.Tensor, channels: int, sample_size: Any) -> None:
+    height, width = height_and_width(sample_size)
+    if images.shape[1:] != (channels, height, width):
+        raise InputError(f"images of shape {tuple(images.shape)}: must be (N, {channels}, {height}, {width})")
+
+
+def check_labels(class_labels: torch.Tensor | None, num_images: int, num_classes: int | None) -> None:
+    """Not their values: looking at those would make the host wait for the device."""
+    if num_classes is None:
+        if class_labels is not None:
+            raise InputError("class_labels were given, but the network has no classes (num_classes=None): leave them")
+    elif class_labels is None:
+        raise InputError(f"class_labels are missing: the network has {num_classes} classes; give one an image, (N,)")
+    elif class_labels.dtype != torch.int64 or class_labels.shape != (num_images,):
+        kind = str(class_labels.dtype).removeprefix("torch.")
+        raise InputError(f"class_labels of shape {tuple(class_labels.shape)}, {kind}: must be ({num_images},), int64")

@@ -10,15 +10,35 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from ..errors import InputError
-from .checks import check_at_least, check_choice, check_images, check_latents, check_num_parameters
+from .checks import (
+    check_at_least,
+    check_choice,
+    check_classes,
+    check_images,
+    check_labels,
+    check_latents,
+    check_num_parameters,
+)
+from .layers import (
+    CLASS_EMBEDDING_DIM,
+    add_spectral_norm,
+    latent_embedding,
+    normalization,
+    projection,
+    projection_embedding,
+    with_class,
+)
 from .network import Network
 
 SMALLEST_MAP = 4  # height and width at which both networks switch between image and vector
-NORM_TYPES = ("batch", "none")
+GENERATOR_NORM_TYPES = ("batch", "none")
+CRITIC_NORM_TYPES = ("batch", "layer", "instance", "none")
 
 
 class DCGANGenerator(Network):
     """Latent vectors to images.
+
+    By default 3,576,704 parameters, and 209,256,448 FLOPs for an image of 64 pixels (two a multiply-add).
 
     Args:
         sample_size: Height and width of the images in pixels, a power of two from 8 to 256.
@@ -27,6 +47,9 @@ class DCGANGenerator(Network):
         width: Channels of the last hidden map; each coarser map has twice the channels of the next finer one.
         num_extra_layers: 3×3 convolutions at the finest hidden map, beyond those that upsample.
         norm_type: `"batch"` for batch normalisation after every hidden convolution, or `"none"`.
+        num_classes: How many classes of images it makes, each with a learned vector beside the latent one; None for
+            one that knows of none.
+        class_names: Their names, for whoever asks for images; kept in the config.
 
     Raises:
         InputError: an argument is out of its range.
@@ -41,15 +64,20 @@ class DCGANGenerator(Network):
         width: int = 64,
         num_extra_layers: int = 0,
         norm_type: str = "batch",
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
     ):
         super().__init__()
-        _check_architecture(sample_size, width, num_extra_layers, norm_type)
+        _check_architecture(sample_size, width, num_extra_layers)
+        check_choice("norm_type", norm_type, GENERATOR_NORM_TYPES)
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
+        check_classes(num_classes, class_names)
 
         channels = width * sample_size // (2 * SMALLEST_MAP)
-        check_num_parameters(self, _num_weights(latent_dim, channels, width, num_extra_layers))
-        layers = _hidden(nn.ConvTranspose2d(latent_dim, channels, 4, 1, 0, bias=False), norm_type, nn.ReLU())
+        num_inputs = latent_dim + (CLASS_EMBEDDING_DIM if num_classes else 0)
+        check_num_parameters(self, _num_weights(num_inputs, channels, width, num_extra_layers))
+        layers = _hidden(nn.ConvTranspose2d(num_inputs, channels, 4, 1, 0, bias=False), norm_type, nn.ReLU())
         while channels > width:
             upsample = nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1, bias=False)
             layers += _hidden(upsample, norm_type, nn.ReLU())
@@ -58,29 +86,43 @@ class DCGANGenerator(Network):
             layers += _hidden(nn.Conv2d(width, width, 3, 1, 1, bias=False), norm_type, nn.ReLU())
         layers += [nn.ConvTranspose2d(width, out_channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
+        if num_classes is not None:
+            self.class_embedding = latent_embedding(num_classes)
         self.apply(_initialize)
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+    def forward(self, latents: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
             latents: `(N, latent_dim)`.
+            class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
 
         Returns:
             Images, `(N, out_channels, sample_size, sample_size)` in [-1, 1].
         """
         check_latents(latents, self.config.latent_dim)
-        return self.layers(latents[:, :, None, None])
+        check_labels(class_labels, len(latents), self.config.num_classes)
+        if class_labels is not None:
+            latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
+        return self.layers(latents[:, :, None, None])  # (N, C, H, W)
 
 
 class DCGANCritic(Network):
     """Images to scores: unbounded, one an image, high for what looks real.
+
+    By default 2,765,568 parameters, and 207,634,432 FLOPs for an image of 64 pixels (two a multiply-add).
 
     Args:
         sample_size: Height and width of the images in pixels, a power of two from 8 to 256.
         in_channels: Channels of the images, 1 to 4.
         width: Channels of the first hidden map; they double at each coarser one.
         num_extra_layers: 3×3 convolutions at the finest hidden map, beyond those that downsample.
-        norm_type: `"batch"` for batch normalisation after every hidden convolution but the first, or `"none"`.
+        norm_type: Normalisation after every hidden convolution but the first: `"batch"`, `"layer"`, `"instance"` or
+            `"none"`. Only the last three score each image on its own.
+        num_classes: How many classes of images it takes; None for one that knows of none. The score is then
+            ψ(x) + ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4), where φ is the last hidden map
+            summed over space, and ψ the last convolution of that map.
+        spectral_norm: Whether every layer divides its weight by its largest singular value, that of the reshaped
+            kernel (Miyato et al. 2018, arXiv 1802.05957).
 
     Raises:
         InputError: an argument is out of its range.
@@ -94,13 +136,18 @@ class DCGANCritic(Network):
         width: int = 64,
         num_extra_layers: int = 0,
         norm_type: str = "batch",
+        num_classes: int | None = None,
+        spectral_norm: bool = False,
     ):
         super().__init__()
-        _check_architecture(sample_size, width, num_extra_layers, norm_type)
+        _check_architecture(sample_size, width, num_extra_layers)
+        check_choice("norm_type", norm_type, CRITIC_NORM_TYPES)
         check_choice("in_channels", in_channels, (1, 2, 3, 4))
+        check_choice("spectral_norm", spectral_norm, (True, False))
+        check_classes(num_classes)
 
         channels = width * sample_size // (2 * SMALLEST_MAP)
-        check_num_parameters(self, _num_weights(1, channels, width, num_extra_layers))
+        check_num_parameters(self, _num_weights(1 + (num_classes or 0), channels, width, num_extra_layers))
         layers = [nn.Conv2d(in_channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
         for _ in range(num_extra_layers):
             layers += _hidden(nn.Conv2d(width, width, 3, 1, 1, bias=False), norm_type, nn.LeakyReLU(0.2))
@@ -111,22 +158,32 @@ class DCGANCritic(Network):
             channels, size = 2 * channels, size // 2
         layers += [nn.Conv2d(channels, 1, 4, 1, 0, bias=False), nn.Flatten(start_dim=0)]
         self.layers = nn.Sequential(*layers)
+        if num_classes is not None:
+            self.class_embedding = projection_embedding(num_classes, channels, spectral_norm)
         self.apply(_initialize)
+        if spectral_norm:
+            add_spectral_norm(self)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
             images: `(N, in_channels, sample_size, sample_size)` in [-1, 1].
+            class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
 
         Returns:
             Scores, `(N,)`, unbounded: a linear last layer and nothing after it.
         """
         check_images(images, self.config.in_channels, self.config.sample_size)
-        return self.layers(images)
+        check_labels(class_labels, len(images), self.config.num_classes)
+        if class_labels is None:
+            return self.layers(images)  # (N,)
+        features = self.layers[:-2](images)  # (N, C, 4, 4)
+        scores = self.layers[-2:](features)  # (N,)
+        return scores + projection(features.sum(dim=(2, 3)), self.class_embedding(class_labels))  # (N,)
 
 
 def _hidden(convolution: nn.Conv2d | nn.ConvTranspose2d, norm_type: str, activation: nn.Module) -> list[nn.Module]:
-    norm = [nn.BatchNorm2d(convolution.out_channels)] if norm_type == "batch" else []
+    norm = [normalization(norm_type, convolution.out_channels)] if norm_type != "none" else []
     return [convolution, *norm, activation]
 
 
@@ -136,7 +193,9 @@ def _num_weights(vector: int, channels: int, width: int, num_extra_layers: int) 
 
 
 def _initialize(module: nn.Module) -> None:
-    """Convolutions N(0, 0.02); batch norm scales N(1, 0.02) and shifts 0 (Radford et al. 2015; the authors' code)."""
+    """Convolutions N(0, 0.02); batch norm scales N(1, 0.02) and shifts 0 (Radford et al. 2015; the authors' code).
+
+    Other normalisations, which they do not have, start as PyTorch starts them: scales 1 and shifts 0."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -144,7 +203,7 @@ def _initialize(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _check_architecture(sample_size: int, width: int, num_extra_layers: int, norm_type: str) -> None:
+def _check_architecture(sample_size: int, width: int, num_extra_layers: int) -> None:
     if sample_size not in (8, 16, 32, 64, 128, 256):
         raise InputError(
             f"sample_size={sample_size!r}: a DCGAN makes square images of 8, 16, 32, 64, 128 or 256 pixels; "
@@ -152,4 +211,3 @@ def _check_architecture(sample_size: int, width: int, num_extra_layers: int, nor
         )
     check_at_least("width", width, 1)
     check_at_least("num_extra_layers", num_extra_layers, 0, 1000)
-    check_choice("norm_type", norm_type, NORM_TYPES)

@@ -14,7 +14,10 @@ import hf_wgan
 from hf_wgan import MLPCritic, MLPGenerator, WGANPipeline
 from hf_wgan.hub.code import self_contained
 
-CARRIED = ["hf_wgan.pipelines.pipeline_wgan", "hf_wgan.models.dcgan", "hf_wgan.models.mlp"]
+CARRIED = [
+    "hf_wgan.pipelines.pipeline_wgan",
+    *(f"hf_wgan.models.{architecture}" for architecture in ("dcgan", "mlp", "resnet", "r3gan")),
+]
 
 
 def definitions(source):

@@ -1,0 +1,68 @@
+"""The parts that several networks have in common: normalisation, spectral normalisation, and classes."""
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+CLASS_EMBEDDING_DIM = 32
+
+
+def normalization(norm_type: str, channels: int, affine: bool = True) -> nn.Module:
+    """The normalisation of maps `(N, C, H, W)` by its name.
+
+    Args:
+        norm_type: Over what mean and variance are taken. `"batch"`: N, H, W; `"layer"`: C, H, W, as in WGAN-GP
+            (Gulrajani et al. 2017, arXiv 1704.00028, section 4); `"instance"`: H, W; `"none"`: no normalisation.
+        channels: C.
+        affine: Whether a learned scale and shift of each channel follow.
+    """
+    if norm_type == "batch":
+        return nn.BatchNorm2d(channels, affine=affine)
+    if norm_type == "layer":
+        return nn.GroupNorm(1, channels, affine=affine)
+    if norm_type == "instance":
+        return nn.InstanceNorm2d(channels, affine=affine)
+    return nn.Identity()
+
+
+def add_spectral_norm(network: nn.Module) -> None:
+    """Every convolution, linear layer and embedding divides its weight by its largest singular value.
+
+    That of a convolution is the one of its kernel reshaped to a matrix of `out_channels` rows (Miyato et al. 2018,
+    arXiv 1802.05957, section 2.1), not the one of the convolution as a map between images. It is found by one power
+    iteration each time that the network is called in training mode. A weight that is zero has none: initialise first.
+    """
+    for module in list(network.modules()):
+        if isinstance(module, (nn.Conv2d, nn.Linear, nn.Embedding)):
+            parametrizations.spectral_norm(module)
+
+
+def latent_embedding(num_classes: int) -> nn.Embedding:
+    """A learned vector for each class, which starts like a latent vector: N(0, 1)."""
+    return nn.Embedding(num_classes, CLASS_EMBEDDING_DIM)
+
+
+def with_class(latents: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+    """Latents `(N, L)` and embedded classes `(N, E)` to the vectors `(N, L + E)` that a generator starts from."""
+    return torch.cat([latents, embedded.to(latents.dtype)], dim=1)
+
+
+def projection_embedding(num_classes: int, channels: int, spectral_norm: bool) -> nn.Embedding:
+    """A learned vector for each class to project features on.
+
+    It starts at 0, so that at first no class matters; with spectral normalisation, which would divide by that, N(0, 1).
+    """
+    embedding = nn.Embedding(num_classes, channels)
+    if not spectral_norm:
+        nn.init.zeros_(embedding.weight)
+    return embedding
+
+
+def projection(features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+    """What a class adds to the scores, `(N,)`: ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4).
+
+    Args:
+        features: φ(x), `(N, C)`.
+        embedded: embed(y), `(N, C)`.
+    """
+    return (embedded * features).sum(dim=1)

@@ -1,0 +1,291 @@
+"""The residual pair of WGAN-GP: Gulrajani et al. 2017 (arXiv 1704.00028), section 5 and the appendix's tables.
+
+At 32 pixels the networks are those of the CIFAR-10 table. At 64 and 128 pixels the widths double from the image inwards
+as in the 64 pixel table, and the critic keeps the head of the smaller one: ReLU, the mean over space, a linear layer.
+"""
+
+from itertools import pairwise
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+from torch.nn import functional as F
+
+from .checks import (
+    check_at_least,
+    check_choice,
+    check_classes,
+    check_images,
+    check_labels,
+    check_latents,
+    check_num_parameters,
+    coarsest_map,
+)
+from .layers import (
+    CLASS_EMBEDDING_DIM,
+    add_spectral_norm,
+    latent_embedding,
+    normalization,
+    projection,
+    projection_embedding,
+    with_class,
+)
+from .network import Network
+
+GENERATOR_NORM_TYPES = ("batch", "none")
+CRITIC_NORM_TYPES = ("layer", "batch", "instance", "none")
+
+
+class ResNetGenerator(Network):
+    """Latent vectors to images: a linear layer to the coarsest map, then residual blocks that each double the size.
+
+    By default 1,204,099 parameters, and 811,335,680 FLOPs for an image of 32 pixels (two a multiply-add).
+
+    Args:
+        sample_size: Height and width of the images in pixels: 32, 64 or 128, or two multiples of 32 up to 128.
+        out_channels: Channels of the images, 1 to 4.
+        latent_dim: Length of a latent vector, drawn from N(0, 1).
+        width: Channels of the finest map. At 32 pixels all maps have as many; else each coarser one twice those of the
+            next finer. None for the paper's: 128 at 32 pixels, else 64.
+        norm_type: `"batch"` for batch normalisation before every ReLU, or `"none"`.
+        num_classes: How many classes of images it makes; None for one that knows of none. With batch normalisation
+            each class has its own scales and shifts in the blocks (Dumoulin et al. 2017, arXiv 1610.07629, as in the
+            authors' code), else a learned vector beside the latent one.
+        class_names: Their names, for whoever asks for images; kept in the config.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] = 32,
+        out_channels: int = 3,
+        latent_dim: int = 128,
+        width: int | None = None,
+        norm_type: str = "batch",
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
+    ):
+        super().__init__()
+        check_choice("out_channels", out_channels, (1, 2, 3, 4))
+        check_at_least("latent_dim", latent_dim, 1)
+        check_choice("norm_type", norm_type, GENERATOR_NORM_TYPES)
+        check_classes(num_classes, class_names)
+        halvings, height, image_width = coarsest_map(sample_size, 32, 128)
+        widths = _widths(width, halvings)[::-1]  # the finest last
+
+        self.coarsest = (widths[0], height, image_width)
+        self.class_embedding = None
+        if num_classes is not None and norm_type == "none":
+            self.class_embedding = latent_embedding(num_classes)
+        num_inputs = latent_dim + (CLASS_EMBEDDING_DIM if self.class_embedding else 0)
+        from_latents = num_inputs * widths[0] * height * image_width
+        check_num_parameters(self, from_latents + _num_weights(widths) + 4 * (num_classes or 0) * sum(widths))
+        self.from_latents = nn.Linear(num_inputs, widths[0] * height * image_width)
+        self.blocks = nn.ModuleList(
+            _ResidualBlock(before, after, norm_type, "up", num_classes)
+            for before, after in pairwise([widths[0], *widths])
+        )
+        self.norm = _Normalization(norm_type, widths[-1])
+        self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+        _initialize(self)
+        nn.init.xavier_uniform_(self.to_image.weight)  # no ReLU follows, so without the factor of He et al.
+
+    def forward(self, latents: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            latents: `(N, latent_dim)`.
+            class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
+
+        Returns:
+            Images, `(N, out_channels, H, W)` in [-1, 1].
+        """
+        check_latents(latents, self.config.latent_dim)
+        check_labels(class_labels, len(latents), self.config.num_classes)
+        if self.class_embedding is not None:
+            latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
+        maps = self.from_latents(latents).unflatten(1, self.coarsest)  # (N, C, 4, 4)
+        for block in self.blocks:
+            maps = block(maps, class_labels)  # (N, C', 2H, 2W)
+        maps = F.relu(self.norm(maps))  # (N, C, H, W)
+        return torch.tanh(self.to_image(maps))  # (N, out_channels, H, W)
+
+
+class ResNetCritic(Network):
+    """Images to scores: unbounded, one an image, high for what looks real.
+
+    At 32 pixels two residual blocks that halve the size and two that do not; at more, blocks that halve it to 4 pixels,
+    and one that does not.
+
+    By default 1,055,360 parameters, and 537,854,208 FLOPs for an image of 32 pixels (two a multiply-add).
+
+    Args:
+        sample_size: Height and width of the images in pixels: 32, 64 or 128, or two multiples of 32 up to 128.
+        in_channels: Channels of the images, 1 to 4.
+        width: Channels of the first map. At 32 pixels all maps have as many; else they double at each coarser one. None
+            for the paper's: 128 at 32 pixels, else 64.
+        norm_type: Normalisation before every ReLU but those at either end: `"layer"` as in the paper, `"instance"`,
+            `"none"`, or `"batch"`, with which a score depends on the other images of the batch.
+        num_classes: How many classes of images it takes; None for one that knows of none. The score is then
+            ψ(φ(x)) + ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4), where φ is the last map's mean
+            over space.
+        spectral_norm: Whether every layer divides its weight by its largest singular value, that of the reshaped
+            kernel (Miyato et al. 2018, arXiv 1802.05957).
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] = 32,
+        in_channels: int = 3,
+        width: int | None = None,
+        norm_type: str = "layer",
+        num_classes: int | None = None,
+        spectral_norm: bool = False,
+    ):
+        super().__init__()
+        check_choice("in_channels", in_channels, (1, 2, 3, 4))
+        check_choice("norm_type", norm_type, CRITIC_NORM_TYPES)
+        check_choice("spectral_norm", spectral_norm, (True, False))
+        check_classes(num_classes)
+        halvings, _, _ = coarsest_map(sample_size, 32, 128)
+        widths = _widths(width, halvings)  # the finest first
+        check_num_parameters(self, _num_weights(widths) + (num_classes or 0) * widths[-1])
+
+        num_halving = 2 if halvings == 3 else halvings
+        self.first = _FirstBlock(in_channels, widths[0])
+        self.blocks = nn.ModuleList(
+            _ResidualBlock(before, after, norm_type, "down") for before, after in pairwise(widths[:num_halving])
+        )
+        for _ in range(halvings + 1 - num_halving):
+            self.blocks.append(_ResidualBlock(widths[-1], widths[-1], norm_type))
+        self.score = nn.Linear(widths[-1], 1, bias=False)  # a constant would cancel in the loss of either network
+        _initialize(self)
+        if num_classes is not None:
+            self.class_embedding = projection_embedding(num_classes, widths[-1], spectral_norm)
+        if spectral_norm:
+            add_spectral_norm(self)
+
+    def forward(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            images: `(N, in_channels, H, W)` in [-1, 1].
+            class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
+
+        Returns:
+            Scores, `(N,)`, unbounded.
+        """
+        check_images(images, self.config.in_channels, self.config.sample_size)
+        check_labels(class_labels, len(images), self.config.num_classes)
+        maps = self.first(images)  # (N, C, H/2, W/2)
+        for block in self.blocks:
+            maps = block(maps)  # (N, 2C, H/2, W/2), at last (N, C, H, W)
+        features = F.relu(maps).mean(dim=(2, 3))  # (N, C)
+        scores = self.score(features).squeeze(1)  # (N,)
+        if class_labels is not None:
+            scores = scores + projection(features, self.class_embedding(class_labels))  # (N,)
+        return scores
+
+
+class _ResidualBlock(nn.Module):
+    """Twice normalisation, ReLU and a 3×3 convolution, beside a shortcut.
+
+    Resampling is by nearest neighbours (`"up"`) before the first convolution, or by the mean of 2×2 pixels (`"down"`)
+    after the second. The shortcut's 1×1 convolution, which commutes with both, is done at the smaller size.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        norm_type: str,
+        resampling: str | None = None,
+        num_classes: int | None = None,
+    ):
+        super().__init__()
+        hidden = in_channels if resampling == "down" else out_channels
+        subtracts_mean = norm_type in ("batch", "instance")  # of each channel, and with it the bias before it
+        self.norm_1 = _Normalization(norm_type, in_channels, num_classes)
+        self.conv_1 = nn.Conv2d(in_channels, hidden, 3, padding=1, bias=not subtracts_mean)
+        self.norm_2 = _Normalization(norm_type, hidden, num_classes)
+        self.conv_2 = nn.Conv2d(hidden, out_channels, 3, padding=1)
+        is_identity = resampling is None and in_channels == out_channels
+        self.shortcut = nn.Identity() if is_identity else nn.Conv2d(in_channels, out_channels, 1)
+        self.up = nn.Upsample(scale_factor=2) if resampling == "up" else nn.Identity()
+        self.down = nn.AvgPool2d(2) if resampling == "down" else nn.Identity()
+
+    def forward(self, maps: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        hidden = F.relu(self.norm_1(maps, class_labels))  # (N, C, H, W)
+        hidden = self.conv_1(self.up(hidden))  # (N, C', 2H, 2W) if up, else (N, C', H, W)
+        hidden = F.relu(self.norm_2(hidden, class_labels))
+        hidden = self.down(self.conv_2(hidden))  # (N, C'', H/2, W/2) if down
+        return self.up(self.shortcut(self.down(maps))) + hidden
+
+
+class _FirstBlock(nn.Module):
+    """The critic's first block: an image is neither normalised nor passed through a ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = F.relu(self.conv_1(images))  # (N, C, H, W)
+        hidden = F.avg_pool2d(self.conv_2(hidden), 2)  # (N, C, H/2, W/2)
+        return self.shortcut(F.avg_pool2d(images, 2)) + hidden
+
+
+class _Normalization(nn.Module):
+    """Normalisation; if it is batch normalisation and there are classes, each with its own scales and shifts."""
+
+    def __init__(self, norm_type: str, channels: int, num_classes: int | None = None):
+        super().__init__()
+        self.num_classes = num_classes if norm_type == "batch" else None
+        self.norm = normalization(norm_type, channels, affine=self.num_classes is None)
+        if self.num_classes is not None:  # the classes start alike, as batch normalisation does: scales 1, shifts 0
+            self.scales = nn.Embedding(self.num_classes, channels)
+            self.shifts = nn.Embedding(self.num_classes, channels)
+            nn.init.ones_(self.scales.weight)
+            nn.init.zeros_(self.shifts.weight)
+
+    def forward(self, maps: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        maps = self.norm(maps)  # (N, C, H, W)
+        if self.num_classes is None:
+            return maps
+        scales = self.scales(class_labels)[:, :, None, None]  # (N, C, 1, 1)
+        shifts = self.shifts(class_labels)[:, :, None, None]  # (N, C, 1, 1)
+        return maps * scales + shifts
+
+
+def _widths(width: int | None, halvings: int) -> list[int]:
+    """The channels at each size, the finest first; one for each time that the size is halved."""
+    if width is None:
+        width = 128 if halvings == 3 else 64
+    check_at_least("width", width, 1)
+    return [width if halvings == 3 else width * 2**level for level in range(halvings)]
+
+
+def _num_weights(widths: list[int]) -> int:
+    """About how many: two 3×3 kernels a block."""
+    return sum(18 * width**2 for width in widths)
+
+
+def _initialize(network: nn.Module) -> None:
+    """As in the authors' code: all uniform, all biases 0.
+
+    3×3 convolutions have variance 4 / (fan in + fan out), He et al.'s for layers beside a ReLU, of the mean of both
+    fans. Shortcuts and linear layers pass what they get on, so half of that: Glorot & Bengio's.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            is_3x3 = isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
+            nn.init.xavier_uniform_(module.weight, gain=2**0.5 if is_3x3 else 1)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

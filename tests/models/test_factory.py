@@ -1,0 +1,60 @@
+import pytest
+import torch
+from torch import nn
+
+from hf_wgan import InputError
+from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks, shape_of
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_architectures_are_built_with_their_own_defaults(architecture):
+    with torch.device("meta"):
+        networks = build_networks(NetworkConfig(architecture=architecture), 32, 1)
+        for network, network_class in zip(networks, ARCHITECTURES[architecture]):
+            assert type(network) is network_class and shape_of(network) == (1, 32, 32)
+            default = network_class(32, 1)
+            assert dict(network.config) | {"_use_default_values": 0} == dict(default.config) | {
+                "_use_default_values": 0
+            }
+
+
+def test_options_reach_the_networks():
+    options = {"latent_dim": 7, "generator_width": 3, "critic_width": 5, "num_extra_layers": 2}
+    norms = {"generator_norm_type": "none", "critic_norm_type": "instance"}
+    classes = {"num_classes": 2, "class_names": ["a", "b"]}
+    generator, critic = build_networks(NetworkConfig(**options, **norms), 16, 2, **classes, spectral_norm=True)
+    made = {**generator.config}
+    expected = dict(sample_size=16, out_channels=2, latent_dim=7, width=3, num_extra_layers=2, norm_type="none")
+    assert expected.items() <= made.items() and classes.items() <= made.items()
+    expected = dict(sample_size=16, in_channels=2, width=5, num_extra_layers=2, norm_type="instance", num_classes=2)
+    assert {**expected, "spectral_norm": True}.items() <= dict(critic.config).items()
+    norms = {type(module) for module in critic.modules() if "Norm2d" in type(module).__name__}
+    assert norms == {nn.InstanceNorm2d}
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "resnet", "r3gan"])
+def test_images_need_not_be_square(architecture):
+    with torch.device("meta"):
+        networks = build_networks(NetworkConfig(architecture=architecture), (32, 64), 3)
+    assert [shape_of(network) for network in networks] == [(3, 32, 64)] * 2
+
+
+@pytest.mark.parametrize(
+    "architecture, option, value",
+    [
+        *((architecture, "num_extra_layers", 1) for architecture in ("mlp", "resnet", "r3gan")),
+        *((architecture, "generator_norm_type", "batch") for architecture in ("mlp", "r3gan")),
+        *((architecture, "critic_norm_type", "none") for architecture in ("mlp", "r3gan")),
+    ],
+)
+def test_options_that_an_architecture_lacks_are_refused(architecture, option, value):
+    config = NetworkConfig(architecture=architecture, **{option: value})
+    with pytest.raises(InputError, match=rf"{option}={value!r}: the {architecture} networks have no such option"):
+        build_networks(config, 32, 1)
+
+
+@pytest.mark.parametrize("option", ["latent_dim", "generator_width", "critic_width"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_zero_is_refused_and_not_taken_for_the_default(architecture, option):
+    with pytest.raises(InputError, match="=0: must be"):
+        build_networks(NetworkConfig(architecture=architecture, **{option: 0}), 32, 1)
