@@ -40,9 +40,11 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
 
     from .data import DataConfig, load_images
     from .launch import command_line, relaunch_on_cpus
-    from .models.factory import NetworkConfig, build_networks
+    from .lipschitz import build_constraint
+    from .models.factory import NetworkConfig, build_networks, has_norm_type
+    from .presets import PRESETS
     from .training import TrainingConfig, WGANTrainer
-    from .training.config import DIGITS_DEFAULTS
+    from .training.config import DIGITS_DEFAULTS, DIGITS_SIZE
     from .training.trainer import check_output_dir
 
     parser = KnobParser(DataConfig, NetworkConfig, TrainingConfig, description=description)
@@ -51,7 +53,12 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(args)
     if given.dataset_name is None and given.train_data_dir is None:
-        parser.set_defaults(**DIGITS_DEFAULTS)
+        parser.set_defaults(**(DIGITS_DEFAULTS if given.preset is None else DIGITS_SIZE))
+    if given.preset in PRESETS:
+        preset = dict(PRESETS[given.preset])
+        if "architecture" in parser.given(args) and not has_norm_type(given.architecture):
+            preset.pop("critic_norm_type", None)
+        parser.set_defaults(**preset)
     data_config, network_config, config = parser.parse_knobs(args)
 
     # What can be wrong is found before the images are decoded, which may take long.
@@ -65,16 +72,34 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
         data_config = _for_networks(published, network_config, data_config, parser.given(args))
         if not Path(name).is_dir():
             record["base_model"] = name
+    options: dict[str, Any] = {"spectral_norm": config.lipschitz == "spectral"}
+
+    def networks(channels: int) -> tuple[Any, Any]:
+        if published and published.critic:
+            return published.generator, published.critic
+        generator, critic = build_networks(network_config, data_config.resolution, channels, **options)
+        return published.generator if published else generator, critic
+
     with torch.device("meta"):
-        build_networks(network_config, data_config.resolution, channels=1)
+        build_constraint(config.lipschitz).check(networks(channels=1)[1])
     dataset = load_images(data_config)
+    if config.class_conditional:
+        options["num_classes"], options["class_names"] = _classes(dataset)
     set_seed(config.seed)
-    generator, critic = build_networks(network_config, data_config.resolution, dataset.shape[0])
-    if published:
-        generator, critic = published.generator, published.critic or critic
+    generator, critic = networks(dataset.shape[0])
     trainer = WGANTrainer(generator, critic, dataset, config, record)
     trainer.train()
     return 130 if trainer.interrupted else 0
+
+
+def _classes(dataset: Any) -> tuple[int, list[str] | None]:
+    """How many classes the labels tell, and their names if they have some."""
+    if dataset.label_names:
+        return len(dataset.label_names), dataset.label_names
+    labels = getattr(dataset, "labels", None)
+    if labels is None:
+        raise InputError(f"class_conditional: {dataset.name} has no labels; set label_column")
+    return int(labels.max()) + 1, None
 
 
 def _for_networks(published: Any, network_config: Any, data_config: Any, given: set[str]) -> Any:
@@ -222,6 +247,9 @@ def evaluate_digits(description: str, args: Sequence[str] | None = None) -> int:
             "digits_read": ("Samples that a classifier reads as one digit with p >= 0.7", report.read),
             "rarest_digit": ("Samples read as the rarest digit", report.smallest_class),
         }
+        if report.agreement is not None:
+            name = "Samples of an asked class whose likeliest digit it is"
+            figures["class_agreement"] = (name, report.agreement)
         rows = [
             {"metric_type": kind, "metric_name": name, "metric_value": round(value, 4), "settings": settings}
             for kind, (name, value) in figures.items()

@@ -1,15 +1,27 @@
 import pytest
 import torch
 from conftest import tiny_critic
+from torch import nn
 
 from hf_wgan.errors import InputError
-from hf_wgan.lipschitz import WeightClipping
+from hf_wgan.lipschitz import (
+    CONSTRAINTS,
+    DRAGAN,
+    R1,
+    R1R2,
+    Constraint,
+    GradientPenalty,
+    LipschitzPenalty,
+    SpectralNormalization,
+    WeightClipping,
+    build_constraint,
+)
 
 
 def test_clipping_bounds_every_parameter_and_leaves_those_inside_alone():
     critic = tiny_critic(sample_size=16)
     before = {name: parameter.clone() for name, parameter in critic.named_parameters()}
-    WeightClipping(0.01)(critic)
+    WeightClipping(0.01).after_step(critic)
     for name, parameter in critic.named_parameters():
         assert torch.equal(parameter, before[name].clamp(-0.01, 0.01)), name
     assert any("layers.3" in name for name in before), "the batch norm scales are parameters too"
@@ -19,7 +31,7 @@ def test_clipping_leaves_batch_norm_statistics_alone():
     critic = tiny_critic(sample_size=16)
     critic(torch.randn(8, 1, 16, 16))
     before = {name: buffer.clone() for name, buffer in critic.named_buffers()}
-    WeightClipping(0.01)(critic)
+    WeightClipping(0.01).after_step(critic)
     assert all(torch.equal(buffer, before[name]) for name, buffer in critic.named_buffers())
 
 
@@ -27,3 +39,157 @@ def test_clipping_leaves_batch_norm_statistics_alone():
 def test_a_clip_value_that_is_not_positive_is_refused(clip_value):
     with pytest.raises(InputError, match="clip_value"):
         WeightClipping(clip_value)
+
+
+WIDTH = 3 * 4 * 4
+PENALTIES = [GradientPenalty, LipschitzPenalty, DRAGAN, R1, R1R2]
+
+
+def images(number=6, seed=0, dtype=torch.float32):
+    """A real and a generated batch `(N, 3, 4, 4)`."""
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.rand(number, 3, 4, 4, generator=rng, dtype=dtype) * 2 - 1 for _ in range(2)]
+
+
+class Smooth(nn.Module):
+    """A critic whose penalty has no kinks, so that finite differences are exact to their order."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 5), nn.Softplus())
+        self.last = nn.Linear(5, 1, bias=False)
+        nn.init.normal_(self.last.weight, std=3)
+
+    def forward(self, images):
+        return self.last(self.layers(images)).squeeze(1)
+
+
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_penalties_and_their_parameter_gradients_equal_finite_differences(kind):
+    critic = Smooth().double()
+    real, fake = images(dtype=torch.float64)
+
+    def at(points):
+        """The norm of each gradient, without autograd."""
+        step = 1e-5
+        columns = []
+        for pixel in range(WIDTH):
+            shift = torch.zeros(WIDTH, dtype=torch.float64)
+            shift[pixel] = step
+            shift = shift.view(1, 3, 4, 4)
+            columns.append((critic(points + shift) - critic(points - shift)) / (2 * step))
+        return torch.stack(columns, 1).norm(dim=1)
+
+    @torch.no_grad()
+    def by_differences():
+        points = kind(rng=torch.Generator().manual_seed(1)).points(real, fake)
+        if kind is R1:
+            return 10 / 2 * at(real).square().mean()
+        if kind is R1R2:
+            return 10 / 2 * (at(real).square().mean() + at(fake).square().mean())
+        excess = at(points) - 1
+        return 10 * (excess.clamp(min=0) if kind is LipschitzPenalty else excess).square().mean()
+
+    def by_autograd():
+        return kind(rng=torch.Generator().manual_seed(1)).penalty(critic, real, fake)
+
+    penalty = by_autograd()
+    assert penalty.item() == pytest.approx(by_differences().item(), rel=1e-6)
+    penalty.backward()
+    for name, parameter in critic.named_parameters():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for index in range(0, parameter.numel(), 7):
+            values = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    parameter.view(-1)[index] += step
+                values.append(by_autograd().item())
+                with torch.no_grad():
+                    parameter.view(-1)[index] -= step
+            difference = (values[0] - values[1]) / 2e-5
+            assert gradient.view(-1)[index].item() == pytest.approx(difference, rel=1e-5, abs=1e-7), (name, index)
+
+
+@pytest.mark.parametrize("norm", [0.5, 1.0, 3.0])
+def test_for_a_linear_critic_the_penalties_are_the_formulas(norm):
+    direction = torch.randn(WIDTH, generator=torch.Generator().manual_seed(5))
+    weights = norm * direction / direction.norm()
+    real, fake = images()
+    expected = {
+        GradientPenalty: 10 * (norm - 1) ** 2,
+        LipschitzPenalty: 10 * max(0, norm - 1) ** 2,
+        DRAGAN: 10 * (norm - 1) ** 2,
+        R1: 5 * norm**2,
+        R1R2: 10 * norm**2,
+    }
+    for kind, value in expected.items():
+        penalty = kind().penalty(lambda points: points.flatten(1) @ weights, real, fake)
+        assert penalty.item() == pytest.approx(value, abs=1e-5), kind
+    assert GradientPenalty(3.0).penalty(lambda points: points.flatten(1) @ (2 * weights / norm), real, fake).item() == (
+        pytest.approx(3.0, rel=1e-5)
+    )
+
+
+@pytest.mark.parametrize("kind", [GradientPenalty, LipschitzPenalty])
+def test_points_lie_between_a_real_and_a_generated_image_each_at_a_place_of_its_own(kind):
+    real, fake = images(200)
+    points = kind(rng=torch.Generator().manual_seed(1)).points(real, fake)
+    places = ((points - fake) / (real - fake)).flatten(1)
+    assert torch.allclose(places, places[:, :1].expand_as(places), atol=1e-3)
+    places = places.median(dim=1).values
+    assert 0 <= places.min() < 0.05 and 0.95 < places.max() <= 1 and abs(places.mean() - 0.5) < 0.1
+    again = kind(rng=torch.Generator().manual_seed(1)).points(real, fake)
+    assert torch.equal(points, again), "the points follow from the source of random numbers"
+
+
+def test_dragan_looks_around_real_images_only():
+    real, fake = images(50)
+    away = DRAGAN(rng=torch.Generator().manual_seed(1)).points(real, fake) - real
+    assert away.min() >= 0 and away.max() <= 0.5 * real.std() and away.max() > 0.45 * real.std()
+
+
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_a_penalty_is_of_single_precision_at_least_and_needs_no_real_gradients(kind):
+    real, fake = (batch.bfloat16() for batch in images())
+    penalty = kind().penalty(Smooth(), real, fake)
+    assert penalty.dtype == torch.float32 and penalty.requires_grad
+    assert real.grad is None and not real.requires_grad
+
+
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_a_gradient_penalty_with_batch_norm_in_the_critic_is_refused_with_reason_and_mend(kind):
+    with pytest.raises(InputError, match=r"depend on the whole batch; use\s+critic_norm_type=\"layer\""):
+        kind().check(tiny_critic(sample_size=16))
+    kind().check(tiny_critic(sample_size=16, norm_type="none"))
+
+
+def test_spectral_normalisation_wants_such_layers_and_no_batch_norm():
+    with pytest.raises(InputError, match="spectral_norm=True"):
+        SpectralNormalization().check(tiny_critic(norm_type="none"))
+    SpectralNormalization().check(tiny_critic(norm_type="none", spectral_norm=True))
+    with pytest.raises(InputError, match="undoes the bound"):
+        SpectralNormalization().check(tiny_critic(sample_size=16, norm_type="batch", spectral_norm=True))
+    with pytest.raises(InputError, match="do not depend on the size of the weights"):
+        WeightClipping().check(tiny_critic(norm_type="none", spectral_norm=True))
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_every_constraint_is_built_by_its_name(name):
+    constraint = build_constraint(name, clip_value=0.5, weight=7.0)
+    assert type(constraint) is CONSTRAINTS[name]
+    assert getattr(constraint, "weight", 7.0) == 7.0 and getattr(constraint, "clip_value", 0.5) == 0.5
+
+
+def test_no_constraint_changes_nothing():
+    critic = tiny_critic()
+    before = {name: value.clone() for name, value in critic.state_dict().items()}
+    Constraint().after_step(critic)
+    Constraint().check(critic)
+    assert all(torch.equal(value, before[name]) for name, value in critic.state_dict().items())
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan")])
+def test_a_weight_that_is_not_positive_is_refused(weight):
+    with pytest.raises(InputError, match="gradient_penalty_weight"):
+        GradientPenalty(weight)

@@ -34,7 +34,9 @@ class ImageStream:
 
     def __init__(self, stream: Stream, config: DataConfig):
         self.stream, self.config = stream, config
-        self.name, self.fingerprint, self.label_names = stream.name, "", None
+        self.name, self.fingerprint = stream.name, ""
+        label = (stream.dataset.features or {}).get(stream.label_column)
+        self.label_names: list[str] | None = getattr(label, "names", None)
         how = Preprocessing.of(config)
         if config.channels is None:
             first = itertools.islice(stream.pictures(stream.dataset), PICTURES_TO_LOOK_AT)

@@ -35,6 +35,7 @@ class DigitReport:
     held_out_accuracy: float  # of the classifier, on real digits it was not fitted on
     held_out_read: float  # of these
     blends_read: float  # of averages of two of these, which are no digits
+    agreement: float | None = None  # of samples of an asked class, the share whose likeliest digit it is
 
 
 def evaluate(pipeline: WGANPipeline, num_images: int = 1000, seed: int = 0) -> DigitReport:
@@ -60,7 +61,11 @@ def evaluate(pipeline: WGANPipeline, num_images: int = 1000, seed: int = 0) -> D
     classifier = _fitted(fit, fit_labels)
 
     samples = pipeline(num_images, generator=torch.Generator().manual_seed(seed), output_type="np").images
-    classes = _read(classifier, samples.reshape(num_images, -1))
+    samples = samples.reshape(num_images, -1)
+    classes = _read(classifier, samples)
+    agreement = None
+    if num_classes := config.get("num_classes"):  # the pipeline gave them in turn
+        agreement = float((classifier.predict(samples) == np.arange(num_images) % num_classes).mean())
     held_out_digits = classifier.predict_proba(held_out)[:, :NO_DIGIT]
     return DigitReport(
         num_images=num_images,
@@ -71,6 +76,7 @@ def evaluate(pipeline: WGANPipeline, num_images: int = 1000, seed: int = 0) -> D
         held_out_accuracy=float((held_out_digits.argmax(1) == held_out_labels).mean()),
         held_out_read=float(_read(classifier, held_out).sum()),
         blends_read=float(_read(classifier, _blends(held_out, len(held_out), np.random.default_rng(1))).sum()),
+        agreement=agreement,
     )
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
@@ -42,6 +43,7 @@ class WGANPipeline(DiffusionPipeline):
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
         chunk_size: int | None = None,
     ) -> Any:
         """
@@ -54,6 +56,8 @@ class WGANPipeline(DiffusionPipeline):
                 `(N, H, W, C)`, or `"pt"` for a tensor `(N, C, H, W)` on the pipeline's device; arrays and tensors hold
                 [0, 1].
             return_dict: Whether to return an `ImagePipelineOutput` rather than a tuple.
+            class_labels: For a model with classes, the class of every image, or a list of one an image: numbers, or
+                names as in `pipeline.generator.config.class_names`. If not given, the classes in turn.
             chunk_size: How many images pass through the network at once, which bounds the memory it needs; about a
                 million pixels' worth if not given. A progress bar counts the chunks if there are several.
 
@@ -90,11 +94,13 @@ class WGANPipeline(DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != batch_size:
             raise InputError(f"generator is a list of {len(generator)} for batch_size={batch_size}: give one an image")
         if chunk_size is None:
-            chunk_size = max(1, PIXELS_PER_CHUNK // config.sample_size**2)
+            chunk_size = max(1, PIXELS_PER_CHUNK // int(np.prod(np.broadcast_to(config.sample_size, 2))))
         if chunk_size < 1:
             raise InputError(f"chunk_size={chunk_size}: must be at least 1")
 
         device = self._execution_device
+        labels = self._class_numbers(class_labels, batch_size)
+        conditions = () if labels is None else (torch.tensor(labels, device=device),)
         if latents is None:
             # In float32 whatever the network's precision, so that a seed means the same image in all of them.
             latents = randn_tensor((batch_size, config.latent_dim), generator, device, torch.float32)
@@ -106,7 +112,8 @@ class WGANPipeline(DiffusionPipeline):
         self.generator.eval()
         try:
             for start in self.progress_bar(starts) if len(starts) > 1 else starts:
-                images = self.generator(latents[start : start + chunk_size])
+                chunk = slice(start, start + chunk_size)
+                images = self.generator(latents[chunk], *(labels[chunk] for labels in conditions))
                 chunks.append(_convert(VaeImageProcessor.denormalize(images), output_type))
         finally:
             self.generator.train(was_training)
@@ -114,6 +121,28 @@ class WGANPipeline(DiffusionPipeline):
 
         images = _join(chunks, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _class_numbers(self, class_labels: Any, batch_size: int) -> list[int] | None:
+        num_classes = self.generator.config.get("num_classes")
+        if not num_classes:
+            if class_labels is not None:
+                raise InputError(f"class_labels={class_labels!r}: the model knows no classes; leave them out")
+            return None
+        if class_labels is None:
+            return [number % num_classes for number in range(batch_size)]
+        if isinstance(class_labels, torch.Tensor):
+            class_labels = class_labels.tolist()
+        if isinstance(class_labels, (int, str)):
+            class_labels = [class_labels] * batch_size
+        if len(class_labels) != batch_size:
+            raise InputError(f"{len(class_labels)} class_labels for batch_size={batch_size}: give one an image, or one")
+        names = list(self.generator.config.get("class_names") or [])
+        numbers = [names.index(label) if label in names else label for label in class_labels]
+        for number in numbers:
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < num_classes:
+                known = f", or one of {', '.join(map(repr, names))}" if names else ""
+                raise InputError(f"class_labels={number!r}: must be a number from 0 to {num_classes - 1}{known}")
+        return numbers
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
         """`DiffusionPipeline.save_pretrained`, with its arguments.

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..augment import Augmentation
 from ..errors import InputError
 from ..hub.publish import Push
 from ..knobs import knob
+from ..presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,11 @@ class TrainingConfig:
     output_dir: str = knob("wgan-model", "Folder for everything the run leaves.")
     overwrite_output_dir: bool = knob(False, "Replace what an earlier run left in the output folder.")
     resume_from_checkpoint: str | None = knob(None, "latest, or the path of a checkpoint folder, to go on from there.")
+    preset: str | None = knob(
+        None, f"Settings of a paper, all at once; options that are given go before. One of {', '.join(PRESETS)}."
+    )
     max_train_steps: int = knob(10_000, "Generator updates.")
+    max_train_minutes: float | None = knob(None, "End the run at the first report after so many minutes of training.")
     train_batch_size: int = knob(64, "Images a batch, for each process.")
     seed: int = knob(0, "Of the initial weights, the latents and the order of the images.")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = knob(
@@ -39,16 +45,45 @@ class TrainingConfig:
         False,
         "100 critic steps before each of the first 25 generator updates and every 500th, as in the paper's own code.",
     )
-    clip_value: float = knob(
-        0.01, "Every critic parameter is clamped to [-clip_value, clip_value] after each critic step."
+    lipschitz: Literal["clip", "gp", "lp", "dragan", "r1", "r1r2", "spectral", "none"] = knob(
+        "clip",
+        "What keeps the critic Lipschitz. clip: weight clipping; gp: gradient penalty (WGAN-GP); lp: one-sided; "
+        "dragan: around the data; r1, r1r2: zero-centred, at real, at real and generated images; spectral: spectral "
+        "normalisation; none: nothing.",
     )
-    optimizer: Literal["rmsprop", "adam"] = knob(
+    clip_value: float = knob(
+        0.01, "clip: every critic parameter is clamped to [-clip_value, clip_value] after each critic step."
+    )
+    gradient_penalty_weight: float = knob(10.0, "Weight of the penalty (lambda; gamma for r1 and r1r2).")
+    penalty_interval: int = knob(
+        1, "Critic steps from one penalty to the next; it is multiplied by as much (lazy regularisation)."
+    )
+    class_conditional: bool = knob(False, "Train on the labels too: images of a class that is asked for.")
+    augmentation: str = knob(
+        "",
+        "Differentiable augmentation of real and generated images, for small datasets: color, translation, cutout, or "
+        "several of them separated by commas.",
+    )
+
+    # The optimizers.
+    optimizer: Literal["rmsprop", "adam", "adamw"] = knob(
         "rmsprop", "RMSProp without momentum, or Adam; the paper warns of momentum in the critic."
     )
     generator_learning_rate: float = knob(5e-5, "Learning rate of the generator.")
     critic_learning_rate: float = knob(5e-5, "Learning rate of the critic.")
     adam_beta1: float = knob(0.5, "Adam: decay of the mean of the gradients.")
     adam_beta2: float = knob(0.999, "Adam: decay of the mean of their squares.")
+    adam_weight_decay: float = knob(0.01, "AdamW: decay of the weights.")
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = knob("constant", "How both learning rates go over the run, by diffusers' names.")
+    lr_warmup_steps: int = knob(0, "Steps over which the learning rates rise from 0, for all but constant.")
+
+    # The generator that is shipped.
+    use_ema: bool = knob(False, "Ship an average of the generator's weights over the steps; raw ones are a variant.")
+    ema_max_decay: float = knob(0.9999, "Decay of the average a step, once it has warmed up.")
+    ema_inv_gamma: float = knob(1.0, "The decay warms up as 1 - (1 + step / ema_inv_gamma) ** -ema_power.")
+    ema_power: float = knob(0.75, "See ema_inv_gamma.")
 
     # What a person sees.
     logging_steps: int = knob(10, "Steps between two lines of metrics.jsonl; each is their mean.")
@@ -72,14 +107,25 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         positive = "max_train_steps train_batch_size n_critic clip_value logging_steps validation_steps"
         positive += " num_validation_images checkpointing_steps checkpoints_total_limit"
-        positive += " generator_learning_rate critic_learning_rate"
+        positive += " generator_learning_rate critic_learning_rate gradient_penalty_weight penalty_interval"
+        positive += " ema_inv_gamma ema_power max_train_minutes"
         for name in positive.split():
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name}={value}: must be positive")
-        for name in ("adam_beta1", "adam_beta2"):
+        for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 0 and below 1")
+        for name in ("lr_warmup_steps", "adam_weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 0")
+        if self.lr_warmup_steps and self.lr_scheduler == "constant":
+            raise InputError(
+                f"lr_warmup_steps={self.lr_warmup_steps}: lr_scheduler='constant' has none; use constant_with_warmup"
+            )
+        Augmentation(self.augmentation)
+        if self.preset not in (None, *PRESETS):
+            raise InputError(f"preset={self.preset!r}: must be one of {', '.join(PRESETS)}")
         if self.seed < 0:
             raise InputError(f"seed={self.seed}: must be at least 0")
         if self.push_to_hub:
@@ -95,6 +141,9 @@ class TrainingConfig:
         repo_id = self.hub_model_id or Path(self.output_dir).resolve().name
         return Push(repo_id, self.hub_token, self.hub_private_repo)
 
+
+DIGITS_SIZE = {"resolution": 32, "max_train_steps": 3000, "output_dir": "wgan-digits"}
+"""The same for a preset, whose other settings stay its own; not every architecture makes images of 16 pixels."""
 
 DIGITS_DEFAULTS = {
     "resolution": 16,

@@ -21,22 +21,25 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers import ModelMixin
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from .. import files
+from ..augment import Augmentation
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of
 from ..errors import InputError, PushError
 from ..hub.card import write_card
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
-from ..lipschitz import WeightClipping
+from ..lipschitz import build_constraint
 from ..models.factory import shape_of
 from ..pipelines import WGANPipeline
 from ..version import __version__
 from .checkpoint import Progress, find_checkpoint, load_checkpoint, portable_copy, save_checkpoint, settings_of
 from .config import TrainingConfig
 from .report import Report, can_plot
-from .step import StepLosses, WGANStep, critic_steps
+from .step import RealBatch, StepLosses, WGANStep, critic_steps
 
 RUN_FILES = (
     files.INDEX,
@@ -98,8 +101,13 @@ class WGANTrainer:
                 "build them for the same images"
             )
         self.accelerator = _accelerator(config)
+        self._rng = torch.Generator(self.accelerator.device)
+        constraint = build_constraint(config.lipschitz, config.clip_value, config.gradient_penalty_weight, self._rng)
+        constraint.check(critic)
+        _check_classes(config, self.dataset, generator, critic)
         self.progress = Progress()
         self.interrupted = False
+        self._time_is_up = False
         self._reported_at, self._reported_batches = time.monotonic(), 0
         share = (self.accelerator.device, self.accelerator.num_processes, self.accelerator.process_index)
         self.real_batches: RealBatches | StreamedBatches
@@ -121,15 +129,18 @@ class WGANTrainer:
                 _optimizer(self.critic, config.critic_learning_rate, config),
             )
         self._optimizers = {"generator_optimizer": generator_optimizer, "critic_optimizer": critic_optimizer}
-        self._latent_rng = torch.Generator(self.accelerator.device)
+        self._schedulers = [_scheduler(optimizer.optimizer, config) for optimizer in self._optimizers.values()]
+        self.ema = _ema(self.generator, config) if config.use_ema else None
         self.step = WGANStep(
             wrapped_generator,
             wrapped_critic,
             generator_optimizer,
             critic_optimizer,
-            WeightClipping(config.clip_value),
+            constraint,
             self._sample_latents,
             self.accelerator.backward,
+            config.penalty_interval,
+            Augmentation(config.augmentation, self._rng),
         )
 
     def train(self) -> WGANPipeline:
@@ -149,7 +160,7 @@ class WGANTrainer:
         pushes = BackgroundPushes(self.output_dir, self.config.push) if report and self._pushes_checkpoints() else None
         losses: list[StepLosses] = []
         with _interrupts() as interrupt:
-            while self.progress.step < self.config.max_train_steps and not self.interrupted:
+            while not self._ends():
                 losses.append(self._one_step())
                 if self._reports_now(interrupt.is_set()):
                     self._report(report, losses, interrupt.is_set())
@@ -166,18 +177,28 @@ class WGANTrainer:
             self._push()
         return pipeline
 
+    def _ends(self) -> bool:
+        return self.progress.step >= self.config.max_train_steps or self.interrupted or self._time_is_up
+
     def _one_step(self) -> StepLosses:
         config, progress = self.config, self.progress
-        self._latent_rng.manual_seed(_seed(config.seed, progress.step, self.accelerator.process_index))
-        real_images = (batch.images for batch in self.real_batches)
-        losses = self.step(real_images, critic_steps(progress.step, config.n_critic, config.critic_warmup))
+        self._rng.manual_seed(_seed(config.seed, progress.step, self.accelerator.process_index))
+        self.step.critic_steps_made = progress.batches
+        real_batches = (
+            RealBatch(batch.images, batch.labels if config.class_conditional else None) for batch in self.real_batches
+        )
+        losses = self.step(real_batches, critic_steps(progress.step, config.n_critic, config.critic_warmup))
+        for scheduler in self._schedulers:
+            scheduler.step()
+        if self.ema:
+            self.ema.step(self.generator.parameters())
         progress.step += 1
         progress.batches = self.real_batches.position
         return losses
 
     def _sample_latents(self, num_latents: int) -> torch.Tensor:
         shape = (num_latents, self.generator.config.latent_dim)
-        return torch.randn(shape, generator=self._latent_rng, device=self.accelerator.device)
+        return torch.randn(shape, generator=self._rng, device=self.accelerator.device)
 
     def _reports_now(self, interrupted: bool) -> bool:
         # Several processes must stop at the same step, so they wait to agree on it until they meet for a report.
@@ -186,20 +207,24 @@ class WGANTrainer:
 
     def _report(self, report: Report | None, losses: list[StepLosses], interrupted: bool) -> None:
         """Means over the steps since the last report and over the processes, and whether any was interrupted."""
-        critic_loss, generator_loss = (torch.stack(values).mean() for values in zip(*losses))
-        flag = torch.full_like(critic_loss, float(interrupted))
-        means = self.accelerator.reduce(torch.stack([critic_loss, generator_loss, flag]), reduction="mean").tolist()
-        self.interrupted = means[2] > 0
+        now = time.monotonic()
+        seconds = self.progress.seconds + now - self._reported_at
+        time_is_up = seconds >= 60 * (self.config.max_train_minutes or math.inf)
+        flags = torch.tensor([interrupted, time_is_up], dtype=torch.float32, device=self.accelerator.device)
+        own = torch.stack([torch.stack(values).mean() for values in zip(*losses)])
+        *means, interruptions, ends = self.accelerator.reduce(torch.cat([own, flags]), reduction="mean").tolist()
+        self.interrupted, self._time_is_up = interruptions > 0, ends > 0
         row = {"critic_loss": means[0], "generator_loss": means[1], "wasserstein_estimate": -means[0]}
+        if self.step.constraint.has_penalty:
+            row["gradient_penalty"] = means[2]
         for name, value in row.items():
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"{name} is {value} at step {self.progress.step}: lower generator_learning_rate and "
                     f"critic_learning_rate; checkpoints written before stay in {self.output_dir}"
                 )
-        now = time.monotonic()
         images = (self.progress.batches - self._reported_batches) * self.config.train_batch_size
-        row["seconds"] = round(self.progress.seconds + now - self._reported_at, 3)
+        row["seconds"] = round(seconds, 3)
         row["images_per_second"] = round(images * self.accelerator.num_processes / (now - self._reported_at), 1)
         self.progress.seconds = row["seconds"]
         self._reported_at, self._reported_batches = now, self.progress.batches
@@ -247,7 +272,7 @@ class WGANTrainer:
 
     def _write_at_intervals(self, report: Report, pushes: BackgroundPushes | None) -> None:
         config, step = self.config, self.progress.step
-        last = step == config.max_train_steps or self.interrupted
+        last = self._ends()
         if step % config.validation_steps == 0 or last:
             latents = torch.randn(
                 (config.num_validation_images, self.generator.config.latent_dim),
@@ -278,6 +303,8 @@ class WGANTrainer:
     def _save_pipeline(self, pipeline: WGANPipeline) -> None:
         (self.output_dir / files.EVALUATION).unlink(missing_ok=True)  # it measured other weights
         pipeline.save_pretrained(self.output_dir)
+        if self.ema:
+            self._measured(portable_copy(self.generator)).save_pretrained(self.output_dir / "generator", variant="raw")
         pipeline.register_to_config(_name_or_path=str(self.output_dir))
         write_card(self.output_dir)
 
@@ -294,27 +321,39 @@ class WGANTrainer:
             self._say(str(error))
 
     def _pipeline(self) -> WGANPipeline:
-        """What is shipped: copies of the networks, with the generator's batch norm statistics measured anew.
+        """What is shipped: copies of the networks, the generator with its averaged weights if there are any."""
+        generator = portable_copy(self.generator)
+        if self.ema:
+            self.ema.copy_to(generator.parameters())
+        pipeline = WGANPipeline(self._measured(generator), portable_copy(self.critic))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _measured(self, generator: ModelMixin) -> ModelMixin:
+        """The generator with its batch norm statistics measured anew, in evaluation mode.
 
         In training a batch is normalised by its own statistics. The running ones, which a single sample has to rely
         on, belong to a mixture of past weights; with the weights fixed they are averaged over many batches.
         """
-        generator = portable_copy(self.generator)
         rng = torch.Generator(self.accelerator.device).manual_seed(self.config.seed)
-        shape = (self.config.train_batch_size, generator.config.latent_dim)
-        update_bn(
-            (torch.randn(shape, generator=rng, device=rng.device) for _ in range(BATCH_NORM_BATCHES)), generator.train()
+        size = self.config.train_batch_size
+        labels = {}
+        if num_classes := generator.config.get("num_classes"):
+            labels["class_labels"] = torch.arange(size, device=rng.device) % num_classes
+        latents = (
+            torch.randn((size, generator.config.latent_dim), generator=rng, device=rng.device)
+            for _ in range(BATCH_NORM_BATCHES)
         )
-        pipeline = WGANPipeline(generator.eval(), portable_copy(self.critic))
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        update_bn(latents, _WithLabels(generator.train(), labels))
+        return generator.eval()
 
     def _networks(self) -> dict[str, ModelMixin]:
         return {"generator": self.generator, "critic": self.critic}
 
     def _others(self) -> dict[str, Any]:
-        scaler = self.accelerator.scaler
-        return {**self._optimizers, **({"scaler": scaler} if scaler is not None else {})}
+        schedulers = dict(zip(("generator_scheduler", "critic_scheduler"), self._schedulers))
+        optional = {"scaler": self.accelerator.scaler, "ema": self.ema}
+        return self._optimizers | schedulers | {name: part for name, part in optional.items() if part is not None}
 
     def _description(self) -> dict[str, Any]:
         """The content of `training_config.json`."""
@@ -384,9 +423,61 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def _optimizer(network: ModelMixin, learning_rate: float, config: TrainingConfig) -> torch.optim.Optimizer:
+    betas = (config.adam_beta1, config.adam_beta2)
     if config.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), learning_rate, betas=(config.adam_beta1, config.adam_beta2))
+        return torch.optim.Adam(network.parameters(), learning_rate, betas=betas)
+    if config.optimizer == "adamw":
+        decay = config.adam_weight_decay
+        return torch.optim.AdamW(network.parameters(), learning_rate, betas=betas, weight_decay=decay)
     return torch.optim.RMSprop(network.parameters(), learning_rate)
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
+    return get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=config.max_train_steps,
+    )
+
+
+def _ema(generator: ModelMixin, config: TrainingConfig) -> EMAModel:
+    return EMAModel(
+        generator.parameters(),
+        decay=config.ema_max_decay,
+        use_ema_warmup=True,
+        inv_gamma=config.ema_inv_gamma,
+        power=config.ema_power,
+    )
+
+
+class _WithLabels(torch.nn.Module):
+    """A generator as a function of its latents alone."""
+
+    def __init__(self, generator: ModelMixin, labels: dict[str, torch.Tensor]):
+        super().__init__()
+        self.generator, self.labels = generator, labels
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.generator(latents, **self.labels)
+
+
+def _check_classes(config: TrainingConfig, dataset: Any, generator: ModelMixin, critic: ModelMixin) -> None:
+    for name, network in {"generator": generator, "critic": critic}.items():
+        num_classes = network.config.get("num_classes")
+        if bool(num_classes) != config.class_conditional:
+            raise InputError(
+                f"class_conditional={config.class_conditional} with a {name} of num_classes={num_classes}: build both "
+                "networks with num_classes, or neither, and set class_conditional likewise"
+            )
+        if config.class_conditional and isinstance(dataset, ImageSet):
+            if dataset.labels is None:
+                raise InputError(f"class_conditional: {dataset.name} has no labels; set label_column")
+            if not 0 <= int(dataset.labels.min()) <= int(dataset.labels.max()) < num_classes:
+                raise InputError(
+                    f"class_conditional: {dataset.name} has labels from {int(dataset.labels.min())} to "
+                    f"{int(dataset.labels.max())}, the {name} has {num_classes} classes"
+                )
 
 
 def _training_images(dataset: Any, generator: ModelMixin) -> ImageSet | ImageStream:

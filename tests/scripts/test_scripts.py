@@ -18,6 +18,7 @@ from PIL import Image
 from hf_wgan import WGANPipeline, commands
 from hf_wgan.grid import image_grid
 from hf_wgan.hub.publish import Push, push_folder
+from hf_wgan.presets import PRESETS
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --max_train_steps 4"
@@ -328,6 +329,62 @@ def test_evaluate_digits_prints_json(tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert (report["num_images"], report["seed"]) == (50, 0)
     assert report["read"] < 0.6, "untrained networks make no digits"
+
+
+def train_preset(name, arguments, output_dir):
+    small = f"--preset {name} --resolution 32 --generator_width 8 --critic_width 8 --train_batch_size 4"
+    small += f" --max_train_steps 1 --num_validation_images 4 --logging_steps 1 {arguments}"
+    return commands.train("", [*small.split(), "--output_dir", str(output_dir)])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_what_its_paper_did_and_the_card_says_which(name, tmp_path):
+    assert train_preset(name, "", tmp_path / "run") == 0
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    settings = {**record["training"], "architecture": record["generator"]["class"].removesuffix("Generator").lower()}
+    for option, value in PRESETS[name].items():
+        if option in settings:
+            assert settings[option] == value, option
+    assert record["critic"].get("norm_type", "none") == PRESETS[name].get("critic_norm_type", "none")
+    assert f"| preset | {name} |" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_options_that_are_given_go_before_those_of_the_preset(tmp_path):
+    assert (
+        train_preset("wgan-gp", "--n_critic 2 --critic_learning_rate 3e-4 --architecture dcgan", tmp_path / "run") == 0
+    )
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    assert (record["training"]["n_critic"], record["training"]["critic_learning_rate"]) == (2, 3e-4)
+    assert record["training"]["gradient_penalty_weight"] == 10 and record["critic"]["class"] == "DCGANCritic"
+
+
+def test_a_presets_normalisation_goes_with_networks_that_have_some(tmp_path):
+    assert train_preset("wgan-gp", "--architecture r3gan", tmp_path / "run") == 0
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    assert record["critic"]["class"] == "R3GANCritic" and record["training"]["lipschitz"] == "gp"
+
+
+def test_a_conditional_run_takes_its_classes_from_the_labels(tmp_path):
+    assert train("--class_conditional", tmp_path / "run") == 0
+    pipeline = WGANPipeline.from_pretrained(tmp_path / "run")
+    assert pipeline.generator.config.num_classes == pipeline.critic.config.num_classes == 10
+    assert len(pipeline(3, class_labels=7).images) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--lipschitz gp --resolution 16", "GradientPenalty with batch normalisation in the critic"),
+        ("--preset wgan2", "preset='wgan2': must be one of wgan, wgan-gp"),
+        ("--augmentation flip", "augmentation='flip'"),
+        ("--lr_warmup_steps 5", "use constant_with_warmup"),
+        ("--architecture r3gan --num_extra_layers 1", "num_extra_layers"),
+    ],
+)
+def test_what_theory_or_architecture_forbids_is_one_line(arguments, message, tmp_path, capsys):
+    assert train(arguments, tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
 
 
 def test_figures_of_a_run_go_into_its_card_and_leave_it_when_its_weights_change(tmp_path):

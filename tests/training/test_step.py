@@ -9,10 +9,10 @@ from accelerate.optimizer import AcceleratedOptimizer
 from conftest import tiny_critic, tiny_generator
 from torch import nn
 
-from hf_wgan.lipschitz import WeightClipping
+from hf_wgan.lipschitz import Constraint, GradientPenalty, WeightClipping
 from hf_wgan.losses import wasserstein_estimate
 from hf_wgan.training import step as step_module
-from hf_wgan.training.step import WGANStep, critic_steps
+from hf_wgan.training.step import RealBatch, WGANStep, critic_steps
 
 CLIP = 0.01
 
@@ -35,7 +35,7 @@ def make_step(generator=None, critic=None, constraint=None, lr=1e-3, **changes):
 def real_batches(batch_size=8):
     rng = torch.Generator().manual_seed(4)
     while True:
-        yield torch.rand(batch_size, 1, 8, 8, generator=rng) * 2 - 1
+        yield RealBatch(torch.rand(batch_size, 1, 8, 8, generator=rng) * 2 - 1)
 
 
 def copied(network):
@@ -71,7 +71,7 @@ def test_clamping_bounds_every_critic_parameter_after_each_step():
     step = make_step(lr=1.0)  # so large that every optimizer step leaves the box
     batches = real_batches()
     for _ in range(3):
-        step.critic_step(next(batches))
+        step.critic_step(*next(batches))
         for name, parameter in step.critic.named_parameters():
             assert parameter.abs().max() <= CLIP, name
         assert max(p.abs().max().item() for p in step.critic.parameters()) == pytest.approx(CLIP)
@@ -79,10 +79,12 @@ def test_clamping_bounds_every_critic_parameter_after_each_step():
 
 def test_the_constraint_comes_after_each_critic_step_and_never_after_a_generator_step():
     recorder, generator, critic = Recorder(), tiny_generator(), tiny_critic()
+    constraint = WeightClipping(CLIP)
+    constraint.after_step = lambda critic: recorder.events.append("constraint")
     step = make_step(
         generator,
         critic,
-        constraint=lambda network: recorder.events.append("constraint"),
+        constraint=constraint,
         generator_optimizer=recorder.optimizer("generator", generator),
         critic_optimizer=recorder.optimizer("critic", critic),
     )
@@ -95,7 +97,7 @@ def test_critic_steps_leave_the_generator_alone():
     before = parameters(step.generator)
     batches = real_batches()
     for _ in range(3):
-        step.critic_step(next(batches))
+        step.critic_step(*next(batches))
     assert same(before, parameters(step.generator))
     assert all(parameter.grad is None for parameter in step.generator.parameters())
 
@@ -119,7 +121,7 @@ def test_each_critic_step_sees_fresh_images_and_fresh_latents():
 
     def batches():
         for batch in real_batches():
-            images.append(batch)
+            images.append(batch.images)
             yield batch
 
     def sampling(n):
@@ -162,7 +164,7 @@ def test_a_critic_step_widens_the_gap_and_a_generator_step_narrows_it():
 
 def test_the_reported_losses_are_those_of_the_objective():
     step = make_step()
-    images, latents = next(real_batches()), torch.randn(8, 4)
+    images, latents = next(real_batches()).images, torch.randn(8, 4)
     step.sample_latents = lambda n: latents
     expected = -wasserstein_estimate(step.critic(images), step.critic(step.generator(latents)))
     step_loss = step.critic_step(images)
@@ -176,17 +178,17 @@ def test_it_equals_algorithm_1_written_plainly():
     generator, critic = copy.deepcopy(step.generator), copy.deepcopy(step.critic)
     rng = torch.Generator().manual_seed(3)
     step.sample_latents = lambda n: torch.randn(n, 4, generator=rng).double()
-    batches = (batch.double() for batch in real_batches())
+    batches = (RealBatch(batch.images.double()) for batch in real_batches())
     for _ in range(10):
         step(batches, n_critic=5)
 
     rng = torch.Generator().manual_seed(3)
-    batches = (batch.double() for batch in real_batches())
+    batches = (RealBatch(batch.images.double()) for batch in real_batches())
     generator_optimizer = torch.optim.RMSprop(generator.parameters(), 1e-3)
     critic_optimizer = torch.optim.RMSprop(critic.parameters(), 1e-3)
     for _ in range(10):
         for _ in range(5):
-            x, z = next(batches), torch.randn(8, 4, generator=rng).double()
+            x, z = next(batches).images, torch.randn(8, 4, generator=rng).double()
             critic.zero_grad()
             (critic(x).mean() - critic(generator(z).detach()).mean()).neg().backward()
             critic_optimizer.step()
@@ -281,3 +283,103 @@ def test_wrappers_for_distributed_training_are_bypassed_by_the_other_player(monk
     step = make_step(generator, critic)
     step(real_batches(), n_critic=3)
     assert (generator.passes, critic.passes) == (1, 6)
+
+
+class Counting(GradientPenalty):
+    """A penalty that writes down what it is asked."""
+
+    def __init__(self):
+        super().__init__(rng=torch.Generator().manual_seed(1))
+        self.calls = []
+
+    def penalty(self, score, real_images, fake_images):
+        penalty = super().penalty(score, real_images, fake_images)
+        self.calls.append((real_images, fake_images, score(real_images), penalty.detach()))
+        return penalty
+
+
+def test_the_penalty_is_added_to_what_the_critic_minimises_and_not_to_what_is_reported():
+    constraint = Counting()
+    step = make_step(constraint=constraint, critic_optimizer=None)
+    plain = make_step(constraint=Constraint())
+    images = next(real_batches()).images
+    losses = [each.critic_step(images) for each in (step, plain)]
+    assert losses[0].item() == losses[1].item()
+    assert not same(parameters(step.critic), parameters(plain.critic))
+    reported = step(real_batches(), n_critic=1)
+    assert reported.penalty.item() == constraint.calls[-1][3].item() and not reported.penalty.requires_grad
+    assert plain(real_batches(), n_critic=1).penalty.item() == 0
+
+
+def test_a_lazy_penalty_comes_at_every_so_manieth_critic_step_and_weighs_as_much_more():
+    constraint = Counting()
+    step = make_step(constraint=constraint, penalty_interval=3)
+    for _ in range(2):
+        step(real_batches(), n_critic=4)
+    assert len(constraint.calls) == 3, "at critic steps 0, 3 and 6 of 8"
+    gradients = []
+    for interval in (1, 3):
+        step = make_step(constraint=Counting(), penalty_interval=interval, critic_optimizer=None)
+        backward = []
+        step.backward = lambda loss, backward=backward: (backward.append(loss.item()), loss.backward())
+        loss = step.critic_step(next(real_batches()).images).item()
+        gradients.append((backward[0] - loss) / step.constraint.calls[0][3].item())
+    assert gradients == [pytest.approx(1, rel=1e-4), pytest.approx(3, rel=1e-4)]
+    reported = [step(real_batches(), n_critic=1).penalty.item() for _ in range(6)]
+    assert [value > 0 for value in reported] == [False, False, True] * 2, "what was added, so that means are true"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_mixed_precision_the_penalty_is_computed_in_single_precision(dtype):
+    full, mixed = (make_step(constraint=Counting()) for _ in range(2))
+    images = next(real_batches()).images
+    full.critic_step(images)
+    mixed.critic.forward = torch.autocast("cpu", dtype)(mixed.critic.forward)  # as Accelerate does
+    with torch.autocast("cpu", dtype):
+        mixed.critic_step(images)
+    (_, _, full_scores, full_penalty), (_, _, scores, penalty) = (step.constraint.calls[0] for step in (full, mixed))
+    assert scores.dtype == penalty.dtype == torch.float32
+    assert torch.equal(scores, full_scores), "the same images, in the same precision"
+    assert penalty.item() == pytest.approx(full_penalty.item(), rel=0.05), "the generated images are of half precision"
+
+
+def test_the_loss_scale_does_not_reach_the_penaltys_own_gradients():
+    plain, scaled = (make_step(constraint=Counting()) for _ in range(2))
+    scaled.backward = lambda loss: (2.0**16 * loss).backward()
+    images = next(real_batches()).images
+    for step in (plain, scaled):
+        step.critic_step(images)
+    assert scaled.constraint.calls[0][3].item() == plain.constraint.calls[0][3].item()
+    for one, other in zip(plain.critic.parameters(), scaled.critic.parameters()):
+        assert torch.allclose(one.grad, other.grad / 2.0**16, rtol=1e-4, atol=1e-9)
+
+
+def test_real_and_generated_images_are_augmented_alike_in_both_players_steps():
+    seen = []
+
+    def augment(images):
+        seen.append(images.requires_grad)
+        return images / 2
+
+    step = make_step(constraint=Counting(), augment=augment)
+    images = next(real_batches()).images
+    step.critic_step(images)
+    assert seen == [False, False], "real and generated"
+    assert torch.equal(step.constraint.calls[0][0], images / 2), "the penalty is on what the critic sees"
+    step.generator_step(8)
+    assert seen[2:] == [True], "the generator learns through it"
+
+
+def test_labels_go_to_both_networks_and_to_the_penalty():
+    generator, critic = tiny_generator(num_classes=3), tiny_critic(num_classes=3, norm_type="none")
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    seen = []
+    for name, network in (("generator", generator), ("critic", critic)):
+        network.register_forward_pre_hook(lambda module, inputs, name=name: seen.append((name, inputs[1])))
+    step = make_step(generator, critic, constraint=Counting())
+    batches = (RealBatch(batch.images, labels) for batch in real_batches())
+    step(batches, n_critic=2)
+    assert [name for name, _ in seen] == ["generator", "critic", "critic"] * 2 + ["generator", "critic"]
+    assert all(given is labels for _, given in seen)
+    scores = step.constraint.calls[0][2]
+    assert scores.shape == (8,)

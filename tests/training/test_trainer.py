@@ -10,7 +10,7 @@ from conftest import tiny_critic, tiny_generator, tiny_images
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
-from hf_wgan import InputError, WGANPipeline, WGANTrainer
+from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer
 from hf_wgan.training.trainer import BATCH_NORM_BATCHES
 
 
@@ -114,16 +114,32 @@ def test_reports_and_samples_do_not_change_the_training(tiny_config, tmp_path):
     assert weights(tmp_path / "often") == weights(tmp_path / "seldom")
 
 
-@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
-def test_a_resumed_run_ends_as_one_never_stopped(optimizer, tiny_config, tmp_path):
-    options = {"optimizer": optimizer, "max_train_steps": 7, "checkpointing_steps": 3}
-    trainer(tiny_config(output_dir=str(tmp_path / "whole"), **options)).train()
+RESUMED = {
+    "rmsprop": {},
+    "adam": {"optimizer": "adam"},
+    "adamw": {"optimizer": "adamw", "lipschitz": "gp", "use_ema": True},
+    "schedule": {"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 6, "lipschitz": "dragan"},
+    "augmented": {"augmentation": "color,translation,cutout", "lipschitz": "r1r2", "penalty_interval": 3},
+    "spectral": {"lipschitz": "spectral", "use_ema": True},
+}
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_a_resumed_run_ends_as_one_never_stopped(kind, tiny_config, tmp_path):
+    options = {"max_train_steps": 7, "checkpointing_steps": 3, **RESUMED[kind]}
+
+    def critic():
+        if options.get("lipschitz", "clip") == "clip":
+            return tiny_critic()
+        return tiny_critic(norm_type="none", spectral_norm=options["lipschitz"] == "spectral")
+
+    trainer(tiny_config(output_dir=str(tmp_path / "whole"), **options), critic=critic()).train()
 
     first = tiny_config(output_dir=str(tmp_path / "parts"), **{**options, "max_train_steps": 5})
-    trainer(first).train()
+    trainer(first, critic=critic()).train()
     (tmp_path / "parts" / "checkpoint-000005").rename(tmp_path / "set-aside")  # go back to step 3
     second = tiny_config(output_dir=str(tmp_path / "parts"), resume_from_checkpoint="latest", **options)
-    fresh = {"generator": tiny_generator(), "critic": tiny_critic()}
+    fresh = {"generator": tiny_generator(), "critic": critic()}
     for network in fresh.values():
         torch.nn.init.constant_(next(network.parameters()), 0.5)  # whatever it starts from is replaced
     trainer(second, **fresh).train()
@@ -133,6 +149,120 @@ def test_a_resumed_run_ends_as_one_never_stopped(optimizer, tiny_config, tmp_pat
         assert [row[name] for row in rows(tmp_path / "whole")] == [row[name] for row in rows(tmp_path / "parts")]
     sample = "samples/step-000007.png"
     assert (tmp_path / "whole" / sample).read_bytes() == (tmp_path / "parts" / sample).read_bytes()
+
+
+def test_the_average_of_the_generator_is_shipped_and_the_raw_weights_are_a_variant(tiny_config, tmp_path):
+    run = trainer(tiny_config(use_ema=True, max_train_steps=5, generator_learning_rate=1e-2))
+    history = []
+    one_step = run._one_step
+
+    def recorded():
+        losses = one_step()
+        history.append([parameter.detach().clone() for parameter in run.generator.parameters()])
+        return losses
+
+    run._one_step = recorded
+    pipeline = run.train()
+    average = history[0]
+    for number, weights_then in enumerate(history[1:], start=1):
+        decay = 1 - (1 + number) ** -0.75
+        average = [decay * old + (1 - decay) * new for old, new in zip(average, weights_then)]
+    for found, expected, raw in zip(pipeline.generator.parameters(), average, history[-1]):
+        assert torch.allclose(found, expected, atol=1e-6) and not torch.allclose(found, raw, atol=1e-6)
+    shipped = WGANPipeline.from_pretrained(tmp_path / "run")
+    assert all(map(torch.equal, shipped.generator.parameters(), pipeline.generator.parameters()))
+    raw = WGANPipeline.from_pretrained(tmp_path / "run", variant="raw").generator
+    assert all(map(torch.equal, raw.parameters(), history[-1]))
+    statistics = dict(shipped.generator.named_buffers())
+    assert any(not torch.equal(value, statistics[name]) for name, value in raw.named_buffers()), "each has its own"
+    assert len(run.train().generator.state_dict()) == len(raw.state_dict())
+
+
+def test_learning_rates_follow_the_schedule_of_their_name(tiny_config):
+    run = trainer(tiny_config(lr_scheduler="linear", lr_warmup_steps=2, max_train_steps=6, critic_learning_rate=1e-3))
+    rates = []
+    one_step = run._one_step
+    generator, critic = (optimizer.param_groups[0] for optimizer in run._optimizers.values())
+    run._one_step = lambda: (rates.append((generator["lr"], critic["lr"])), one_step())[1]
+    run.train()
+    shares = [0, 0.5, 1, 0.75, 0.5, 0.25]
+    assert np.allclose(rates, [(5e-5 * share, 1e-3 * share) for share in shares])
+
+
+def test_a_run_ends_when_its_time_is_up(tiny_config, tmp_path, monkeypatch):
+    run = trainer(tiny_config(max_train_steps=10**6, max_train_minutes=0.01, logging_steps=2))
+    run.train()
+    last = rows(tmp_path / "run")[-1]
+    assert 0.6 <= last["seconds"] < 6 and last["step"] < 10**5
+    assert (tmp_path / "run" / f"checkpoint-{last['step']:06d}").is_dir()
+    assert not run.interrupted and (tmp_path / "run" / "model_index.json").is_file()
+
+
+def test_the_penalty_is_reported_by_itself(tiny_config, tmp_path):
+    trainer(tiny_config(lipschitz="gp"), critic=tiny_critic(norm_type="none")).train()
+    for row in rows(tmp_path / "run"):
+        assert row["gradient_penalty"] > 0
+        assert row["wasserstein_estimate"] == -row["critic_loss"]
+
+
+def labelled_images(num_classes=3):
+    images = tiny_images()
+    labels = torch.arange(len(images)) % num_classes
+    return ImageSet(images.images, labels=labels, label_names=[f"kind {number}" for number in range(num_classes)])
+
+
+def conditional_pair(num_classes=3):
+    names = [f"kind {number}" for number in range(num_classes)]
+    generator = tiny_generator(num_classes=num_classes, class_names=names)
+    return {"generator": generator, "critic": tiny_critic(num_classes=num_classes)}
+
+
+def test_a_conditional_pair_trains_on_labels_and_ships_its_classes(tiny_config, tmp_path):
+    trainer(tiny_config(class_conditional=True), labelled_images(), **conditional_pair()).train()
+    pipeline = WGANPipeline.from_pretrained(tmp_path / "run")
+    latents = torch.randn(1, 4).expand(3, 4)
+    different = pipeline(latents=latents, output_type="pt").images
+    assert not torch.equal(different[0], different[1]), "the classes in turn"
+    for label in (1, "kind 1", [1, "kind 1", 1], torch.tensor([1, 1, 1])):
+        same = pipeline(latents=latents, class_labels=label, output_type="pt").images
+        assert torch.equal(same, different[1:2].expand_as(same))
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (3, "must be a number from 0 to 2, or one of 'kind 0', 'kind 1', 'kind 2'"),
+        ("dog", "class_labels='dog'"),
+        ([0], "1 class_labels for batch_size=2"),
+        (-1, "class_labels=-1"),
+    ],
+)
+def test_classes_that_are_not_there_are_named(labels, message):
+    pipeline = WGANPipeline(conditional_pair()["generator"])
+    with pytest.raises(InputError, match=message):
+        pipeline(2, class_labels=labels)
+    with pytest.raises(InputError, match="the model knows no classes"):
+        WGANPipeline(tiny_generator())(2, class_labels=0)
+
+
+@pytest.mark.parametrize(
+    "config, networks, dataset, message",
+    [
+        ({"class_conditional": True}, {}, labelled_images, "num_classes=None"),
+        ({}, conditional_pair, labelled_images, "class_conditional=False with a generator of num_classes=3"),
+        ({"class_conditional": True}, conditional_pair, tiny_images, "has no labels"),
+        ({"class_conditional": True}, conditional_pair, lambda: labelled_images(5), "from 0 to 4"),
+        ({"lipschitz": "gp"}, {}, tiny_images, "batch normalisation in the critic"),
+        ({"lipschitz": "spectral"}, {}, tiny_images, "spectral_norm=True"),
+    ],
+)
+def test_what_theory_or_labels_do_not_allow_is_refused(config, networks, dataset, message, tiny_config, tmp_path):
+    networks = networks() if callable(networks) else {"critic": tiny_critic(sample_size=16), **networks}
+    sizes = {} if "generator" in networks else {"generator": tiny_generator(sample_size=16)}
+    images = dataset() if "generator" in networks else tiny_images(size=16)
+    with pytest.raises(InputError, match=message):
+        trainer(tiny_config(**config), images, **networks, **sizes)
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_the_newest_checkpoints_are_kept(tiny_config, tmp_path):
@@ -254,13 +384,21 @@ def test_an_interrupt_saves_everything_and_says_where(number, tiny_config, tmp_p
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
-def test_a_second_interrupt_stops_at_once(tiny_config):
+@pytest.fixture
+def ordinary_interrupts():
+    """A process started in the background of a shell ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_stops_at_once(tiny_config, ordinary_interrupts):
     run = trainer(tiny_config())
-    one_step, ordinary = run._one_step, signal.getsignal(signal.SIGINT)
+    one_step = run._one_step
 
     def interrupting():
         os.kill(os.getpid(), signal.SIGINT)
-        while signal.getsignal(signal.SIGINT) is not ordinary:  # two at once would be one
+        while signal.getsignal(signal.SIGINT) is not ordinary_interrupts:  # two at once would be one
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
         return one_step()

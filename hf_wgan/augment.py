@@ -1,0 +1,86 @@
+"""Differentiable augmentation of real and generated images alike (Zhao et al. 2020, arXiv 2006.10738).
+
+The critic cannot memorise a small dataset, and the generator, whose gradient passes through the augmentation, does not
+learn to make augmented images.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError
+
+Operation = Callable[[Tensor, torch.Generator | None], Tensor]
+
+
+def color(images: Tensor, rng: torch.Generator | None) -> Tensor:
+    """Brightness by up to ±0.5, saturation by a factor of 0 to 2, contrast by one of 0.5 to 1.5."""
+    images = images + _uniform(images, rng) - 0.5
+    grey = images.mean(dim=1, keepdim=True)
+    images = (images - grey) * (2 * _uniform(images, rng)) + grey
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (images - mean) * (0.5 + _uniform(images, rng)) + mean
+
+
+def translation(images: Tensor, rng: torch.Generator | None) -> Tensor:
+    """A shift by up to an eighth of each side; what comes in is 0, which is grey."""
+    number, _, height, width = images.shape
+    down, right = max(1, round(height / 8)), max(1, round(width / 8))
+    padded = F.pad(images, (right, right, down, down))
+    top, left = (_integers(2 * limit + 1, number, images, rng) for limit in (down, right))
+    rows = top[:, None] + torch.arange(height, device=images.device)  # (N, H)
+    columns = left[:, None] + torch.arange(width, device=images.device)  # (N, W)
+    each = torch.arange(number, device=images.device)[:, None, None]
+    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (N, H, W, C) to (N, C, H, W)
+
+
+def cutout(images: Tensor, rng: torch.Generator | None) -> Tensor:
+    """A square of half of each side, its middle anywhere in the image, becomes 0."""
+    number, _, height, width = images.shape
+    inside = []
+    for size in (height, width):
+        middle = _integers(size, number, images, rng)[:, None]
+        distance = torch.arange(size, device=images.device) - middle
+        inside.append((distance >= -(size // 4)) & (distance < size // 2 - size // 4))  # (N, size)
+    hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return images.masked_fill(hole, 0.0)
+
+
+OPERATIONS: dict[str, Operation] = {"color": color, "translation": translation, "cutout": cutout}
+
+
+class Augmentation:
+    """Operations in turn, each image with random numbers of its own.
+
+    Args:
+        policy: Names of `OPERATIONS`, separated by commas, such as `"color,translation,cutout"`; none if empty.
+        rng: Source of random numbers, on the images' device.
+
+    Raises:
+        InputError: there is no such operation.
+    """
+
+    def __init__(self, policy: str, rng: torch.Generator | None = None):
+        names = [name.strip() for name in policy.split(",") if name.strip()]
+        for name in names:
+            if name not in OPERATIONS:
+                raise InputError(f"augmentation={policy!r}: {name!r} is none of {', '.join(OPERATIONS)}")
+        self.operations = [OPERATIONS[name] for name in names]
+        self.rng = rng
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images `(N, C, H, W)` in [-1, 1] to as many of the same shape; they may leave the range."""
+        for operation in self.operations:
+            images = operation(images, self.rng)
+        return images
+
+
+def _uniform(images: Tensor, rng: torch.Generator | None) -> Tensor:
+    """A number in [0, 1) an image, `(N, 1, 1, 1)`."""
+    return torch.rand((len(images), 1, 1, 1), generator=rng, device=images.device, dtype=images.dtype)
+
+
+def _integers(limit: int, number: int, images: Tensor, rng: torch.Generator | None) -> Tensor:
+    return torch.randint(limit, (number,), generator=rng, device=images.device)
