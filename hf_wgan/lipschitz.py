@@ -131,8 +131,8 @@ class LipschitzPenalty(GradientPenalty):
 
 
 class DRAGAN(GradientPenalty):
-    """`weight · E[(‖∇D(x + δ)‖ − 1)²]` around real images only (Kodali et al. 2017, arXiv 1705.07215); δ is uniform
-    between 0 and half the standard deviation of the batch, as in the authors' code."""
+    """`weight · E[(‖∇D(x + δ)‖ − 1)²]` around real images only (Kodali et al. 2017, arXiv 1705.07215); δ is noise,
+    uniform between 0 and half the standard deviation of the batch."""
 
     def points(self, real_images: Tensor, fake_images: Tensor) -> Tensor:
         real_images = _wide(real_images)

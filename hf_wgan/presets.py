@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_critic": 5,
         "critic_norm_type": "layer",
     },
-    # Petzka et al. 2018, section 5: WGAN-GP with the one-sided penalty.
+    # WGAN-GP with the one-sided penalty of Petzka et al. 2018.
     "wgan-lp": {
         "architecture": "resnet",
         "lipschitz": "lp",
@@ -38,7 +38,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_critic": 5,
         "critic_norm_type": "layer",
     },
-    # Kodali et al. 2017, section 3: one critic step, a penalty around the data.
+    # Kodali et al. 2017: one critic step, a penalty around the data; with the Wasserstein loss, where they have the
+    # ordinary one.
     "dragan": {
         "architecture": "dcgan",
         "lipschitz": "dragan",
