@@ -51,12 +51,12 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     parser.epilog = "Without --dataset_name and --train_data_dir the defaults are: " + " ".join(
         f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
     )
-    given = parser.parse_args(args)
+    given, set_by_hand = parser.parse_args(args), parser.given(args)
     if given.dataset_name is None and given.train_data_dir is None:
         parser.set_defaults(**(DIGITS_DEFAULTS if given.preset is None else DIGITS_SIZE))
     if given.preset in PRESETS:
         preset = dict(PRESETS[given.preset])
-        if "architecture" in parser.given(args) and not has_norm_type(given.architecture):
+        if "architecture" in set_by_hand and not has_norm_type(given.architecture):
             preset.pop("critic_norm_type", None)
         parser.set_defaults(**preset)
     data_config, network_config, config = parser.parse_knobs(args)
@@ -69,7 +69,7 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     published = None
     if name := network_config.pretrained_model_name_or_path:
         published = load_pipeline(name, revision=network_config.revision, variant=network_config.variant)
-        data_config = _for_networks(published, network_config, data_config, parser.given(args))
+        data_config = _for_networks(published, network_config, data_config, set_by_hand)
         if not Path(name).is_dir():
             record["base_model"] = name
     options: dict[str, Any] = {"spectral_norm": config.lipschitz == "spectral"}

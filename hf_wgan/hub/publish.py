@@ -12,13 +12,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import HFValidationError, disable_progress_bars, enable_progress_bars, validate_repo_id
 
 from .. import files
 from ..errors import InputError, PushError, one_line
+from ..models.network import weights_name
 from .card import make_card, merge
 
 VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -78,6 +78,11 @@ class Push:
         return shlex.join(words)
 
 
+def files_that_belong(folder: Path) -> list[Path]:
+    """What of a run's folder goes to the Hub."""
+    return [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
+
+
 def push_folder(folder: Path, push: Push) -> str:
     """Pushes a folder that holds a pipeline, and what else a run left in it, in one commit.
 
@@ -112,25 +117,32 @@ def push_folder(folder: Path, push: Push) -> str:
 def problem_with(push: Push) -> str | None:
     """Why a push would fail as things are; None if nothing speaks against it. Makes the repository."""
     try:
-        HfApi(token=push.token).create_repo(push.repo_id, private=push.private or None, exist_ok=True)
+        _make_repository(HfApi(token=push.token), push)
     except Exception as error:  # as above
         return _reason(error)
     return None
 
 
 def check_pipeline_folder(folder: Path) -> None:
-    """Raises:
-    InputError: the folder holds no whole pipeline.
+    """Whether the folder can be pushed.
+
+    Raises:
+        InputError: it holds no whole pipeline.
     """
     if not (folder / files.INDEX).is_file():
         raise InputError(f"{str(folder)!r} holds no pipeline: there is no {files.INDEX} in it")
-    if not (folder / "generator" / SAFETENSORS_WEIGHTS_NAME).is_file():
-        raise InputError(f"{str(folder)!r} holds no whole pipeline: generator/{SAFETENSORS_WEIGHTS_NAME} is missing")
+    if not (folder / "generator" / weights_name()).is_file():
+        raise InputError(f"{str(folder)!r} holds no whole pipeline: generator/{weights_name()} is missing")
+
+
+def _make_repository(api: HfApi, push: Push) -> str:
+    """Its full name, whether it is new or was there already."""
+    return api.create_repo(push.repo_id, private=push.private or None, exist_ok=True).repo_id
 
 
 def _push(folder: Path, push: Push) -> str:
     api = HfApi(token=push.token)
-    repo_id = api.create_repo(push.repo_id, private=push.private or None, exist_ok=True).repo_id
+    repo_id = _make_repository(api, push)
     if push.revision:
         api.create_branch(repo_id, branch=push.revision, exist_ok=True)
     # Our commit is made from this one: if somebody else commits meanwhile, the Hub refuses ours.
@@ -163,15 +175,14 @@ def _push(folder: Path, push: Push) -> str:
 
 def _uploads(folder: Path, push: Push, variants: set[str], temporary: Path) -> dict[str, Any]:
     """What belongs on the Hub, by its name there."""
-    found = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
-    if push.with_checkpoint and (checkpoints := sorted(folder.glob(files.CHECKPOINTS), key=_number)):
+    found = files_that_belong(folder)
+    if push.with_checkpoint and (checkpoints := files.checkpoints(folder)):
         found += [path for path in sorted(checkpoints[-1].rglob("*")) if path.is_file()]
     uploads: dict[str, Any] = {path.relative_to(folder).as_posix(): path for path in found}
-    for weights in [folder / network / SAFETENSORS_WEIGHTS_NAME for network in files.NETWORKS]:
+    for weights in [folder / network / weights_name() for network in files.NETWORKS]:
         for variant in variants if weights.is_file() else ():
-            name = SAFETENSORS_WEIGHTS_NAME.replace(".safetensors", f".{variant}.safetensors")
             path = temporary / f"{weights.parent.name}.{variant}"
-            uploads[f"{weights.parent.name}/{name}"] = _in_precision(weights, variant, path)
+            uploads[f"{weights.parent.name}/{weights_name(variant)}"] = _in_precision(weights, variant, path)
     return uploads
 
 
@@ -185,11 +196,6 @@ def _in_precision(weights: Path, variant: str, path: Path) -> Path:
             raise InputError(f"variant={variant!r}: {name} of {weights} is not finite in this precision; use bf16")
     safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
     return path
-
-
-def _number(checkpoint: Path) -> int:
-    number = checkpoint.name.rpartition("-")[2]
-    return int(number) if number.isdecimal() else -1
 
 
 def _reason(error: Exception) -> str:
@@ -221,11 +227,10 @@ class BackgroundPushes:
         if self._last is not None and not self._last.done():
             return
         copy = Path(tempfile.mkdtemp()) / self.folder.resolve().name
-        for pattern in PATTERNS:
-            for path in self.folder.glob(pattern):
-                target = copy / path.relative_to(self.folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+        for path in files_that_belong(self.folder):
+            target = copy / path.relative_to(self.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
         self._last = self._worker.submit(self._run, copy, step)
 
     def _run(self, copy: Path, step: int) -> None:

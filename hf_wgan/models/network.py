@@ -25,9 +25,8 @@ class Network(ModelMixin, ConfigMixin):
         if options.pop("use_safetensors", None) is False:
             raise InputError("use_safetensors=False: pickled weights can run code, so only safetensors are loaded")
         with_info = options.pop("output_loading_info", False)
-        variant = f".{options['variant']}" if options.get("variant") else ""
         folder = Path(str(pretrained_model_name_or_path), options.get("subfolder") or "")
-        file = folder / SAFETENSORS_WEIGHTS_NAME.replace(".safetensors", f"{variant}.safetensors")
+        file = folder / weights_name(options.get("variant"))
         pickled = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         if pickled and not any(folder.glob("*.safetensors")):
             raise InputError(f"{folder} holds only pickled weights ({pickled[0]}), which can run code: not loaded")
@@ -57,6 +56,11 @@ class Network(ModelMixin, ConfigMixin):
         if name != cls.__name__:
             raise InputError(f"{json_file} describes {name or 'no network'}, not a {cls.__name__}")
         return config
+
+
+def weights_name(variant: str | None = None) -> str:
+    """What diffusers calls the weights of a variant, or those of none."""
+    return SAFETENSORS_WEIGHTS_NAME.replace(".safetensors", f".{variant}.safetensors" if variant else ".safetensors")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

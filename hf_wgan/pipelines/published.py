@@ -11,7 +11,7 @@ from diffusers import ModelMixin
 from .. import files
 from ..errors import InputError, one_line
 from ..hub.code import code_of
-from ..hub.publish import PATTERNS, Push, push_folder
+from ..hub.publish import Push, files_that_belong, push_folder
 from . import pipeline_wgan
 
 
@@ -156,9 +156,8 @@ def _take_along(run: Path, folder: Path) -> None:
     same = all(its.is_file() and its.read_bytes() == ours.read_bytes() for ours, its in weights.items())
     if not (run / files.CONFIG).is_file() or not same:
         return
-    for pattern in PATTERNS:
-        for path in run.glob(pattern):
-            target = folder / path.relative_to(run)
-            if not target.exists():
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
+    for path in files_that_belong(run):
+        target = folder / path.relative_to(run)
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)

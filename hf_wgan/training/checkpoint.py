@@ -15,6 +15,7 @@ from diffusers import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from ..errors import InputError, one_line
+from ..files import checkpoints
 
 
 @dataclass
@@ -102,9 +103,3 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Path:
     if not found:
         raise InputError(f"resume_from_checkpoint='latest': there is no checkpoint in {output_dir}")
     return found[-1]
-
-
-def checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if path.name[len("checkpoint-") :].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name[len("checkpoint-") :]))
