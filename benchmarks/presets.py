@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from diffusers.utils import logging
+from options import split_options
 
 from hf_wgan import ImageSet, WGANPipeline, files, load_images
 from hf_wgan.data import DataConfig
@@ -138,6 +139,4 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--num_images", type=int, default=10_000, help="samples to measure")
     parser.add_argument("--seed", type=int, default=0, help="of the runs and of the samples measured")
-    words = sys.argv[1:]
-    end = words.index("--") if "--" in words else len(words)
-    main(parser.parse_args(words[:end]), words[end + 1 :])
+    main(*split_options(parser))

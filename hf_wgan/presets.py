@@ -1,4 +1,5 @@
-"""Named settings, each as a paper has them, in the terms of the command line. What a person sets goes before."""
+"""Named settings, each as a paper has them or, once, as we found them, in the terms of the command line. What a person
+sets goes before."""
 
 from typing import Any
 
@@ -73,6 +74,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam_beta1": 0.0,
         "adam_beta2": 0.99,
         "n_critic": 1,
+        "use_ema": True,
+        "ema_max_decay": 0.999,
+    },
+    # Ours, for a CPU: what made the best images of Fashion-MNIST at 32 pixels in minutes (README.md has the figures).
+    # Adam without momentum did most: with beta1 0.5 the Fréchet distance was twice as large.
+    "wgan-fast": {
+        "architecture": "dcgan",
+        "lipschitz": "lp",
+        "gradient_penalty_weight": 10.0,
+        "optimizer": "adam",
+        "generator_learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "adam_beta1": 0.0,
+        "adam_beta2": 0.9,
+        "n_critic": 2,
+        "critic_norm_type": "layer",
         "use_ema": True,
         "ema_max_decay": 0.999,
     },
