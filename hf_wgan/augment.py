@@ -12,36 +12,37 @@ from torch import Tensor
 
 from .errors import InputError
 
-Operation = Callable[[Tensor, torch.Generator | None], Tensor]
+Rand = Callable[..., Tensor]
+Operation = Callable[[Tensor, Rand], Tensor]
 
 
-def color(images: Tensor, rng: torch.Generator | None) -> Tensor:
+def color(images: Tensor, rand: Rand) -> Tensor:
     """Brightness by up to ±0.5, saturation by a factor of 0 to 2, contrast by one of 0.5 to 1.5."""
-    images = images + _uniform(images, rng) - 0.5
+    images = images + _uniform(images, rand) - 0.5
     grey = images.mean(dim=1, keepdim=True)
-    images = (images - grey) * (2 * _uniform(images, rng)) + grey
+    images = (images - grey) * (2 * _uniform(images, rand)) + grey
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (images - mean) * (0.5 + _uniform(images, rng)) + mean
+    return (images - mean) * (0.5 + _uniform(images, rand)) + mean
 
 
-def translation(images: Tensor, rng: torch.Generator | None) -> Tensor:
+def translation(images: Tensor, rand: Rand) -> Tensor:
     """A shift by up to an eighth of each side; what comes in is 0, which is grey."""
     number, _, height, width = images.shape
     down, right = max(1, round(height / 8)), max(1, round(width / 8))
     padded = F.pad(images, (right, right, down, down))
-    top, left = (_integers(2 * limit + 1, number, images, rng) for limit in (down, right))
+    top, left = (_integers(2 * limit + 1, number, images, rand) for limit in (down, right))
     rows = top[:, None] + torch.arange(height, device=images.device)  # (N, H)
     columns = left[:, None] + torch.arange(width, device=images.device)  # (N, W)
     each = torch.arange(number, device=images.device)[:, None, None]
     return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (N, H, W, C) to (N, C, H, W)
 
 
-def cutout(images: Tensor, rng: torch.Generator | None) -> Tensor:
+def cutout(images: Tensor, rand: Rand) -> Tensor:
     """A square of half of each side, its middle anywhere in the image, becomes 0."""
     number, _, height, width = images.shape
     inside = []
     for size in (height, width):
-        middle = _integers(size, number, images, rng)[:, None]
+        middle = _integers(size, number, images, rand)[:, None]
         distance = torch.arange(size, device=images.device) - middle
         inside.append((distance >= -(size // 4)) & (distance < size // 2 - size // 4))  # (N, size)
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
@@ -56,31 +57,31 @@ class Augmentation:
 
     Args:
         policy: Names of `OPERATIONS`, separated by commas, such as `"color,translation,cutout"`; none if empty.
-        rng: Source of random numbers, on the images' device.
+        rand: Source of uniform random numbers, called as `torch.rand` is.
 
     Raises:
         InputError: there is no such operation.
     """
 
-    def __init__(self, policy: str, rng: torch.Generator | None = None):
+    def __init__(self, policy: str, rand: Rand = torch.rand):
         names = [name.strip() for name in policy.split(",") if name.strip()]
         for name in names:
             if name not in OPERATIONS:
                 raise InputError(f"augmentation={policy!r}: {name!r} is none of {', '.join(OPERATIONS)}")
         self.operations = [OPERATIONS[name] for name in names]
-        self.rng = rng
+        self.rand = rand
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images `(N, C, H, W)` in [-1, 1] to as many of the same shape; they may leave the range."""
         for operation in self.operations:
-            images = operation(images, self.rng)
+            images = operation(images, self.rand)
         return images
 
 
-def _uniform(images: Tensor, rng: torch.Generator | None) -> Tensor:
+def _uniform(images: Tensor, rand: Rand) -> Tensor:
     """A number in [0, 1) an image, `(N, 1, 1, 1)`."""
-    return torch.rand((len(images), 1, 1, 1), generator=rng, device=images.device, dtype=images.dtype)
+    return rand((len(images), 1, 1, 1), device=images.device, dtype=images.dtype)
 
 
-def _integers(limit: int, number: int, images: Tensor, rng: torch.Generator | None) -> Tensor:
-    return torch.randint(limit, (number,), generator=rng, device=images.device)
+def _integers(limit: int, number: int, images: Tensor, rand: Rand) -> Tensor:
+    return (limit * rand((number,), device=images.device, dtype=torch.float64)).long()

@@ -1,8 +1,12 @@
-"""What the scripts do: parse, call the package, print. A mistake in the input is one line on stderr and exit code 2;
-a bad image that the run was told to stop at is one line and exit code 1."""
+"""What the scripts do: parse, call the package, print.
+
+What goes wrong is one line on stderr. Exit code 2: a mistake in the input, or a push that failed. 1: the run failed.
+128 and the signal's number: a signal ended it.
+"""
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files
-from .errors import BadImageError, InputError, PushError, one_line
+from .errors import BadImageError, InputError, ProcessLostError, PushError, one_line
 from .knobs import KnobParser, knob
 
 Command = Callable[..., int]
@@ -24,17 +28,22 @@ def command(function: Command) -> Command:
     def run(*args: Any, **kwargs: Any) -> int:
         try:
             return function(*args, **kwargs)
-        except (InputError, PushError, FloatingPointError, OSError) as error:
+        except (InputError, PushError, FloatingPointError, OSError, ProcessLostError) as error:
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"error: {error}", file=sys.stderr)
-            return 1 if isinstance(error, BadImageError) else 2
+            mistake = isinstance(error, (InputError, PushError)) and not isinstance(error, BadImageError)
+            return 2 if mistake else 1
+        except KeyboardInterrupt:
+            print("Stopped at once.", file=sys.stderr)
+            return 128 + signal.SIGINT
 
     return run
 
 
 @command
 def train(description: str, args: Sequence[str] | None = None) -> int:
-    """`scripts/train_wgan.py`. Exit code 130 says that the run was interrupted, and saved."""
+    """`scripts/train_wgan.py`. Exit codes 130 (Ctrl-C), 143 (SIGTERM) and 138 (SIGUSR1) say that the run was saved, and
+    can be resumed."""
     import torch
     from accelerate.utils import set_seed
 
@@ -89,7 +98,7 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     generator, critic = networks(dataset.shape[0])
     trainer = WGANTrainer(generator, critic, dataset, config, record)
     trainer.train()
-    return 130 if trainer.interrupted else 0
+    return 128 + trainer.interrupted if trainer.interrupted else 0
 
 
 def _classes(dataset: Any) -> tuple[int, list[str] | None]:

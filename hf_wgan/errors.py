@@ -9,6 +9,18 @@ class BadImageError(InputError):
     """A picture that cannot be used. The message names it and says why."""
 
 
+class DiskError(OSError):
+    """A file that cannot be written. The message names it, says why, and what is left."""
+
+
+class NotFiniteError(FloatingPointError):
+    """A loss, score, gradient or weight that is no longer a number. The message names it and the step."""
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of the run has ended, and this one cannot go on alone."""
+
+
 class PushError(RuntimeError):
     """A push to the Hub that failed. The message says why, and the one command that finishes it."""
 

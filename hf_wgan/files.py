@@ -1,5 +1,6 @@
-"""What the files of a run are called, once."""
+"""What the files of a run are called, once, and how one is written so that there is always a whole one."""
 
+import os
 from pathlib import Path
 
 INDEX = "model_index.json"
@@ -16,5 +17,27 @@ CARRIED_CODE = "hf_wgan_*.py"
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = {path: path.name.rpartition("-")[2] for path in output_dir.glob(CHECKPOINTS)}
-    return sorted((path for path, number in found.items() if number.isdecimal()), key=lambda path: int(found[path]))
+    found = [path for path in output_dir.glob(CHECKPOINTS) if path.name.rpartition("-")[2].isdecimal()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """By the folder's name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file at once: whoever reads it finds the old content or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    flush(temporary)
+    temporary.replace(path)
+
+
+def flush(path: Path) -> None:
+    """Has a file or a folder on the disk, where the system can say so of it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

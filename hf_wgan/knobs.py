@@ -10,9 +10,10 @@ from typing import Any, Literal, NoReturn
 from .errors import InputError
 
 
-def knob(default: Any, help: str, *, secret: bool = False) -> Any:
-    """A dataclass field with the sentence that `--help` prints for it. A secret is left out of `repr`."""
-    return dataclasses.field(default=default, repr=not secret, metadata={"help": help})
+def knob(default: Any, help: str, *, secret: bool = False, matters: bool = True) -> Any:
+    """A dataclass field with the sentence that `--help` prints for it. A secret is left out of `repr`. What does not
+    matter leaves the outcome of a run what it is, and may change when the run is resumed."""
+    return dataclasses.field(default=default, repr=not secret, metadata={"help": help, "matters": matters})
 
 
 class KnobParser(argparse.ArgumentParser):

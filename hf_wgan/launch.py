@@ -7,6 +7,7 @@ nothing more. On GPUs Accelerate's launcher does all of this itself.
 
 import os
 import shlex
+import socket
 import sys
 from argparse import Namespace
 
@@ -32,10 +33,27 @@ def relaunch_on_cpus() -> None:
     if num_machines > 1:
         command += ["--nnodes", str(num_machines), "--node_rank", str(launch.machine_rank or 0)]
         command += ["--master_addr", os.environ["MASTER_ADDR"]]
+        if interface := _interface_towards(os.environ["MASTER_ADDR"]):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     command += ["--master_port", os.environ["MASTER_PORT"], *sys.argv]
+    # torchrun passes these on to its processes; SLURM sends SIGUSR1 ahead of time.
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)
+
+
+def _interface_towards(address: str) -> str | None:
+    """The network interface by which this machine reaches another. PyTorch by itself takes that of the machine's own
+    name, which is often one that no other machine can reach."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))  # which sends nothing
+            own = probe.getsockname()[0]
+    except OSError:
+        return None
+    addresses = psutil.net_if_addrs().items()
+    return next((name for name, found in addresses for each in found if each.address == own), None)
 
 
 def command_line() -> str:

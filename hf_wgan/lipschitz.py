@@ -14,6 +14,8 @@ from .errors import InputError
 
 Score = Callable[[Tensor], Tensor]
 """Images `(N, C, H, W)` to scores `(N,)`, in float32 and differentiable twice."""
+Rand = Callable[..., Tensor]
+"""Uniform numbers in [0, 1), called as `torch.rand` is."""
 
 
 class Constraint:
@@ -98,15 +100,15 @@ class GradientPenalty(Constraint):
 
     Args:
         weight: λ; 10 in the paper.
-        rng: Source of the random points, on the images' device.
+        rand: Source of the random points, called as `torch.rand` is.
     """
 
     has_penalty = True
 
-    def __init__(self, weight: float = 10.0, rng: torch.Generator | None = None):
+    def __init__(self, weight: float = 10.0, rand: Rand = torch.rand):
         if not weight > 0:
             raise InputError(f"gradient_penalty_weight={weight!r}: must be positive")
-        self.weight, self.rng = weight, rng
+        self.weight, self.rand = weight, rand
 
     def penalty(self, score: Score, real_images: Tensor, fake_images: Tensor) -> Tensor:
         norms = gradients(score, self.points(real_images, fake_images)).norm(dim=1)
@@ -115,7 +117,7 @@ class GradientPenalty(Constraint):
     def points(self, real_images: Tensor, fake_images: Tensor) -> Tensor:
         """Where the gradient is taken, `(N, C, H, W)`: on a straight line, at a place uniform in [0, 1] on it."""
         shape = (len(real_images), *[1] * (real_images.ndim - 1))
-        share = torch.rand(shape, generator=self.rng, device=real_images.device)
+        share = self.rand(shape, device=real_images.device)
         return share * _wide(real_images) + (1 - share) * _wide(fake_images)
 
     def excess(self, norms: Tensor) -> Tensor:
@@ -136,7 +138,7 @@ class DRAGAN(GradientPenalty):
 
     def points(self, real_images: Tensor, fake_images: Tensor) -> Tensor:
         real_images = _wide(real_images)
-        noise = torch.rand(real_images.shape, generator=self.rng, device=real_images.device)
+        noise = self.rand(tuple(real_images.shape), device=real_images.device)
         return real_images + 0.5 * real_images.std() * noise
 
 
@@ -169,14 +171,12 @@ CONSTRAINTS: dict[str, Any] = {
 }
 
 
-def build_constraint(
-    name: str, clip_value: float = 0.01, weight: float = 10.0, rng: torch.Generator | None = None
-) -> Constraint:
+def build_constraint(name: str, clip_value: float = 0.01, weight: float = 10.0, rand: Rand = torch.rand) -> Constraint:
     """A constraint by its name in `CONSTRAINTS`."""
     kind = CONSTRAINTS[name]
     if kind is WeightClipping:
         return WeightClipping(clip_value)
-    return kind(weight, rng) if kind.has_penalty else kind()
+    return kind(weight, rand) if kind.has_penalty else kind()
 
 
 def gradients(score: Score, images: Tensor) -> Tensor:

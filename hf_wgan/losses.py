@@ -21,7 +21,7 @@ def critic_loss(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.T
     Returns:
         A scalar, float32 or wider.
     """
-    return _mean(fake_scores) - _mean(real_scores)
+    return mean_score(fake_scores) - mean_score(real_scores)
 
 
 def generator_loss(fake_scores: torch.Tensor) -> torch.Tensor:
@@ -33,7 +33,7 @@ def generator_loss(fake_scores: torch.Tensor) -> torch.Tensor:
     Returns:
         A scalar, float32 or wider.
     """
-    return -_mean(fake_scores)
+    return -mean_score(fake_scores)
 
 
 def wasserstein_estimate(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
@@ -98,10 +98,11 @@ def wasserstein_loss(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor
             f"labels of shape {tuple(labels.shape)} for scores of shape {tuple(scores.shape)}: "
             "give one label a score, in the same shape"
         )
-    return _mean(labels * _widened(scores))
+    return mean_score(labels * _widened(scores))
 
 
-def _mean(scores: torch.Tensor) -> torch.Tensor:
+def mean_score(scores: torch.Tensor) -> torch.Tensor:
+    """The mean of `(N,)`, in float32 or wider."""
     return _widened(scores).mean()
 
 

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from functools import partial
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a network
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_wgan-tests-")  # nor leave caches behind
@@ -31,6 +32,11 @@ def tiny_critic(**changes):
 def tiny_images(num_images=24, channels=1, size=8):
     rng = torch.Generator().manual_seed(2)
     return ImageSet(torch.randint(0, 256, (num_images, channels, size, size), generator=rng, dtype=torch.uint8))
+
+
+def seeded_rand(seed=1):
+    """Called as `torch.rand` is."""
+    return partial(torch.rand, generator=torch.Generator().manual_seed(seed))
 
 
 def pictures(count=3, mode="RGB", size=(8, 8), seed=0):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import seeded_rand
 
 from hf_wgan.augment import OPERATIONS, Augmentation
 from hf_wgan.errors import InputError
@@ -11,7 +12,7 @@ def images(number=8, channels=3, height=16, width=16):
 
 
 def augmented(policy, batch, seed=1):
-    return Augmentation(policy, torch.Generator().manual_seed(seed))(batch)
+    return Augmentation(policy, seeded_rand(seed))(batch)
 
 
 @pytest.mark.parametrize("policy", [*OPERATIONS, "color,translation,cutout", "color, cutout"])

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import tiny_critic
+from conftest import seeded_rand, tiny_critic
 from torch import nn
 
 from hf_wgan.errors import InputError
@@ -83,7 +83,7 @@ def test_penalties_and_their_parameter_gradients_equal_finite_differences(kind):
 
     @torch.no_grad()
     def by_differences():
-        points = kind(rng=torch.Generator().manual_seed(1)).points(real, fake)
+        points = kind(rand=seeded_rand()).points(real, fake)
         if kind is R1:
             return 10 / 2 * at(real).square().mean()
         if kind is R1R2:
@@ -92,7 +92,7 @@ def test_penalties_and_their_parameter_gradients_equal_finite_differences(kind):
         return 10 * (excess.clamp(min=0) if kind is LipschitzPenalty else excess).square().mean()
 
     def by_autograd():
-        return kind(rng=torch.Generator().manual_seed(1)).penalty(critic, real, fake)
+        return kind(rand=seeded_rand()).penalty(critic, real, fake)
 
     penalty = by_autograd()
     assert penalty.item() == pytest.approx(by_differences().item(), rel=1e-6)
@@ -134,18 +134,18 @@ def test_for_a_linear_critic_the_penalties_are_the_formulas(norm):
 @pytest.mark.parametrize("kind", [GradientPenalty, LipschitzPenalty])
 def test_points_lie_between_a_real_and_a_generated_image_each_at_a_place_of_its_own(kind):
     real, fake = images(200)
-    points = kind(rng=torch.Generator().manual_seed(1)).points(real, fake)
+    points = kind(rand=seeded_rand()).points(real, fake)
     places = ((points - fake) / (real - fake)).flatten(1)
     assert torch.allclose(places, places[:, :1].expand_as(places), atol=1e-3)
     places = places.median(dim=1).values
     assert 0 <= places.min() < 0.05 and 0.95 < places.max() <= 1 and abs(places.mean() - 0.5) < 0.1
-    again = kind(rng=torch.Generator().manual_seed(1)).points(real, fake)
+    again = kind(rand=seeded_rand()).points(real, fake)
     assert torch.equal(points, again), "the points follow from the source of random numbers"
 
 
 def test_dragan_looks_around_real_images_only():
     real, fake = images(50)
-    away = DRAGAN(rng=torch.Generator().manual_seed(1)).points(real, fake) - real
+    away = DRAGAN(rand=seeded_rand()).points(real, fake) - real
     assert away.min() >= 0 and away.max() <= 0.5 * real.std() and away.max() > 0.45 * real.std()
 
 

@@ -77,7 +77,7 @@ class RealBatches(Iterator[Batch]):
 
     def indices(self, position: int) -> np.ndarray:
         """Which images this process takes in batch `position`: `(batch_size,)` int64."""
-        start = (position * self.num_processes + self.process_index) * self.batch_size
+        start = self._start(position)
         epochs, offsets = np.divmod(np.arange(start, start + self.batch_size), len(self.dataset))
         return np.concatenate(
             [self._permutation(int(epoch))[offsets[epochs == epoch]] for epoch in range(epochs[0], epochs[-1] + 1)]
@@ -87,7 +87,7 @@ class RealBatches(Iterator[Batch]):
         """Any batch, counted from the beginning; epoch e of N images begins in batch `e * N // (num_processes * B)`."""
         indices = self.indices(position)
         pixels = self._pixels(position, indices)
-        flips = self._random(position, 1).random(self.batch_size) < 0.5 if self.random_flip else None
+        flips = self._uniform(position)[:, 2] < 0.5 if self.random_flip else None
         labels = None if self._labels is None else self._labels[torch.from_numpy(indices).to(self.device)]
         return Batch(normalised(pixels, flips), labels)
 
@@ -109,7 +109,7 @@ class RealBatches(Iterator[Batch]):
         return self._ahead.pop(position).result().to(self.device, non_blocking=True)
 
     def _read(self, position: int, indices: np.ndarray) -> torch.Tensor:
-        crops = self._random(position, 0).random((self.batch_size, 2))
+        crops = self._uniform(position)[:, :2]
         pixels = torch.from_numpy(self.dataset.gather(indices, crops)).permute(0, 3, 1, 2)
         if self._reader is not None:
             self._touched += self.batch_size * TOUCHED_PER_IMAGE + pixels.numel()
@@ -118,8 +118,14 @@ class RealBatches(Iterator[Batch]):
                 self._touched = 0
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
-    def _random(self, position: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, position, self.process_index, purpose])
+    def _uniform(self, position: int) -> np.ndarray:
+        """`(batch_size, 4)` random numbers in [0, 1). Those of an image depend on its place in the order of all images,
+        not on the process it comes to: the generator counts, four numbers a count, and can begin at any."""
+        bits = np.random.Philox(np.random.SeedSequence(self.seed)).advance(self._start(position))
+        return np.random.Generator(bits).random((self.batch_size, 4))
+
+    def _start(self, position: int) -> int:
+        return (position * self.num_processes + self.process_index) * self.batch_size
 
     def _permutation(self, epoch: int) -> np.ndarray:
         permutation = self._permutations.get(epoch)

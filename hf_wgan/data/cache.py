@@ -26,6 +26,7 @@ from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from ..files import flush
 from .decode import Preprocessing, bad_image, decode, is_grey, reason
 from .sources import Source
 
@@ -120,9 +121,9 @@ def _build(folder: Path, source: Source, how: Preprocessing, auto_channels: bool
     try:
         _fill(temporary, source, how, auto_channels, stop_at_bad)
         for path in (*temporary.iterdir(), temporary):
-            _flush(path)
+            flush(path)
         temporary.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -211,11 +212,3 @@ def _keep_first_channel(path: Path, channels: int) -> None:
         while piece := source.read(channels << 20):
             target.write(piece[::channels])
     smaller.replace(path)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -33,7 +33,7 @@ class DataConfig:
     max_train_samples: int | None = knob(None, "Use only so many images, the first.")
     streaming: bool = knob(False, "Read the dataset as a stream, for what does not fit the disk.")
     shuffle_buffer_size: int = knob(10_000, "Streaming: images among which the next is chosen at random.")
-    dataloader_num_workers: int = knob(2, "Streaming: processes that decode.")
+    dataloader_num_workers: int = knob(2, "Streaming: processes that decode.", matters=False)
 
     # What is done to them.
     resolution: int = knob(64, "Height and width of the training images, in pixels; the shorter side is scaled to it.")
@@ -46,14 +46,17 @@ class DataConfig:
 
     # What happens to bad ones, and where good ones are kept.
     on_bad_image: Literal["skip", "error"] = knob(
-        "skip", "skip: name a bad image and go on without it; error: stop at the first."
+        "skip", "skip: name a bad image and go on without it; error: stop at the first.", matters=False
     )
-    max_bad_images: float = knob(0.5, "Stop if a larger share of the images is bad, in [0, 1].")
-    cache_dir: str | None = knob(None, "Folder for decoded images; by default hf_wgan in the Hugging Face cache.")
+    max_bad_images: float = knob(0.5, "Stop if a larger share of the images is bad, in [0, 1].", matters=False)
+    cache_dir: str | None = knob(
+        None, "Folder for decoded images; by default hf_wgan in the Hugging Face cache.", matters=False
+    )
     memory_limit_gb: float | None = knob(
         None,
         "A set that takes more memory than this, in 10^9 bytes, is read from the cache batch by batch; by default "
         "half of what the device has free.",
+        matters=False,
     )
 
     def __post_init__(self) -> None:

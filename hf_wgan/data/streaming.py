@@ -1,6 +1,7 @@
 """Training images that come in turn and do not fit the disk: decoded by workers, shuffled in a buffer."""
 
 import itertools
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 
 from ..errors import InputError
+from ..signals import STOPPING
 from .batches import Batch, normalised
 from .cache import decode_or_error
 from .config import DataConfig
@@ -83,6 +85,7 @@ class StreamedBatches(Iterator[Batch]):
             batch_size=batch_size,
             num_workers=min(images.config.dataloader_num_workers, dataset.num_shards),
             collate_fn=_collated,
+            worker_init_fn=_unsignalled,
             drop_last=True,
             pin_memory=self.device.type == "cuda",
         )
@@ -138,6 +141,12 @@ class _Decoded(torch.utils.data.IterableDataset):
                     yield from _ending(too_many_bad(self.images.name, bad, seen, config))
             if seen - bad == before:
                 return  # a worker without a part of the stream, or a stream without a good picture
+
+
+def _unsignalled(worker: int) -> None:
+    """Signals that ask a run to end often reach all of its processes; what a worker is to do about it, it is told."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _ending(error: Exception) -> Iterator[Exception]:

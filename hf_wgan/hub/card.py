@@ -18,7 +18,9 @@ from .. import files
 
 TASK = "unconditional-image-generation"
 OF_THE_RUN = ("library_name", "pipeline_tag", "base_model", "model-index")  # metadata that is always made
-NOT_SETTINGS = re.compile("output_dir|overwrite_output_dir|resume_from_checkpoint|push_to_hub|hub_.*|license")
+NOT_SETTINGS = re.compile(
+    "output_dir|overwrite_output_dir|resume_from_checkpoint|allow_config_change|on_nan|max_restores|push_to_hub|hub_.*|license"
+)
 
 MARK = "<!-- made by hf_wgan ({}); write above or below, and it stays when the card is made again -->"
 END = "<!-- end of what hf_wgan made -->"

@@ -24,18 +24,39 @@ class TrainingConfig:
     """
 
     # The run.
-    output_dir: str = knob("wgan-model", "Folder for everything the run leaves.")
-    overwrite_output_dir: bool = knob(False, "Replace what an earlier run left in the output folder.")
-    resume_from_checkpoint: str | None = knob(None, "latest, or the path of a checkpoint folder, to go on from there.")
+    output_dir: str = knob("wgan-model", "Folder for everything the run leaves.", matters=False)
+    overwrite_output_dir: bool = knob(False, "Replace what an earlier run left in the output folder.", matters=False)
+    resume_from_checkpoint: str | None = knob(
+        None, "latest, or the path of a checkpoint folder, to go on from there.", matters=False
+    )
+    allow_config_change: bool = knob(
+        False, "Resume with options that make it another experiment; without, such a change is refused.", matters=False
+    )
     preset: str | None = knob(
-        None, f"Settings of a paper, all at once; options that are given go before. One of {', '.join(PRESETS)}."
+        None,
+        f"Settings of a paper, all at once; options that are given go before. One of {', '.join(PRESETS)}.",
+        matters=False,
     )
     max_train_steps: int = knob(10_000, "Generator updates.")
-    max_train_minutes: float | None = knob(None, "End the run at the first report after so many minutes of training.")
-    train_batch_size: int = knob(64, "Images a batch, for each process.")
+    max_train_minutes: float | None = knob(
+        None, "End the run at the first report after so many minutes of training.", matters=False
+    )
+    train_batch_size: int = knob(64, "Images a batch, for each process.", matters=False)
+    gradient_accumulation_steps: int = knob(
+        1, "Batches of each process whose gradients are averaged for one update, of either player.", matters=False
+    )
+    on_nan: Literal["stop", "restore"] = knob(
+        "stop",
+        "When a score, loss, gradient or weight is not a finite number: stop; or restore the newest checkpoint and go "
+        "on with other random numbers.",
+        matters=False,
+    )
+    max_restores: int = knob(3, "on_nan restore: how many times in a run.", matters=False)
     seed: int = knob(0, "Of the initial weights, the latents and the order of the images.")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = knob(
-        None, "Precision of the networks' passes; by default what accelerate was configured or launched with."
+        None,
+        "Precision of the networks' passes; by default what accelerate was configured or launched with.",
+        matters=False,
     )
 
     # Algorithm 1.
@@ -86,29 +107,33 @@ class TrainingConfig:
     ema_power: float = knob(0.75, "See ema_inv_gamma.")
 
     # What a person sees.
-    logging_steps: int = knob(10, "Steps between two lines of metrics.jsonl; each is their mean.")
-    validation_steps: int = knob(500, "Steps between two sample grids.")
-    num_validation_images: int = knob(64, "Images in a sample grid.")
-    checkpointing_steps: int = knob(500, "Steps between two checkpoints.")
-    checkpoints_total_limit: int | None = knob(2, "How many checkpoints to keep, the newest.")
+    logging_steps: int = knob(10, "Steps between two lines of metrics.jsonl; each is their mean.", matters=False)
+    validation_steps: int = knob(500, "Steps between two sample grids.", matters=False)
+    num_validation_images: int = knob(64, "Images in a sample grid.", matters=False)
+    checkpointing_steps: int = knob(500, "Steps between two checkpoints.", matters=False)
+    checkpoints_total_limit: int | None = knob(2, "How many checkpoints to keep, the newest.", matters=False)
 
     # The Hub.
-    push_to_hub: bool = knob(False, "Push the pipeline, its card, samples and curves to the Hub.")
-    hub_model_id: str | None = knob(None, "Repository, as user/model; by default the output folder's name.")
+    push_to_hub: bool = knob(False, "Push the pipeline, its card, samples and curves to the Hub.", matters=False)
+    hub_model_id: str | None = knob(
+        None, "Repository, as user/model; by default the output folder's name.", matters=False
+    )
     hub_token: str | None = knob(
-        None, "Token that may write; by default that of hf auth login, or HF_TOKEN.", secret=True
+        None, "Token that may write; by default that of hf auth login, or HF_TOKEN.", secret=True, matters=False
     )
-    hub_private_repo: bool = knob(False, "Make the repository private, if it is not there yet.")
+    hub_private_repo: bool = knob(False, "Make the repository private, if it is not there yet.", matters=False)
     hub_strategy: Literal["end", "checkpoint"] = knob(
-        "end", "end: push when the run has ended; checkpoint: also at every checkpoint, while training goes on."
+        "end",
+        "end: push when the run has ended; checkpoint: also at every checkpoint, while training goes on.",
+        matters=False,
     )
-    license: str = knob("unknown", "Licence of the model for its card, such as apache-2.0 or cc-by-4.0.")
+    license: str = knob("unknown", "Licence of the model for its card, such as apache-2.0 or cc-by-4.0.", matters=False)
 
     def __post_init__(self) -> None:
         positive = "max_train_steps train_batch_size n_critic clip_value logging_steps validation_steps"
         positive += " num_validation_images checkpointing_steps checkpoints_total_limit"
         positive += " generator_learning_rate critic_learning_rate gradient_penalty_weight penalty_interval"
-        positive += " ema_inv_gamma ema_power max_train_minutes"
+        positive += " ema_inv_gamma ema_power max_train_minutes gradient_accumulation_steps"
         for name in positive.split():
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -116,7 +141,7 @@ class TrainingConfig:
         for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 0 and below 1")
-        for name in ("lr_warmup_steps", "adam_weight_decay"):
+        for name in ("lr_warmup_steps", "adam_weight_decay", "max_restores"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 0")
         if self.lr_warmup_steps and self.lr_scheduler == "constant":

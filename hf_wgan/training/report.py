@@ -19,20 +19,27 @@ class Report:
     Args:
         output_dir: The folder.
         total_steps: Where the progress bar ends.
-        first_step: Steps made already, when a run is resumed; later lines of `metrics.jsonl` are cut off.
+        first_step: Steps made already, when a run is resumed.
+        metrics: The lines of `metrics.jsonl` up to there; what else the file has is cut off.
     """
 
-    def __init__(self, output_dir: Path, total_steps: int, first_step: int = 0):
+    def __init__(self, output_dir: Path, total_steps: int, first_step: int = 0, metrics: str = ""):
         self.output_dir = output_dir
-        self.rows = [row for row in read_metrics(output_dir) if row["step"] <= first_step]
-        lines = [json.dumps(row) + "\n" for row in self.rows]
-        (output_dir / files.METRICS).write_text("".join(lines))
         self.bar = tqdm(total=total_steps, initial=first_step, unit=" steps", dynamic_ncols=True)
+        self.cut_back(first_step, metrics)
+
+    def cut_back(self, step: int, metrics: str) -> None:
+        """Goes on from an earlier step, and the lines of `metrics.jsonl` up to there."""
+        files.write_text(self.output_dir / files.METRICS, metrics)
+        self.bar.update(step - self.bar.n)
+
+    def lines(self) -> str:
+        """The content of `metrics.jsonl`: it is kept there and not in memory, for a run may be long."""
+        return (self.output_dir / files.METRICS).read_text()
 
     def metrics(self, step: int, **values: float) -> None:
         """One line of `metrics.jsonl`, also shown behind the bar."""
         row = {"step": step, **values}
-        self.rows.append(row)
         with open(self.output_dir / files.METRICS, "a") as file:
             file.write(json.dumps(row) + "\n")
         self.bar.set_postfix_str(
@@ -52,14 +59,16 @@ class Report:
         self.bar.close()
 
     def curves(self) -> None:
-        if self.rows and can_plot():
-            plot_curves(self.rows, self.output_dir / files.CURVES)
+        if (rows := read_metrics(self.output_dir)) and can_plot():
+            plot_curves(rows, self.output_dir / files.CURVES)
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`; none if there is no such file."""
+    """The lines of a run's `metrics.jsonl`; none if there is no such file. A process that was killed may have left the
+    last one half written."""
     path = output_dir / files.METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    whole = path.read_text().rpartition("\n")[0] if path.is_file() else ""
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def can_plot() -> bool:

@@ -5,14 +5,12 @@ import math
 import os
 import platform
 import shutil
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,17 +27,33 @@ from tqdm.auto import tqdm
 from .. import files
 from ..augment import Augmentation
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of
-from ..errors import InputError, PushError
+from ..draws import Draws
+from ..errors import DiskError, InputError, NotFiniteError, ProcessLostError, PushError, one_line
 from ..hub.card import write_card
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
 from ..lipschitz import build_constraint
 from ..models.factory import shape_of
 from ..pipelines import WGANPipeline
+from ..signals import Interrupts
 from ..version import __version__
-from .checkpoint import Progress, find_checkpoint, load_checkpoint, portable_copy, save_checkpoint, settings_of
+from .changes import changes
+from .checkpoint import (
+    SET_ASIDE,
+    CheckpointWriter,
+    Progress,
+    checkpoints_for,
+    find_checkpoint,
+    load_checkpoint,
+    portable_copy,
+    read_record,
+    room,
+    set_aside_after,
+    settings_of,
+    take_checkpoint,
+)
 from .config import TrainingConfig
 from .report import Report, can_plot
-from .step import RealBatch, StepLosses, WGANStep, critic_steps
+from .step import RealBatch, StepRecord, WGANStep, critic_steps
 
 RUN_FILES = (
     files.INDEX,
@@ -52,6 +66,16 @@ RUN_FILES = (
     files.CURVES,
 )
 BATCH_NORM_BATCHES = 50
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "ncclRemoteError")
+"""What the libraries that connect processes say when one has gone."""
+MENDS = {
+    "real_score": "lower critic_learning_rate, and see that the images are what they should be",
+    "fake_score": "lower generator_learning_rate and critic_learning_rate",
+    "penalty": "lower critic_learning_rate or gradient_penalty_weight",
+    "critic": "lower critic_learning_rate",
+    "generator": "lower generator_learning_rate",
+}
+"""What helps against a quantity that is not finite, by a word in its name."""
 
 
 class WGANTrainer:
@@ -101,20 +125,28 @@ class WGANTrainer:
                 "build them for the same images"
             )
         self.accelerator = _accelerator(config)
-        self._rng = torch.Generator(self.accelerator.device)
-        constraint = build_constraint(config.lipschitz, config.clip_value, config.gradient_penalty_weight, self._rng)
+        share = (self.accelerator.device, self.accelerator.num_processes, self.accelerator.process_index)
+        self._num_parts = self.accelerator.gradient_accumulation_steps
+        self._draws = Draws(*share, self._num_parts)
+        constraint = build_constraint(
+            config.lipschitz, config.clip_value, config.gradient_penalty_weight, self._draws.rand
+        )
         constraint.check(critic)
         _check_classes(config, self.dataset, generator, critic)
         self.progress = Progress()
-        self.interrupted = False
+        self.interrupted = 0
         self._time_is_up = False
-        self._reported_at, self._reported_batches = time.monotonic(), 0
-        share = (self.accelerator.device, self.accelerator.num_processes, self.accelerator.process_index)
+        self._dtype = generator.dtype
+        self._records: list[torch.Tensor] = []  # of the steps since the last report, each a StepRecord in one tensor
+        self._reported_at, self._reported_images = time.monotonic(), 0
+        self._writer = CheckpointWriter()
+        self._agreement = _agreement_group(self.accelerator)
         self.real_batches: RealBatches | StreamedBatches
         if isinstance(self.dataset, ImageStream):
             self.real_batches = StreamedBatches(self.dataset, config.train_batch_size, config.seed, *share)
         else:
             self.real_batches = RealBatches(self.dataset, config.train_batch_size, config.seed, *share)
+        generator, critic = (_synchronised(network, self.accelerator) for network in (generator, critic))
         # Channels-last weights make a convolution work in the layout that is fastest on CPUs and on tensor cores.
         self.generator = generator.to(memory_format=torch.channels_last).train()
         self.critic = critic.to(memory_format=torch.channels_last).train()
@@ -140,36 +172,39 @@ class WGANTrainer:
             self._sample_latents,
             self.accelerator.backward,
             config.penalty_interval,
-            Augmentation(config.augmentation, self._rng),
+            Augmentation(config.augmentation, self._draws.rand),
+            self._num_parts,
+            self._draws.begin,
+            self.accelerator.no_sync,
         )
 
     def train(self) -> WGANPipeline:
         """Runs the remaining steps and writes the files of the run.
 
-        An interrupt (Ctrl-C, SIGTERM) ends the run after the step in hand, with everything written as at its end and
-        a checkpoint to go on from; `interrupted` then says so. A second Ctrl-C stops at once.
+        SIGINT (Ctrl-C), SIGTERM and SIGUSR1 end the run after the step in hand, with a checkpoint to go on from and the
+        pipeline as it is; `interrupted` is then the signal's number. A second SIGINT stops at once.
 
         Returns:
             The pipeline, as saved in `output_dir`.
 
         Raises:
-            FloatingPointError: a loss is no longer finite. Checkpoints and samples written before stay.
+            NotFiniteError: a score, loss, gradient or weight is no longer a number. Checkpoints and samples written
+                before stay.
+            DiskError: the folder cannot be written to. Checkpoints written before stay.
+            InputError: the checkpoint to go on from is one of another experiment.
         """
-        self.interrupted = False
+        self.interrupted = 0
         report = self._start()
         pushes = BackgroundPushes(self.output_dir, self.config.push) if report and self._pushes_checkpoints() else None
-        losses: list[StepLosses] = []
-        with _interrupts() as interrupt:
+        with closing(report) if report else nullcontext(), Interrupts() as interrupts, self._telling_errors():
             while not self._ends():
-                losses.append(self._one_step())
-                if self._reports_now(interrupt.is_set()):
-                    self._report(report, losses, interrupt.is_set())
-                    losses.clear()
-                if report:
-                    self._write_at_intervals(report, pushes)
-        pipeline = self._pipeline()
-        if report:
-            self._finish(report, pipeline)
+                try:
+                    self._go_on(report, interrupts, pushes)
+                except NotFiniteError as error:
+                    self._restore_after(error, report)
+            pipeline = self._pipeline()
+            if report:
+                self._finish(report, pipeline)
         self.accelerator.wait_for_everyone()  # and not for a push, which may take longer than processes wait
         if report:
             if pushes:
@@ -177,79 +212,186 @@ class WGANTrainer:
             self._push()
         return pipeline
 
-    def _ends(self) -> bool:
-        return self.progress.step >= self.config.max_train_steps or self.interrupted or self._time_is_up
+    def _go_on(self, report: Report | None, interrupts: Interrupts, pushes: BackgroundPushes | None = None) -> None:
+        """One step, and what is due after it."""
+        self._records.append(torch.stack(self._one_step()))
+        self.interrupted = self._agreed(interrupts.number)
+        if self._reports_now():
+            self._report(report)
+        self._write_at_intervals(report, pushes)
 
-    def _one_step(self) -> StepLosses:
+    def _ends(self) -> bool:
+        return self.progress.step >= self.config.max_train_steps or self.interrupted > 0 or self._time_is_up
+
+    def _agreed(self, number: int) -> int:
+        """The largest of what the processes say, so that they all end after the same step."""
+        if self._agreement is None:
+            return number
+        numbers = torch.tensor([number])
+        torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX, group=self._agreement)
+        return int(numbers)
+
+    def _one_step(self) -> StepRecord:
         config, progress = self.config, self.progress
-        self._rng.manual_seed(_seed(config.seed, progress.step, self.accelerator.process_index))
-        self.step.critic_steps_made = progress.batches
+        key = (config.seed, progress.step, progress.restores)
+        self._draws.seed(_seed(*key))
+        torch.manual_seed(_seed(*key, 1 + self.accelerator.process_index))  # for networks that draw, as dropout does
+        self.step.critic_steps_made = progress.critic_steps
         real_batches = (
-            RealBatch(batch.images, batch.labels if config.class_conditional else None) for batch in self.real_batches
+            RealBatch(batch.images.to(self._dtype), batch.labels if config.class_conditional else None)
+            for batch in self.real_batches
         )
-        losses = self.step(real_batches, critic_steps(progress.step, config.n_critic, config.critic_warmup))
+        record = self.step(real_batches, critic_steps(progress.step, config.n_critic, config.critic_warmup))
         for scheduler in self._schedulers:
             scheduler.step()
         if self.ema:
             self.ema.step(self.generator.parameters())
         progress.step += 1
-        progress.batches = self.real_batches.position
-        return losses
+        progress.images += (self.step.critic_steps_made - progress.critic_steps) * self.global_batch_size
+        progress.critic_steps = self.step.critic_steps_made
+        return record
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images of one update: of all processes and all accumulation steps."""
+        return self.config.train_batch_size * self.accelerator.num_processes * self._num_parts
 
     def _sample_latents(self, num_latents: int) -> torch.Tensor:
         shape = (num_latents, self.generator.config.latent_dim)
-        return torch.randn(shape, generator=self._rng, device=self.accelerator.device)
+        return self._draws.randn(shape, device=self.accelerator.device, dtype=self._dtype)
 
-    def _reports_now(self, interrupted: bool) -> bool:
-        # Several processes must stop at the same step, so they wait to agree on it until they meet for a report.
-        step, alone = self.progress.step, self.accelerator.num_processes == 1
-        return step % self.config.logging_steps == 0 or step == self.config.max_train_steps or (alone and interrupted)
+    def _reports_now(self) -> bool:
+        return self.progress.step % self.config.logging_steps == 0 or self.progress.step == self.config.max_train_steps
 
-    def _report(self, report: Report | None, losses: list[StepLosses], interrupted: bool) -> None:
-        """Means over the steps since the last report and over the processes, and whether any was interrupted."""
-        now = time.monotonic()
+    def _gathered_records(self) -> torch.Tensor:
+        """`(num_processes, steps, 9)` float64: of the steps since the last report.
+
+        Raises:
+            NotFiniteError: a value is not finite.
+        """
+        records = self.accelerator.gather(torch.stack(self._records)[None]).cpu().double()
+        if not records.isfinite().all():
+            steps = range(self.progress.step - records.shape[1] + 1, self.progress.step + 1)
+            raise NotFiniteError(_not_finite(records, steps))
+        return records
+
+    def _report(self, report: Report | None) -> None:
+        """Means over the steps since the last report and over the processes."""
+        config, now = self.config, time.monotonic()
+        records = self._gathered_records()
         seconds = self.progress.seconds + now - self._reported_at
-        time_is_up = seconds >= 60 * (self.config.max_train_minutes or math.inf)
-        flags = torch.tensor([interrupted, time_is_up], dtype=torch.float32, device=self.accelerator.device)
-        own = torch.stack([torch.stack(values).mean() for values in zip(*losses)])
-        *means, interruptions, ends = self.accelerator.reduce(torch.cat([own, flags]), reduction="mean").tolist()
-        self.interrupted, self._time_is_up = interruptions > 0, ends > 0
-        row = {"critic_loss": means[0], "generator_loss": means[1], "wasserstein_estimate": -means[0]}
-        if self.step.constraint.has_penalty:
-            row["gradient_penalty"] = means[2]
-        for name, value in row.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} is {value} at step {self.progress.step}: lower generator_learning_rate and "
-                    f"critic_learning_rate; checkpoints written before stay in {self.output_dir}"
-                )
-        images = (self.progress.batches - self._reported_batches) * self.config.train_batch_size
-        row["seconds"] = round(seconds, 3)
-        row["images_per_second"] = round(images * self.accelerator.num_processes / (now - self._reported_at), 1)
-        self.progress.seconds = row["seconds"]
-        self._reported_at, self._reported_batches = now, self.progress.batches
+        self._time_is_up = self._agreed(seconds >= 60 * (config.max_train_minutes or math.inf)) > 0
+        means = dict(zip(StepRecord._fields, records.mean(dim=(0, 1)).tolist()))
+        images = self.progress.images - self._reported_images
+        speed = images / (now - self._reported_at)
+        self.progress.seconds = round(seconds, 3)
+        self._reported_at, self._reported_images = now, self.progress.images
+        self._records.clear()
         if report:
-            report.metrics(self.progress.step, **row)
+            penalty = {"gradient_penalty": means["gradient_penalty"]} if self.step.constraint.has_penalty else {}
+            report.metrics(
+                self.progress.step,
+                critic_loss=means["critic_loss"],
+                generator_loss=means["generator_loss"],
+                wasserstein_estimate=-means["critic_loss"],
+                **penalty,
+                real_score=means["real_score"],
+                fake_score=means["fake_score"],
+                critic_gradient_norm=means["critic_gradient_norm"],
+                generator_gradient_norm=means["generator_gradient_norm"],
+                seconds=self.progress.seconds,
+                images_per_second=round(speed, 1),
+            )
 
     def _start(self) -> Report | None:
         """Makes the folder, or takes up the checkpoint, and returns the main process's report."""
         config = self.config
         self.accelerator.wait_for_everyone()
+        written = self.output_dir / files.METRICS
+        lines = written.read_text() if self.progress.step and written.is_file() else ""  # where train() is called again
         if config.resume_from_checkpoint and self.progress.step == 0:
-            folder = find_checkpoint(self.output_dir, config.resume_from_checkpoint)
-            self.progress = load_checkpoint(folder, self._networks(), self._others())
-            self.real_batches.position = self.progress.batches
-        self._reported_at, self._reported_batches = time.monotonic(), self.progress.batches
+            folder = find_checkpoint(self.output_dir, config.resume_from_checkpoint, self._say_once)
+            self._check_changes(folder)
+            lines = self._take_up(folder)
+        self._reported_at, self._reported_images = time.monotonic(), self.progress.images
         if not self.accelerator.is_main_process:
             return None
         if config.overwrite_output_dir and not config.resume_from_checkpoint:
             _remove_run(self.output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        (self.output_dir / files.CONFIG).write_text(json.dumps(self._description(), indent=2) + "\n")
+        for aside in set_aside_after(self.output_dir, self.progress.step):
+            self._say(f"Set aside, as the run goes on from an earlier step: {aside}")
+        files.write_text(self.output_dir / files.CONFIG, json.dumps(self._description(), indent=2) + "\n")
         self._announce()
         if config.push_to_hub and (problem := problem_with(config.push)):
             self._say(f"A push to {config.push.repo_id} would fail now: {problem}. It is tried when there is a model.")
-        return Report(self.output_dir, config.max_train_steps, self.progress.step)
+        return Report(self.output_dir, config.max_train_steps, self.progress.step, lines)
+
+    def _take_up(self, folder: Path) -> str:
+        """Goes on from a checkpoint, and returns its metrics."""
+        checkpoint = load_checkpoint(folder, self._networks(), self._others())
+        self.progress = checkpoint.progress
+        steps = torch.tensor([self.progress.step], device=self.accelerator.device)
+        if len(set(self.accelerator.gather(steps).tolist())) > 1:
+            raise InputError(f"resume_from_checkpoint: the processes do not all find {folder}; use a shared folder")
+        # A whole number of batches: after a change of their size the first images may be seen once more.
+        self.real_batches.position = self.progress.images // (self.global_batch_size // self._num_parts)
+        pending = checkpoint.states["records"].float().to(self.accelerator.device)  # (num_processes, steps, 9)
+        if len(pending) == self.accelerator.num_processes:
+            self._records = list(pending[self.accelerator.process_index])
+        else:
+            self._records = list(pending.mean(dim=0))
+        return checkpoint.metrics
+
+    def _check_changes(self, folder: Path) -> None:
+        """Says what differs from the run that left a checkpoint.
+
+        Raises:
+            InputError: it would be another experiment, and `allow_config_change` is off.
+        """
+        try:
+            before = read_record(folder)
+        except OSError as error:
+            raise InputError(
+                f"resume_from_checkpoint: {folder} has no record of its run ({one_line(error)})"
+            ) from error
+        found = changes(before, self._description())
+        grave = [str(change) for change in found if not change.harmless]
+        if grave and not self.config.allow_config_change:
+            raise InputError(
+                f"resume_from_checkpoint: {folder} is of another experiment: {'; '.join(grave)}. Give the options of "
+                "that run, or --allow_config_change to go on with these"
+            )
+        for change in found:
+            self._say_once(f"Changed since {folder.name}: {change}.")
+
+    def _restore_after(self, error: NotFiniteError, report: Report | None) -> None:
+        """Goes back to the newest whole checkpoint with other random numbers, if the run is to.
+
+        Raises:
+            NotFiniteError: it is not, or there is none, or it went back often enough.
+        """
+        restores = self.progress.restores + 1
+        self._writer.wait()
+        self.accelerator.wait_for_everyone()
+        try:
+            folder = find_checkpoint(self.output_dir, "latest", self._say_once)
+        except InputError as nothing:
+            raise NotFiniteError(f"{error}. There is no whole checkpoint in {self.output_dir}") from nothing
+        if self.config.on_nan == "stop":
+            raise NotFiniteError(
+                f"{error}. {folder} is whole: go on from it with --resume_from_checkpoint latest, or let the run do so "
+                "by itself with --on_nan restore"
+            )
+        if restores > self.config.max_restores:
+            raise NotFiniteError(f"{error}. The run has gone back max_restores={restores - 1} times; {folder} is whole")
+        metrics = self._take_up(folder)
+        self.progress.restores = restores
+        self.accelerator.wait_for_everyone()
+        self._reported_at, self._reported_images = time.monotonic(), self.progress.images
+        self._say_once(f"{error}. Gone back to {folder}, with other random numbers ({restores} times now).")
+        if report:
+            report.cut_back(self.progress.step, metrics)
 
     def _announce(self) -> None:
         channels, height, width = shape_of(self.generator)
@@ -265,40 +407,57 @@ class WGANTrainer:
             self._say(
                 f"One of {cores} cores is in use: accelerate launch --num_cpu_threads_per_process {cores} is faster."
             )
+        if device == "cpu" and num_processes > 1 and any(map(_has_batch_norm, self._networks().values())):
+            self._say("Batch normalisation: each process by its own images, as PyTorch cannot synchronise it on CPUs.")
         if self.progress.step:
             self._say(f"Resumed at step {self.progress.step}.")
         if not can_plot():
             self._say('curves.png will not be drawn: pip install "hf_wgan[train]" brings matplotlib and SciPy.')
 
-    def _write_at_intervals(self, report: Report, pushes: BackgroundPushes | None) -> None:
+    def _write_at_intervals(self, report: Report | None, pushes: BackgroundPushes | None) -> None:
         config, step = self.config, self.progress.step
         last = self._ends()
-        if step % config.validation_steps == 0 or last:
+        checkpoint_is_due = step % config.checkpointing_steps == 0 or last
+        if checkpoint_is_due:
+            # Also where nothing is reported: no checkpoint has a number in it that is not finite.
+            records = self._gathered_records() if self._records else torch.empty(1, 0, len(StepRecord._fields))
+        if not report:
+            return
+        self._writer.check()
+        if step % config.validation_steps == 0 or (last and not self.interrupted):
             latents = torch.randn(
                 (config.num_validation_images, self.generator.config.latent_dim),
                 generator=torch.Generator().manual_seed(config.seed),
             )
             report.samples(step, self._pipeline()(latents=latents).images)
-        if step % config.checkpointing_steps == 0 or last:
-            save_checkpoint(
-                self.output_dir / f"checkpoint-{step:06d}",
-                self._networks(),
-                self._others(),
-                self.progress,
-                config.checkpoints_total_limit,
+        if checkpoint_is_due:
+            seconds = self.progress.seconds + time.monotonic() - self._reported_at
+            progress = replace(self.progress, seconds=seconds)
+            checkpoint = take_checkpoint(
+                self._networks(), self._others(), progress, self._description(), report.lines(), records=records
             )
+            self._writer.write(self.output_dir / f"checkpoint-{step:06d}", checkpoint, config.checkpoints_total_limit)
             if pushes and not last:
+                self._writer.wait()
                 report.curves()
                 self._save_pipeline(self._pipeline())
                 pushes.push_copy(step)
 
     def _finish(self, report: Report, pipeline: WGANPipeline) -> None:
+        self._writer.wait()
         report.close()
         report.curves()
         self._save_pipeline(pipeline)
         if self.interrupted:
-            self._say(f"Interrupted at step {self.progress.step}; --resume_from_checkpoint latest goes on from there.")
+            self._say(f"Interrupted at step {self.progress.step}. To go on from there: {self._command_to_resume()}")
         self._say(f"Saved the pipeline, samples and curves in {self.output_dir}.")
+
+    def _command_to_resume(self) -> str:
+        if "command" not in self.record:
+            return 'the same, with resume_from_checkpoint="latest"'
+        words = self.record["command"].split(" --")
+        words = [word for word in words if word.split()[0] not in ("overwrite_output_dir", "resume_from_checkpoint")]
+        return " --".join([*words, "resume_from_checkpoint latest"])
 
     def _save_pipeline(self, pipeline: WGANPipeline) -> None:
         (self.output_dir / files.EVALUATION).unlink(missing_ok=True)  # it measured other weights
@@ -377,6 +536,7 @@ class WGANTrainer:
             "machine": {
                 "device": self.accelerator.device.type,
                 "num_processes": self.accelerator.num_processes,
+                "global_batch_size": self.global_batch_size,
                 "mixed_precision": self.accelerator.mixed_precision,
             },
             "versions": {"hf_wgan": __version__, "python": platform.python_version()}
@@ -385,6 +545,35 @@ class WGANTrainer:
 
     def _say(self, message: str) -> None:
         tqdm.write(message, file=sys.stderr)
+
+    def _say_once(self, message: str) -> None:
+        if self.accelerator.is_main_process:
+            self._say(message)
+
+    @contextmanager
+    def _telling_errors(self) -> Iterator[None]:
+        """What goes wrong on the disk names the folder, and what goes wrong in one process alone is told by it."""
+        try:
+            yield
+        except Exception as error:
+            self._writer.settle()  # the checkpoint in hand is one more to go on from
+            told = self._told(error)
+            if isinstance(told, (DiskError, InputError)) and not self.accelerator.is_main_process:
+                self._say(f"process {self.accelerator.process_index}: {told}")
+            if told is error:
+                raise
+            raise told from error
+
+    def _told(self, error: Exception) -> Exception:
+        if isinstance(error, OSError) and not isinstance(error, DiskError):
+            return DiskError(f"{self.output_dir}: {one_line(error)}; {room(self.output_dir)}")
+        lost = isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
+        if lost and self.accelerator.num_processes > 1:
+            return ProcessLostError(
+                f"process {self.accelerator.process_index} ends because another one has ended, which may have said "
+                f"why; {room(self.output_dir)}"
+            )
+        return error
 
 
 def check_output_dir(config: TrainingConfig) -> None:
@@ -396,8 +585,11 @@ def check_output_dir(config: TrainingConfig) -> None:
     folder = Path(config.output_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir={config.output_dir!r}: is a file; name a folder")
+    there = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"output_dir={config.output_dir!r}: {there} cannot be written to; name another folder")
     if config.resume_from_checkpoint:
-        find_checkpoint(folder, config.resume_from_checkpoint)
+        checkpoints_for(folder, config.resume_from_checkpoint)
     elif folder.exists() and any(folder.iterdir()) and not config.overwrite_output_dir:
         raise InputError(
             f"output_dir={config.output_dir!r}: is not empty; name another folder, go on with the run in it by "
@@ -410,7 +602,11 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
     # (pytorch/pytorch#175024), and the shipped statistics are measured anew in any case.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     try:
-        accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=handlers)
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            kwargs_handlers=handlers,
+        )
     except ValueError as error:
         raise InputError(f"mixed_precision={config.mixed_precision!r}: {error}") from error
     if accelerator.mixed_precision != "no" and not accelerator.native_amp:
@@ -420,6 +616,36 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
             "use bf16 or no there"
         )
     return accelerator
+
+
+def _agreement_group(accelerator: Accelerator) -> Any:
+    """Over which processes agree without waiting for their devices; None for one process."""
+    if accelerator.num_processes == 1:
+        return None
+    return torch.distributed.new_group(backend="gloo")
+
+
+def _synchronised(network: ModelMixin, accelerator: Accelerator) -> ModelMixin:
+    """With batch statistics of all processes together, where PyTorch can."""
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network
+
+
+def _has_batch_norm(network: ModelMixin) -> bool:
+    return any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+def _not_finite(records: torch.Tensor, steps: range) -> str:
+    """What of `(num_processes, steps, 9)` was first not finite, when, and what may help."""
+    wrong = ~records.isfinite()
+    row = int(wrong.any(dim=(0, 2)).int().argmax())
+    column = int(wrong[:, row].any(dim=0).int().argmax())
+    process = int(wrong[:, row, column].int().argmax())
+    name = StepRecord._fields[column]
+    mend = next(mend for word, mend in MENDS.items() if word in name)
+    where = f" in process {process}" if len(records) > 1 else ""
+    return f"{name} is {records[process, row, column].item()} at step {steps[row]}{where}: {mend}"
 
 
 def _optimizer(network: ModelMixin, learning_rate: float, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -498,31 +724,9 @@ def _seed(*entropy: int) -> int:
 
 def _remove_run(folder: Path) -> None:
     """Removes the files of a run, and nothing else that may lie beside them."""
-    patterns = (*RUN_FILES, files.CHECKPOINTS, files.CARRIED_CODE)
+    patterns = (*RUN_FILES, files.CHECKPOINTS, SET_ASIDE + files.CHECKPOINTS, files.CARRIED_CODE)
     for path in [path for pattern in patterns for path in folder.glob(pattern)]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set. After the first SIGINT the ordinary handler is back."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield event
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: Any) -> None:
-        event.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    try:
-        for number in before:
-            signal.signal(number, handle)
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

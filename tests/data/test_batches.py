@@ -91,6 +91,15 @@ def test_random_flips_mirror_half_of_the_images_and_follow_from_the_seed():
     assert 0.4 < mirrored / 480 < 0.6
 
 
+def test_an_image_is_flipped_alike_whichever_process_it_comes_to():
+    flipping = ImageSet(tiny_images(24).images, config=DataConfig(random_flip=True))
+    alone = RealBatches(flipping, 6, seed=0)
+    shared = [RealBatches(flipping, 3, 0, "cpu", 2, index) for index in range(2)]
+    for position in range(10):
+        parts = torch.cat([batches.batch(position).images for batches in shared])
+        assert torch.equal(parts, alone.batch(position).images)
+
+
 def test_random_crops_are_squares_of_the_image_and_differ_from_time_to_time(tmp_path):
     images = cached_images(tmp_path, [(16, 8)] * 3 + [(8, 8), (8, 24)], center_crop=False)
     assert not images.is_square

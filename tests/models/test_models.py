@@ -170,7 +170,9 @@ def test_critics_with_every_option_survive_saving_and_copying(critic_class, opti
         critic_class.from_pretrained(tmp_path, low_cpu_mem_usage=False),
         portable_copy(critic),
     ):
-        assert torch.equal(run(copy, *labels), scores)
+        assert all(torch.equal(value, critic.state_dict()[name]) for name, value in copy.state_dict().items())
+        # To rounding only: some processors add up otherwise where a weight lies otherwise in memory.
+        assert torch.allclose(run(copy, *labels), scores, rtol=1e-5, atol=1e-6)
         assert copy.config.get("spectral_norm") == options.get("spectral_norm", False)
 
 

@@ -196,7 +196,7 @@ def test_an_interrupted_run_ends_with_exit_code_130(tmp_path, monkeypatch):
     from hf_wgan.training import WGANTrainer
 
     def interrupted(self):
-        self.interrupted = True
+        self.interrupted = signal.SIGINT
 
     monkeypatch.setattr(WGANTrainer, "train", interrupted)
     assert train("", tmp_path / "run") == 130

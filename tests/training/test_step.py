@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from conftest import tiny_critic, tiny_generator
+from conftest import seeded_rand, tiny_critic, tiny_generator
 from torch import nn
 
 from hf_wgan.lipschitz import Constraint, GradientPenalty, WeightClipping
@@ -71,7 +71,7 @@ def test_clamping_bounds_every_critic_parameter_after_each_step():
     step = make_step(lr=1.0)  # so large that every optimizer step leaves the box
     batches = real_batches()
     for _ in range(3):
-        step.critic_step(*next(batches))
+        step.critic_step([next(batches)])
         for name, parameter in step.critic.named_parameters():
             assert parameter.abs().max() <= CLIP, name
         assert max(p.abs().max().item() for p in step.critic.parameters()) == pytest.approx(CLIP)
@@ -97,7 +97,7 @@ def test_critic_steps_leave_the_generator_alone():
     before = parameters(step.generator)
     batches = real_batches()
     for _ in range(3):
-        step.critic_step(*next(batches))
+        step.critic_step([next(batches)])
     assert same(before, parameters(step.generator))
     assert all(parameter.grad is None for parameter in step.generator.parameters())
 
@@ -107,7 +107,7 @@ def test_the_generator_step_leaves_the_critic_alone_and_gives_it_no_gradients():
     before = parameters(step.critic)
     assert all(parameter.grad is None for parameter in step.critic.parameters())
     generator_before = parameters(step.generator)
-    step.generator_step(8)
+    step.generator_step([next(real_batches())])
     assert same(before, parameters(step.critic))
     assert all(parameter.grad is None for parameter in step.critic.parameters())
     assert all(parameter.requires_grad for parameter in step.critic.parameters()), "it is thawed again"
@@ -155,10 +155,10 @@ def test_a_critic_step_widens_the_gap_and_a_generator_step_narrows_it():
         lambda n: latents,
     )
     start = gap(step, latents, images)
-    step.critic_step(images)
+    step.critic_step([RealBatch(images)])
     widened = gap(step, latents, images)
     assert widened > start
-    step.generator_step(8)
+    step.generator_step([next(real_batches())])
     assert gap(step, latents, images) < widened
 
 
@@ -167,7 +167,7 @@ def test_the_reported_losses_are_those_of_the_objective():
     images, latents = next(real_batches()).images, torch.randn(8, 4)
     step.sample_latents = lambda n: latents
     expected = -wasserstein_estimate(step.critic(images), step.critic(step.generator(latents)))
-    step_loss = step.critic_step(images)
+    step_loss = step.critic_step([RealBatch(images)]).loss
     assert step_loss.item() == pytest.approx(expected.item(), abs=1e-8)
     assert not step_loss.requires_grad
 
@@ -289,7 +289,7 @@ class Counting(GradientPenalty):
     """A penalty that writes down what it is asked."""
 
     def __init__(self):
-        super().__init__(rng=torch.Generator().manual_seed(1))
+        super().__init__(rand=seeded_rand())
         self.calls = []
 
     def penalty(self, score, real_images, fake_images):
@@ -303,12 +303,15 @@ def test_the_penalty_is_added_to_what_the_critic_minimises_and_not_to_what_is_re
     step = make_step(constraint=constraint, critic_optimizer=None)
     plain = make_step(constraint=Constraint())
     images = next(real_batches()).images
-    losses = [each.critic_step(images) for each in (step, plain)]
+    losses = [each.critic_step([RealBatch(images)]).loss for each in (step, plain)]
     assert losses[0].item() == losses[1].item()
     assert not same(parameters(step.critic), parameters(plain.critic))
     reported = step(real_batches(), n_critic=1)
-    assert reported.penalty.item() == constraint.calls[-1][3].item() and not reported.penalty.requires_grad
-    assert plain(real_batches(), n_critic=1).penalty.item() == 0
+    assert (
+        reported.gradient_penalty.item() == constraint.calls[-1][3].item()
+        and not reported.gradient_penalty.requires_grad
+    )
+    assert plain(real_batches(), n_critic=1).gradient_penalty.item() == 0
 
 
 def test_a_lazy_penalty_comes_at_every_so_manieth_critic_step_and_weighs_as_much_more():
@@ -322,10 +325,10 @@ def test_a_lazy_penalty_comes_at_every_so_manieth_critic_step_and_weighs_as_much
         step = make_step(constraint=Counting(), penalty_interval=interval, critic_optimizer=None)
         backward = []
         step.backward = lambda loss, backward=backward: (backward.append(loss.item()), loss.backward())
-        loss = step.critic_step(next(real_batches()).images).item()
+        loss = step.critic_step([next(real_batches())]).loss.item()
         gradients.append((backward[0] - loss) / step.constraint.calls[0][3].item())
     assert gradients == [pytest.approx(1, rel=1e-4), pytest.approx(3, rel=1e-4)]
-    reported = [step(real_batches(), n_critic=1).penalty.item() for _ in range(6)]
+    reported = [step(real_batches(), n_critic=1).gradient_penalty.item() for _ in range(6)]
     assert [value > 0 for value in reported] == [False, False, True] * 2, "what was added, so that means are true"
 
 
@@ -333,10 +336,10 @@ def test_a_lazy_penalty_comes_at_every_so_manieth_critic_step_and_weighs_as_much
 def test_under_mixed_precision_the_penalty_is_computed_in_single_precision(dtype):
     full, mixed = (make_step(constraint=Counting()) for _ in range(2))
     images = next(real_batches()).images
-    full.critic_step(images)
+    full.critic_step([RealBatch(images)])
     mixed.critic.forward = torch.autocast("cpu", dtype)(mixed.critic.forward)  # as Accelerate does
     with torch.autocast("cpu", dtype):
-        mixed.critic_step(images)
+        mixed.critic_step([RealBatch(images)])
     (_, _, full_scores, full_penalty), (_, _, scores, penalty) = (step.constraint.calls[0] for step in (full, mixed))
     assert scores.dtype == penalty.dtype == torch.float32
     assert torch.equal(scores, full_scores), "the same images, in the same precision"
@@ -348,7 +351,7 @@ def test_the_loss_scale_does_not_reach_the_penaltys_own_gradients():
     scaled.backward = lambda loss: (2.0**16 * loss).backward()
     images = next(real_batches()).images
     for step in (plain, scaled):
-        step.critic_step(images)
+        step.critic_step([RealBatch(images)])
     assert scaled.constraint.calls[0][3].item() == plain.constraint.calls[0][3].item()
     for one, other in zip(plain.critic.parameters(), scaled.critic.parameters()):
         assert torch.allclose(one.grad, other.grad / 2.0**16, rtol=1e-4, atol=1e-9)
@@ -363,10 +366,10 @@ def test_real_and_generated_images_are_augmented_alike_in_both_players_steps():
 
     step = make_step(constraint=Counting(), augment=augment)
     images = next(real_batches()).images
-    step.critic_step(images)
+    step.critic_step([RealBatch(images)])
     assert seen == [False, False], "real and generated"
     assert torch.equal(step.constraint.calls[0][0], images / 2), "the penalty is on what the critic sees"
-    step.generator_step(8)
+    step.generator_step([next(real_batches())])
     assert seen[2:] == [True], "the generator learns through it"
 
 

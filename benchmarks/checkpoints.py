@@ -1,0 +1,86 @@
+"""What checkpoints cost: the default run with one every 100 steps against the same run with none, in turns.
+
+    python benchmarks/checkpoints.py
+    python benchmarks/checkpoints.py --rounds 10 -- --train_data_dir photos --resolution 64
+
+What follows -- is passed to both runs. Both are made of the same object and take steps in turns of `--every` each, so
+that whatever else the machine does slows both alike. Printed is the median of the rounds' ratios.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from options import split_options
+
+from hf_wgan import TrainingConfig, WGANTrainer, load_images
+from hf_wgan.data import DataConfig
+from hf_wgan.knobs import KnobParser
+from hf_wgan.models.factory import NetworkConfig, build_networks
+from hf_wgan.signals import Interrupts
+from hf_wgan.training.config import DIGITS_DEFAULTS
+from hf_wgan.training.report import Report
+
+NEVER = 10**9
+
+
+class Run:
+    """A run that is taken some steps further at a time."""
+
+    def __init__(self, folder: Path, every: int, extra: list[str]):
+        parser = KnobParser(DataConfig, NetworkConfig, TrainingConfig)
+        defaults = {**DIGITS_DEFAULTS, "output_dir": str(folder), "validation_steps": NEVER, "max_train_steps": NEVER}
+        parser.set_defaults(**defaults, checkpointing_steps=every)
+        data_config, network_config, config = parser.parse_knobs(extra)
+        dataset = load_images(data_config)
+        torch.manual_seed(config.seed)
+        networks = build_networks(network_config, data_config.resolution, dataset.shape[0])
+        self.trainer = WGANTrainer(*networks, dataset, config)
+        folder.mkdir()
+        self.report = Report(folder, NEVER)
+        self.report.bar.disable = True
+
+    def seconds(self, steps: int) -> float:
+        """Of the next steps and what is due after them, up to the last byte on the disk."""
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.trainer._go_on(self.report, Interrupts())
+        self.trainer._writer.wait()
+        return time.perf_counter() - began
+
+
+def main(given: argparse.Namespace, extra: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        without = Run(Path(folder, "without"), NEVER, extra)
+        every = Run(Path(folder, "every"), given.every, extra)
+        for run in (without, every):
+            run.seconds(20)  # to warm up
+            run.seconds(given.every - 20)
+        ratios = []
+        for number in range(given.rounds):
+            order = (without, every) if number % 2 else (every, without)
+            seconds = {run: run.seconds(given.every) for run in order}
+            ratios.append(seconds[every] / seconds[without])
+            print(
+                f"round {number + 1}: {given.every} steps and a checkpoint {seconds[every]:.3f} s, "
+                f"without {seconds[without]:.3f} s, ratio {ratios[-1]:.4f}",
+                file=sys.stderr,
+            )
+        size = sum(path.stat().st_size for path in Path(folder, "every").glob("checkpoint-*/**/*") if path.is_file())
+        count = len(list(Path(folder, "every").glob("checkpoint-*")))
+    print(
+        f"A checkpoint ({size / count / 1e6:.1f} MB) every {given.every} steps costs "
+        f"{statistics.median(ratios) - 1:+.2%} of the time (median of {given.rounds} rounds; "
+        f"{torch.get_num_threads()} threads)"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=100, help="steps from one checkpoint to the next")
+    parser.add_argument("--rounds", type=int, default=12, help="of so many steps of both")
+    main(*split_options(parser))

@@ -1,0 +1,138 @@
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import tiny_critic, tiny_generator, tiny_images
+from processes import ended, outcome, start_run
+from test_faults import Signalling
+
+from hf_wgan import InputError, WGANTrainer
+from hf_wgan.training.changes import changes
+
+
+def trainer(config, images=None, **networks):
+    networks = {"generator": tiny_generator(), "critic": tiny_critic()} | networks
+    return WGANTrainer(**networks, dataset=tiny_images() if images is None else images, config=config)
+
+
+HARMLESS = {
+    "max_train_steps": 6,
+    "logging_steps": 3,
+    "checkpointing_steps": 1,
+    "on_nan": "restore",
+    "license": "mit",
+    "max_train_minutes": 5.0,
+}
+GRAVE = {
+    "seed": 1,
+    "critic_learning_rate": 1e-3,
+    "lipschitz": "none",
+    "train_batch_size": 6,
+    "optimizer": "adam",
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_leaves_the_experiment_what_it_is_is_said(name, tiny_config, capsys):
+    trainer(tiny_config()).train()
+    capsys.readouterr()
+    trainer(tiny_config(resume_from_checkpoint="latest", **{name: HARMLESS[name]})).train()
+    said = capsys.readouterr().err
+    assert f"Changed since checkpoint-000004: {name} is {HARMLESS[name]!r}, was " in said
+    assert said.count("Changed since") == 2, "and that it is resumed"
+
+
+@pytest.mark.parametrize("name", GRAVE)
+def test_what_would_make_it_another_experiment_is_refused_unless_it_is_allowed(name, tiny_config, tmp_path, capsys):
+    trainer(tiny_config()).train()
+    before = outcome(tmp_path / "run")
+    options = {"resume_from_checkpoint": "latest", "max_train_steps": 6, name: GRAVE[name]}
+    shown = {"train_batch_size": "machine.global_batch_size"}.get(name, name)
+    with pytest.raises(
+        InputError, match=rf"checkpoint-000004 is of another experiment: .*{shown} is .*, was "
+    ) as error:
+        trainer(tiny_config(**options)).train()
+    assert "--allow_config_change" in str(error.value)
+    assert outcome(tmp_path / "run") == before
+    if name != "optimizer":  # whose state is of another form
+        trainer(tiny_config(**options, allow_config_change=True)).train()
+        assert f"{shown} is {GRAVE[name]!r}" in capsys.readouterr().err
+        rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_other_images_networks_or_a_longer_schedule_are_another_experiment(tiny_config):
+    trainer(tiny_config(lr_scheduler="linear")).train()
+    config = {"lr_scheduler": "linear", "resume_from_checkpoint": "latest"}
+    with pytest.raises(InputError, match=r"dataset\.fingerprint is"):
+        trainer(tiny_config(**config), tiny_images(num_images=16)).train()
+    with pytest.raises(InputError, match=r"generator\.width is 4, was 8"):
+        trainer(tiny_config(**config), generator=tiny_generator(width=4)).train()
+    with pytest.raises(InputError, match="max_train_steps is 9, was 4"):
+        trainer(tiny_config(**config, max_train_steps=9)).train()
+
+
+def test_a_batch_divided_otherwise_is_the_same_experiment():
+    def record(size, steps, processes):
+        training = {"train_batch_size": size, "gradient_accumulation_steps": steps, "lr_scheduler": "constant"}
+        machine = {"num_processes": processes, "global_batch_size": size * steps * processes}
+        return {"training": training, "machine": machine}
+
+    assert all(change.harmless for change in changes(record(8, 1, 1), record(2, 2, 2)))
+    assert not all(change.harmless for change in changes(record(8, 1, 1), record(8, 2, 1)))
+
+
+def test_the_same_images_from_another_place_are_the_same():
+    def record(name, fingerprint, **config):
+        return {"dataset": {"name": name, "fingerprint": fingerprint, "config": {"dataset_name": name, **config}}}
+
+    assert all(change.harmless for change in changes(record("a", "1"), record("b", "1")))
+    assert not all(change.harmless for change in changes(record("a", ""), record("b", "")))
+    flips = [record("a", "1", random_flip=flip) for flip in (True, False)]
+    assert [change.name for change in changes(*flips) if not change.harmless] == ["dataset.config.random_flip"]
+
+
+@pytest.mark.parametrize("first, second", [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_processes_where_it_was(first, second, tmp_path):
+    gp = ["--lipschitz", "gp", "--architecture", "mlp"]  # without batch normalisation, which sees one process's part
+
+    def options(num_processes):
+        return ["--train_batch_size", str(8 // num_processes), "--max_train_steps", "20", *gp]
+
+    assert ended(start_run(tmp_path / "whole", options(1))) == [0]
+    hook = Signalling(9, 15)
+    assert ended(start_run(tmp_path / "run", options(first), first, hook)) == [143] * first
+    progress = json.loads((tmp_path / "run" / "checkpoint-000010" / "progress.json").read_text())
+    assert (progress["step"], progress["critic_steps"], progress["images"]) == (10, 20, 160)
+    resumed = [*options(second), "--resume_from_checkpoint", "latest"]
+    assert ended(start_run(tmp_path / "run", resumed, second)) == [0] * second
+    assert f"machine.num_processes is {second}, was {first}" in (tmp_path / "run.log").read_text()
+    for player in ("generator", "critic"):
+        one, other = (
+            safetensors.torch.load_file(tmp_path / run / player / "diffusion_pytorch_model.safetensors")
+            for run in ("run", "whole")
+        )
+        for name, value in one.items():
+            assert torch.allclose(value, other[name], rtol=1e-2, atol=1e-4), "the same batches, added up otherwise"
+
+
+def test_networks_that_draw_random_numbers_resume_exactly_too(tiny_config, tmp_path):
+    def run(name, **options):
+        critic = tiny_critic()
+        run = trainer(tiny_config(output_dir=str(tmp_path / name), **options), critic=critic)
+        critic.layers[0].register_forward_pre_hook(
+            lambda module, inputs: (torch.nn.functional.dropout(inputs[0], 0.5),)
+        )
+        run.train()
+
+    run("whole", max_train_steps=7)
+    run("parts", max_train_steps=5)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    run("parts", max_train_steps=7, resume_from_checkpoint="latest")
+    assert (
+        outcome(tmp_path / "whole")["generator/diffusion_pytorch_model.safetensors"]
+        == (outcome(tmp_path / "parts")["generator/diffusion_pytorch_model.safetensors"])
+    )
