@@ -1,8 +1,10 @@
 """Training images that come in turn and do not fit the disk: decoded by workers, shuffled in a buffer."""
 
+import atexit
 import itertools
 import signal
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -90,6 +92,8 @@ class StreamedBatches(Iterator[Batch]):
             pin_memory=self.device.type == "cuda",
         )
         self._batches = iter(loader)
+        # Before PyTorch's own and Python's, which send SIGTERM and wait.
+        atexit.register(_end_workers, weakref.ref(self._batches))
 
     def __next__(self) -> Batch:
         while self._drawn <= self.position:
@@ -147,6 +151,12 @@ def _unsignalled(worker: int) -> None:
     """Signals that ask a run to end often reach all of its processes; what a worker is to do about it, it is told."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers(batches: weakref.ref) -> None:
+    """Tells the workers of a loader that is still there when the process ends."""
+    if shut_down := getattr(batches(), "_shutdown_workers", None):  # there are none where num_workers is 0
+        shut_down()
 
 
 def _ending(error: Exception) -> Iterator[Exception]:

@@ -1,4 +1,7 @@
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,3 +117,30 @@ def test_a_folder_and_a_saved_dataset_can_be_streamed(tmp_path):
         images = load_images(DataConfig(resolution=8, streaming=True, dataloader_num_workers=0, **source))
         assert isinstance(images, ImageStream)
         assert next(StreamedBatches(images, 12, seed=0)).images.shape == (12, 3, 8, 8)
+
+
+KEPT = """
+from test_streaming import StreamedBatches, numbered, stream
+
+def fail():
+    batches = StreamedBatches(stream(numbered(24), dataloader_num_workers=2), 6, seed=0)
+    next(batches)
+    raise RuntimeError("with a stream at hand")
+
+if __name__ == "__main__":
+    try:
+        fail()
+    except RuntimeError as error:
+        kept = error  # and with it the frame, and the stream in it
+"""
+
+
+def test_a_process_ends_with_its_stream_still_there():
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(here), str(here.parent)]!r}\n{KEPT}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        _, said = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
