@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from functools import partial
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks so small gain nothing from more, which wait for each other
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a network
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_wgan-tests-")  # nor leave caches behind
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
