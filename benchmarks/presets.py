@@ -23,7 +23,15 @@ from options import split_options
 from hf_wgan import ImageSet, WGANPipeline, files, load_images
 from hf_wgan.data import DataConfig
 from hf_wgan.data.batches import normalised
-from hf_wgan.metrics.features import FeatureNetwork, FeatureReport, compare, load_or_train_classifier
+from hf_wgan.metrics.classifier import (
+    SmallClassifier,
+    class_entropy,
+    class_shares,
+    extract,
+    load_or_train_classifier,
+)
+from hf_wgan.metrics.distances import frechet_distance
+from hf_wgan.metrics.neighbours import coverage
 from hf_wgan.presets import PRESETS
 
 RESOLUTION = 32
@@ -68,7 +76,7 @@ def train(preset: str, given: argparse.Namespace, extra: list[str]) -> None:
     say(f"{preset}: {'trained' if code == 0 else f'failed with exit code {code}'}, see {folder}.log")
 
 
-def row(preset: str, given: argparse.Namespace, network: FeatureNetwork, real: torch.Tensor) -> list[str]:
+def row(preset: str, given: argparse.Namespace, network: SmallClassifier, real: torch.Tensor) -> list[str]:
     folder = Path(given.output_dir, preset)
     if not (folder / files.INDEX).is_file():
         return [preset, *["–"] * (len(COLUMNS) - 1), "failed"]
@@ -78,15 +86,20 @@ def row(preset: str, given: argparse.Namespace, network: FeatureNetwork, real: t
     pipeline.set_progress_bar_config(disable=True)
     rng = torch.Generator().manual_seed(given.seed)
     samples = pipeline(len(real), generator=rng, output_type="pt").images  # (N, C, H, W) in [0, 1]
-    report = compare(network, real, samples * 2 - 1)
+    measured = figures(network, real, samples * 2 - 1)
     made = [f"{metrics[-1]['seconds'] / 60:.1f}", f"{metrics[-1]['step']:,}", f"{speed:,.0f}"]
-    return [preset, *made, *figures(report, network.config.num_classes)]
+    return [preset, *made, *measured]
 
 
-def figures(report: FeatureReport, num_classes: int) -> list[str]:
-    collapsed = report.recall < COLLAPSED_RECALL or report.rarest_class < 0.1 / num_classes
-    shares = (report.precision, report.recall, report.rarest_class, report.class_entropy)
-    return [f"{report.frechet_distance:.1f}", *(f"{share:.3f}" for share in shares), "yes" if collapsed else "no"]
+def figures(network: SmallClassifier, real_images: torch.Tensor, samples: torch.Tensor) -> list[str]:
+    """Of as many samples as real images, both `(N, C, H, W)` in [-1, 1]."""
+    real, _ = extract(network, real_images)
+    generated, classes = extract(network, samples)
+    shares = class_shares(classes, network.config.num_classes)
+    precision, recall, *_ = coverage(real, generated)
+    collapsed = recall < COLLAPSED_RECALL or shares.min() < 0.1 / len(shares)
+    numbers = [f"{value:.3f}" for value in (precision, recall, shares.min(), class_entropy(shares))]
+    return [f"{frechet_distance(real, generated):.1f}", *numbers, "yes" if collapsed else "no"]
 
 
 def first(images: ImageSet, count: int) -> torch.Tensor:
@@ -114,8 +127,7 @@ def main(given: argparse.Namespace, extra: list[str]) -> None:
         list(pool.map(lambda preset: train(preset, given, extra), presets))
 
     real = first(held_out, given.num_images)
-    reference = compare(network, real, first(images, len(real)))
-    table = [["real training images", "–", "–", "–", *figures(reference, network.config.num_classes)]]
+    table = [["real training images", "–", "–", "–", *figures(network, real, first(images, len(real)))]]
     table += [row(preset, given, network, real) for preset in presets]
     print(
         f"\nThreads of each run: {given.threads}; runs at once: {given.jobs}; {RESOLUTION}×{RESOLUTION} pixels; "

@@ -19,6 +19,7 @@ from .errors import BadImageError, InputError, ProcessLostError, PushError, one_
 from .knobs import KnobParser, knob
 
 Command = Callable[..., int]
+EXTRAS = ("ot", "scipy", "sklearn")  # of what [train] installs, that which figures need
 
 
 def command(function: Command) -> Command:
@@ -33,6 +34,11 @@ def command(function: Command) -> Command:
                 print(f"error: {error}", file=sys.stderr)
             mistake = isinstance(error, (InputError, PushError)) and not isinstance(error, BadImageError)
             return 2 if mistake else 1
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            print(f'error: {error}; pip install "hf_wgan[train]" brings it', file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             print("Stopped at once.", file=sys.stderr)
             return 128 + signal.SIGINT
@@ -47,7 +53,7 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     import torch
     from accelerate.utils import set_seed
 
-    from .data import DataConfig, load_images
+    from .data import DataConfig, load_image_set, load_images
     from .launch import command_line, relaunch_on_cpus
     from .lipschitz import build_constraint
     from .models.factory import NetworkConfig, build_networks, has_norm_type
@@ -91,12 +97,16 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
 
     with torch.device("meta"):
         build_constraint(config.lipschitz).check(networks(channels=1)[1])
-    dataset = load_images(data_config)
+    dataset, held_out = load_images(data_config), None
+    if config.evaluation_steps and config.held_out_split:
+        held_out = load_image_set(
+            replace(data_config, dataset_split=config.held_out_split, max_train_samples=None, channels=dataset.shape[0])
+        )
     if config.class_conditional:
         options["num_classes"], options["class_names"] = _classes(dataset)
     set_seed(config.seed)
     generator, critic = networks(dataset.shape[0])
-    trainer = WGANTrainer(generator, critic, dataset, config, record)
+    trainer = WGANTrainer(generator, critic, dataset, config, record, held_out)
     trainer.train()
     return 128 + trainer.interrupted if trainer.interrupted else 0
 
@@ -227,6 +237,121 @@ def push_to_hub(description: str, args: Sequence[str] | None = None) -> int:
         with_checkpoint=config.with_checkpoint,
     )
     print(f"Pushed to {push_folder(folder, push)}.")
+    return 0
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measurement"""
+
+    features: str = knob(
+        "classifier",
+        "The network whose features are compared: classifier (a small one of the dataset's own classes, trained once), "
+        "classifier:FOLDER, pixels, inception:FILE, timm:NAME, transformers:NAME or module:PACKAGE.MODULE:NAME.",
+    )
+    held_out_split: str | None = knob(
+        None, "Split that the model was not trained on, to compare with; by default the training images."
+    )
+    num_images: int = knob(10_000, "How many samples; fewer where there are fewer real images.")
+    seed: int = knob(0, "Sample k is made from the seed plus k.")
+    batch_size: int = knob(500, "Images that pass through the networks at once.")
+
+    def __post_init__(self) -> None:
+        from .metrics.evaluate import LEAST_IMAGES
+
+        for name, least in {"num_images": LEAST_IMAGES, "batch_size": 1, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)}: must be at least {least}")
+
+
+@command
+def evaluate(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/evaluate.py`."""
+    from accelerate import Accelerator
+
+    from .data import DataConfig, load_image_set
+    from .hub.card import record_evaluation
+    from .metrics.evaluate import evaluate as measure
+    from .metrics.features import feature_network
+
+    parser = KnobParser(EvaluateConfig, DataConfig, description=description)
+    parser.epilog = "Without --dataset_name and --train_data_dir the images are those that the model was trained on."
+    parser.add_argument("model", help="A folder that training left, or the name of a model on the Hub.")
+    config, data_config = parser.parse_knobs(args)
+    model = parser.parse_args(args).model
+    state = Accelerator()
+    pipeline = load_pipeline(model).to(state.device)
+    pipeline.set_progress_bar_config(disable=True)
+    data_config = _trained_on(model, pipeline, data_config, parser.given(args))
+    images = load_image_set(data_config)
+    held_out = None
+    if config.held_out_split:
+        held_out = load_image_set(replace(data_config, dataset_split=config.held_out_split, max_train_samples=None))
+    with state.main_process_first():  # which may train it
+        features = feature_network(config.features, images, held_out, state.device, data_config.cache_dir)
+    limits = {"num_images": config.num_images, "seed": config.seed, "batch_size": config.batch_size}
+    result = measure(
+        pipeline, images, features, held_out, **limits, cache_dir=data_config.cache_dir, progress=sys.stderr.isatty()
+    )
+    if not state.is_main_process:
+        return 0
+    print(json.dumps({"figures": result.figures, "floor": result.floor, "settings": result.settings}, indent=2))
+    if (Path(model) / files.CONFIG).is_file():
+        record_evaluation(Path(model), result.rows())
+        print(f"Written into {Path(model) / files.EVALUATION} and the card.", file=sys.stderr)
+    return 0
+
+
+def _trained_on(model: str, pipeline: Any, given: Any, set_by_hand: set[str]) -> Any:
+    """The data options: those of the command, or else those that the model was trained with; of its size.
+
+    Raises:
+        InputError: neither says which images.
+    """
+    from .data import DataConfig
+    from .models.factory import shape_of
+
+    config, record = given, Path(model) / files.CONFIG
+    if given.dataset_name is None and given.train_data_dir is None:
+        trained_with = json.loads(record.read_text())["dataset"]["config"] if record.is_file() else None
+        if trained_with is None:
+            raise InputError(
+                f"dataset_name: {model!r} does not say what it was trained on; name the images with --dataset_name or "
+                "--train_data_dir"
+            )
+        config = replace(
+            DataConfig(**trained_with), **{name: getattr(given, name) for name in set_by_hand & set(trained_with)}
+        )
+    channels, size, _ = shape_of(pipeline.generator)
+    return replace(config, resolution=size, channels=channels, streaming=False)
+
+
+@dataclass(frozen=True)
+class TrainClassifierConfig:
+    """Training"""
+
+    output_dir: str = knob("classifier", "Folder for the network and its accuracy.")
+    held_out_split: str | None = knob(
+        None, "Split to measure the accuracy on; by default every tenth image, left out of training."
+    )
+    seed: int = knob(0, "Of the weights and the order of the images.")
+
+
+@command
+def train_classifier(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/train_classifier.py`."""
+    from .data import DataConfig, load_image_set
+    from .metrics.classifier import load_or_train_classifier
+
+    parser = KnobParser(TrainClassifierConfig, DataConfig, description=description)
+    config, data_config = parser.parse_knobs(args)
+    folder = Path(config.output_dir)
+    images = load_image_set(data_config)
+    held_out = None
+    if config.held_out_split:
+        held_out = load_image_set(replace(data_config, dataset_split=config.held_out_split, max_train_samples=None))
+    _, accuracy = load_or_train_classifier(folder, images, held_out, config.seed)
+    print(f"Right about {accuracy:.2%} of held-out images: {folder}, for --features classifier:{folder}")
     return 0
 
 

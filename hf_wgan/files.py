@@ -10,6 +10,7 @@ METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 SAMPLES = "samples"
 CURVES = "curves.png"
+BEST = "best"
 NETWORKS = ("generator", "critic")
 CHECKPOINTS = "checkpoint-*"
 CARRIED_CODE = "hf_wgan_*.py"

@@ -111,6 +111,6 @@ def outcome(folder):
     kept = [*folder.glob("generator/*"), *folder.glob("critic/*"), *folder.glob("samples/*")]
     left = {str(path.relative_to(folder)): path.read_bytes() for path in kept if path.is_file()}
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clock = ("seconds", "images_per_second")
+    clock = ("seconds", "images_per_second", "evaluation_seconds")
     left["metrics"] = [{name: value for name, value in row.items() if name not in clock} for row in rows]
     return left

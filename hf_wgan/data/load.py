@@ -26,6 +26,18 @@ def load_images(config: DataConfig) -> ImageSet | ImageStream:
     return _images(open_source(config), config)
 
 
+def load_image_set(config: DataConfig) -> ImageSet:
+    """The same, of all images at once.
+
+    Raises:
+        InputError: as above, or they are a stream.
+    """
+    images = load_images(config)
+    if isinstance(images, ImageStream):
+        raise InputError("streaming: figures are of the whole set; leave it out")
+    return images
+
+
 def images_of(dataset: Any, config: DataConfig, name: str = "dataset") -> ImageSet | ImageStream:
     """The same for a dataset of the datasets library: map-style, iterable, or a dictionary of splits."""
     return _images(source_of(dataset, config, name), config)

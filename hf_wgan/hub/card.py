@@ -38,14 +38,19 @@ def write_card(folder: Path) -> None:
 
 
 def record_evaluation(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Puts figures into a run's `evaluation.json`, in place of older ones of the same type, and into its card.
+    """Puts figures into a run's `evaluation.json`, in place of older ones of the same type by the same features, and
+    into its card.
 
     Args:
         folder: The run's folder.
         rows: `metric_type`, `metric_name` and `metric_value` of each, and its `settings`.
     """
-    new = {row["metric_type"] for row in rows}
-    kept = [row for row in _read(folder / files.EVALUATION) or [] if row["metric_type"] not in new]
+
+    def kind(row: dict[str, Any]) -> tuple[str, str | None]:
+        return row["metric_type"], row["settings"].get("features")
+
+    new = set(map(kind, rows))
+    kept = [row for row in _read(folder / files.EVALUATION) or [] if kind(row) not in new]
     (folder / files.EVALUATION).write_text(json.dumps([*kept, *rows], indent=2) + "\n")
     write_card(folder)
 
@@ -84,7 +89,7 @@ def make_card(folder: Path, name: str) -> str:
         generator=networks["generator"],
         dataset=dataset,
         last=last,
-        evaluations=evaluations,
+        comparable=_comparable(evaluations),
         sample_grid=f"{files.SAMPLES}/{samples[-1].name}" if samples else None,
         curves=files.CURVES if (folder / files.CURVES).is_file() else None,
         command=run.get("command"),
@@ -189,6 +194,16 @@ def _results(dataset: dict[str, Any], last: dict[str, Any] | None, evaluations: 
         value = round(last["wasserstein_estimate"], 6)
         results.append(EvalResult(**about, metric_type="wasserstein_estimate", metric_name=name, metric_value=value))
     return results or None
+
+
+def _comparable(evaluations: list[Any]) -> list[tuple[str, list[Any]]]:
+    """Figures of the same settings together, with what these are: only such may stand in one table."""
+    groups: dict[str, list[Any]] = {}
+    for row in evaluations:
+        settings = {key: value for key, value in row["settings"].items() if key != "real_images_instead"}
+        label = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in settings.items())
+        groups.setdefault(label, []).append(row)
+    return list(groups.items())
 
 
 def _network(folder: Path, class_name: str) -> dict[str, Any]:

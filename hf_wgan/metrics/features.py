@@ -1,209 +1,232 @@
-"""What a small classifier of a dataset's own classes sees in samples: how far they are from real images, how much of
-these they cover, and how they spread over the classes. Figures compare runs on one dataset, by one classifier."""
+"""The networks whose activations stand for images in a figure, by name; and their answers about real images, kept."""
 
-import json
+import hashlib
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
-from sklearn.metrics import pairwise_distances_chunked
-from sklearn.neighbors import NearestNeighbors
-from torch import nn
+from huggingface_hub.constants import HF_HOME
+from torch import Tensor, nn
 
-from ..data import ImageSet, RealBatches
-from ..data.batches import normalised
-from ..errors import InputError
+from ..data import ImageSet
+from ..errors import InputError, one_line
+from .classifier import load_classifier, load_or_train_classifier
 
-NUM_FEATURES = 64
-NUM_NEIGHBOURS = 3  # as in Kynkäänniemi et al. 2019
-IMAGES_AT_ONCE = 500
-RECORD = "classifier.json"
-
-
-class FeatureNetwork(ModelMixin, ConfigMixin):
-    """Three convolutions of stride 2 and a hidden layer, whose activations are the features.
-
-    Args:
-        channels: Of the images.
-        num_classes: Of the dataset.
-    """
-
-    @register_to_config
-    def __init__(self, channels: int, num_classes: int):
-        super().__init__()
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in ((channels, 32), (32, 64), (64, 128)):
-            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), nn.BatchNorm2d(fan_out), nn.ReLU()]
-        hidden = nn.Linear(128 * 4 * 4, NUM_FEATURES)
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), hidden, nn.ReLU())
-        self.scores = nn.Linear(NUM_FEATURES, num_classes)
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            images: `(N, channels, H, W)` in [-1, 1], made for 32×32.
-
-        Returns:
-            Features, `(N, 64)`, none negative, and scores of the classes, `(N, num_classes)`.
-        """
-        features = self.features(images)  # (N, 64); the pooling changes nothing at 32×32
-        return features, self.scores(features)
+KINDS = """classifier (a small one of the dataset's own classes, trained once), classifier:FOLDER (one that was trained
+before), pixels, inception:FILE (InceptionV3's weights as torch-fidelity has them), timm:NAME, transformers:NAME, or
+module:PACKAGE.MODULE:NAME (a torch.nn.Module, or a function that returns one; images (N, C, H, W) in [-1, 1] to
+(N, D))"""
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of its images
 
 
 @dataclass(frozen=True)
-class FeatureReport:
-    """Samples against as many real images, by their features. Shares are in [0, 1]."""
+class FeatureNetwork:
+    """Images to features.
 
-    num_images: int
-    frechet_distance: float
-    precision: float  # samples that lie among the real images
-    recall: float  # real images that lie among the samples
-    rarest_class: float  # of all samples, the share classified as the rarest class
-    class_entropy: float  # of the classes of samples: 0 where there is one only, 1 where all are as common
+    Attributes:
+        name: What figures say they are by.
+        preprocessing: What is done to images first.
+        fingerprint: Of the weights: features are kept under it.
+        network: Images `(N, C, H, W)` uint8 to features `(N, D)`.
+        classify: Features `(N, D)` to scores of classes `(N, K)`, of a classifier.
+    """
+
+    name: str
+    preprocessing: str
+    fingerprint: str
+    network: Callable[[Tensor], Tensor]
+    classify: Callable[[Tensor], Tensor] | None = None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> np.ndarray:
+        """Features `(N, D)` float32 of images `(N, C, H, W)` uint8."""
+        features = self.network(images)
+        if features.ndim != 2 or len(features) != len(images):
+            raise InputError(
+                f"features {self.name}: gave shape {tuple(features.shape)} for {len(images)} images: must be (N, D)"
+            )
+        return features.float().cpu().numpy()
+
+    @torch.no_grad()
+    def classes(self, features: np.ndarray) -> tuple[np.ndarray, int]:
+        """The likeliest classes `(N,)`, by a classifier, and how many there are."""
+        assert self.classify is not None
+        scores = self.classify(torch.from_numpy(features))
+        return scores.argmax(1).numpy(), scores.shape[1]
 
 
-def train_classifier(
-    images: ImageSet, held_out: ImageSet, seed: int = 0, num_epochs: float = 3
-) -> tuple[FeatureNetwork, float]:
-    """Fits the network to the labels.
+def feature_network(
+    name: str,
+    images: ImageSet,
+    held_out: ImageSet | None = None,
+    device: torch.device | str = "cpu",
+    cache_dir: str | Path | None = None,
+) -> FeatureNetwork:
+    """A feature network by its name.
 
     Args:
-        images: With labels from 0.
-        held_out: Others with the same labels.
-        seed: Of the weights and the order of the images. The state of torch's own random numbers is left alone.
-        num_epochs: How often each image is seen.
-
-    Returns:
-        The network in evaluation mode, and its accuracy on `held_out`, in [0, 1].
+        name: One of `KINDS`.
+        images: What a classifier is trained on.
+        held_out: What its accuracy is measured on; a tenth of the images, left out of its training, if not given.
+        device: Where it works.
+        cache_dir: Where a classifier is kept, if it is not in a folder of its own; by default in the Hugging Face
+            cache.
 
     Raises:
-        InputError: there are no labels.
+        InputError: there is no such network, or what it needs is missing.
     """
-    labels, held_out_labels = _labels(images), _labels(held_out)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = FeatureNetwork(images.shape[0], int(labels.max()) + 1)
-    network.to(memory_format=torch.channels_last).train()
-    batches = RealBatches(images, min(128, len(images)), seed)
-    num_steps = int(num_epochs * len(images) / batches.batch_size) + 1
-    optimizer = torch.optim.AdamW(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=num_steps)
-    for _ in range(num_steps):
-        batch = next(batches)
-        assert batch.labels is not None
-        loss = nn.functional.cross_entropy(network(batch.images)[1], batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    network.to(memory_format=torch.contiguous_format).eval()  # as it will be loaded, to the last bit
-    _, classes = extract(network, normalised(held_out.images, None))
-    return network, float((classes == held_out_labels.numpy()).mean())
+    kind, _, rest = name.partition(":")
+    if name == "pixels":
+        return FeatureNetwork("pixels", "to [0, 1]", "pixels", lambda some: some.flatten(1).float() / 255)
+    if kind == "classifier":
+        return _classifier(rest, images, held_out, device, cache_dir)
+    if kind in EXTERNAL and rest:
+        try:
+            return EXTERNAL[kind](rest, device)
+        except ImportError as error:
+            raise InputError(f"features={name!r}: needs a library that is not installed ({one_line(error)})") from error
+        except InputError:
+            raise
+        except Exception as error:  # each library has its own for what cannot be loaded
+            raise InputError(f"features={name!r}: cannot be loaded ({one_line(error)})") from error
+    raise InputError(f"features={name!r}: must be {' '.join(KINDS.split())}")
 
 
-def _labels(images: ImageSet) -> torch.Tensor:
-    if images.labels is None:
-        raise InputError(f"{images.name} has no labels, which the features are learnt from; set label_column")
-    return images.labels
+def _classifier(
+    folder: str,
+    images: ImageSet,
+    held_out: ImageSet | None,
+    device: torch.device | str,
+    cache_dir: str | Path | None,
+) -> FeatureNetwork:
+    if folder:
+        network, accuracy = load_classifier(folder)
+    else:
+        if images.labels is None:
+            raise InputError(
+                f"features='classifier': {images.name} has no labels to train one on; set label_column, or name other "
+                "features, such as pixels"
+            )
+        key = f"{images.fingerprint}-{held_out.fingerprint}" if held_out else images.fingerprint
+        network, accuracy = load_or_train_classifier(cache_folder(cache_dir) / f"classifier-{key}", images, held_out)
+    if network.config.channels != images.shape[0]:
+        raise InputError(
+            f"features='classifier:{folder}': is for images of {network.config.channels} channels, these have "
+            f"{images.shape[0]}"
+        )
+    network.to(device)
+
+    def features(some: Tensor) -> Tensor:
+        return network.features(_to_range(some, device))
+
+    def classify(values: Tensor) -> Tensor:
+        return network.scores(values.to(device)).cpu()
+
+    name = f"classifier of {network.config.num_classes} classes, {accuracy:.1%} right"
+    return FeatureNetwork(name, "to [-1, 1]", digest_of(network), features, classify)
 
 
-def load_or_train_classifier(
-    folder: str | Path, images: ImageSet, held_out: ImageSet, seed: int = 0, num_epochs: float = 3
-) -> tuple[FeatureNetwork, float]:
-    """`train_classifier` once for each folder, where it leaves the network in safetensors and its accuracy beside it;
-    anew if that was with other images or another seed."""
-    folder = Path(folder)
-    made_with = {"images": images.fingerprint, "held_out": held_out.fingerprint, "seed": seed, "epochs": num_epochs}
-    if (folder / RECORD).is_file():
-        record = json.loads((folder / RECORD).read_text())
-        accuracy = record.pop("accuracy")
-        if record == made_with:
-            return FeatureNetwork.from_pretrained(folder, use_safetensors=True).eval(), accuracy
-    network, accuracy = train_classifier(images, held_out, seed, num_epochs)
-    network.save_pretrained(folder)
-    (folder / RECORD).write_text(json.dumps({**made_with, "accuracy": accuracy}, indent=2) + "\n")
-    return network, accuracy
+def _inception(path: str, device: torch.device | str) -> FeatureNetwork:
+    """The InceptionV3 of Heusel et al. 2017, as torch-fidelity ported it; its weights from a file."""
+    torch.load(path, weights_only=True, map_location="cpu")  # torch-fidelity unpickles whatever is there
+    inception = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
+    network = inception.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path)
+    network = network.eval().to(device)
+
+    def features(images: Tensor) -> Tensor:
+        return network(_as_rgb(images).to(device))[0]
+
+    preprocessing = "RGB, to 299×299 as TensorFlow 1 does"
+    return FeatureNetwork("InceptionV3 pool3", preprocessing, digest_of(network), features)
 
 
-@torch.no_grad()
-def extract(network: FeatureNetwork, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The features `(N, 64)` and the likeliest classes `(N,)` of images `(N, C, H, W)` in [-1, 1]."""
-    outputs = [network(chunk) for chunk in images.split(IMAGES_AT_ONCE)]
-    features, scores = (torch.cat(parts) for parts in zip(*outputs))
-    return features.numpy(), scores.argmax(1).numpy()
+def _timm(name: str, device: torch.device | str) -> FeatureNetwork:
+    timm = importlib.import_module("timm")
+    network = timm.create_model(name, pretrained=True, num_classes=0).eval().to(device)
+    data = timm.data.resolve_model_data_config(network)
+    return _photographic(f"timm {name}", network, data["input_size"][-1], (data["mean"], data["std"]), device)
 
 
-def compare(network: FeatureNetwork, real_images: torch.Tensor, samples: torch.Tensor) -> FeatureReport:
-    """Every figure of samples against as many real images, both `(N, C, H, W)` in [-1, 1]."""
-    if len(real_images) != len(samples):
-        raise InputError(f"{len(samples)} samples against {len(real_images)} real images: must be as many of both")
-    real, _ = extract(network, real_images)
-    generated, classes = extract(network, samples)
-    shares = class_shares(classes, network.config.num_classes)
-    precision, recall = precision_and_recall(real, generated)
-    return FeatureReport(
-        num_images=len(samples),
-        frechet_distance=frechet_distance(real, generated),
-        precision=precision,
-        recall=recall,
-        rarest_class=float(shares.min()),
-        class_entropy=class_entropy(shares),
-    )
+def _transformers(name: str, device: torch.device | str) -> FeatureNetwork:
+    transformers = importlib.import_module("transformers")
+    network = transformers.AutoModel.from_pretrained(name).eval().to(device)
+    config = getattr(network.config, "vision_config", network.config)
+    network = getattr(network, "vision_model", network)
+    processing, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
+    colours = processing.get("image_mean", IMAGENET[0]), processing.get("image_std", IMAGENET[1])
+
+    def pooled(images: Tensor) -> Tensor:
+        output = network(pixel_values=images)
+        return (
+            output.last_hidden_state[:, 0] if output.get("pooler_output") is None else output.pooler_output.flatten(1)
+        )
+
+    size = getattr(config, "image_size", 224)
+    return _photographic(f"transformers {name}", pooled, size, colours, device, digest_of(network))
 
 
-def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
-    """`‖µa − µb‖² + tr(Σa + Σb − 2 (Σa Σb)^½)`, between Gaussians with the features' means and covariances (Heusel et
-    al. 2017, arXiv 1706.08500, eq. 6).
+def _module(path: str, device: torch.device | str) -> FeatureNetwork:
+    module, _, attribute = path.partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    network = found if isinstance(found, nn.Module) else found()
+    network = network.eval().to(device)
 
-    Args:
-        features_a: `(N, D)`, N at least 2. With few images the figure is too large; compare equal numbers.
-        features_b: `(M, D)`, likewise.
-    """
-    a, b = (np.asarray(features, np.float64) for features in (features_a, features_b))
-    covariance_a, covariance_b = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b))
-    # Σa Σb has the eigenvalues of Σa^½ Σb Σa^½, which is symmetric: so no complex roots where it is singular.
-    values, vectors = np.linalg.eigh(covariance_a)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    trace_of_root = np.sqrt(np.linalg.eigvalsh(root @ covariance_b @ root).clip(min=0)).sum()
-    spread = np.trace(covariance_a) + np.trace(covariance_b) - 2 * trace_of_root
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + max(spread, 0))
+    def features(images: Tensor) -> Tensor:
+        return network(_to_range(images, device))
+
+    return FeatureNetwork(path, "to [-1, 1]", digest_of(network), features)
 
 
-def precision_and_recall(
-    real: np.ndarray, generated: np.ndarray, num_neighbours: int = NUM_NEIGHBOURS
-) -> tuple[float, float]:
-    """How much of each set lies within the other (Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
-
-    A set's region is the balls around its points, each as far as the k-th other point of the set.
-
-    Args:
-        real: `(N, D)`.
-        generated: `(M, D)`. Both figures depend on N and M: compare equal ones only.
-        num_neighbours: k.
-
-    Returns:
-        Precision, the share of generated points in the region of the real ones, and recall, the share of real points
-        in the region of the generated ones, which is near 0 for a collapsed model.
-    """
-    return _share_within(real, generated, num_neighbours), _share_within(generated, real, num_neighbours)
+EXTERNAL: dict[str, Callable[[str, Any], FeatureNetwork]] = {
+    "inception": _inception,
+    "timm": _timm,
+    "transformers": _transformers,
+    "module": _module,
+}
 
 
-def _share_within(region: np.ndarray, points: np.ndarray, num_neighbours: int) -> float:
-    distances, _ = NearestNeighbors(n_neighbors=num_neighbours).fit(region).kneighbors()  # itself not among them
-    radii = distances[:, -1]
-    chunks = pairwise_distances_chunked(points, region, reduce_func=lambda chunk, _: (chunk <= radii).any(axis=1))
-    return float(np.concatenate(list(chunks)).mean())
+def _photographic(
+    name: str,
+    network: Callable[[Tensor], Tensor],
+    size: int,
+    colours: tuple[Any, Any],
+    device: torch.device | str,
+    fingerprint: str | None = None,
+) -> FeatureNetwork:
+    """Of a network for colour photographs of one size, with its mean and standard deviation of each colour."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in colours)
+
+    def features(images: Tensor) -> Tensor:
+        pixels = _as_rgb(images).to(device).float() / 255
+        pixels = nn.functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        return network((pixels - mean) / std)
+
+    preprocessing = f"RGB, to {size}×{size} bicubic with antialias, normalised by the network's mean and deviation"
+    assert fingerprint or isinstance(network, nn.Module)
+    return FeatureNetwork(name, preprocessing, fingerprint or digest_of(network), features)  # type: ignore[arg-type]
 
 
-def class_shares(classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """The histogram `(num_classes,)` of classes `(N,)`, which sums to 1."""
-    return np.bincount(classes, minlength=num_classes) / len(classes)
+def _to_range(images: Tensor, device: torch.device | str) -> Tensor:
+    return images.to(device).float().div_(127.5).sub_(1)
 
 
-def class_entropy(shares: np.ndarray) -> float:
-    """The entropy of a histogram over that of an even one, in [0, 1]."""
-    present = shares[shares > 0]
-    return float(-(present * np.log(present)).sum() / np.log(len(shares)))
+def _as_rgb(images: Tensor) -> Tensor:
+    """Grey to three equal channels; alpha is left out."""
+    return images[:, :1].expand(-1, 3, -1, -1) if images.shape[1] < 3 else images[:, :3]
+
+
+def digest_of(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(
+            name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()[:16]
+
+
+def cache_folder(cache_dir: str | Path | None) -> Path:
+    return Path(cache_dir) if cache_dir else Path(HF_HOME) / "hf_wgan"

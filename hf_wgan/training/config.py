@@ -113,6 +113,34 @@ class TrainingConfig:
     checkpointing_steps: int = knob(500, "Steps between two checkpoints.", matters=False)
     checkpoints_total_limit: int | None = knob(2, "How many checkpoints to keep, the newest.", matters=False)
 
+    # What is measured on the way.
+    evaluation_steps: int | None = knob(
+        None,
+        "Steps between two evaluations of the generator that would be shipped then; a multiple of logging_steps. By "
+        "default none is made.",
+        matters=False,
+    )
+    evaluation_features: str = knob(
+        "classifier",
+        "By which features: classifier, classifier:FOLDER, pixels, inception:FILE, timm:NAME, transformers:NAME or "
+        "module:PACKAGE.MODULE:NAME, as for scripts/evaluate.py.",
+        matters=False,
+    )
+    num_evaluation_images: int = knob(2000, "Samples of an evaluation, and real images.", matters=False)
+    held_out_split: str | None = knob(
+        None, "Split to compare samples with; by default the training images.", matters=False
+    )
+    metric_for_best_model: Literal[
+        "frechet_distance",
+        "kernel_distance",
+        "sliced_wasserstein_distance",
+        "wasserstein_1",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    ] = knob("frechet_distance", "By which figure the best model is kept, in OUTPUT_DIR/best.", matters=False)
+
     # The Hub.
     push_to_hub: bool = knob(False, "Push the pipeline, its card, samples and curves to the Hub.", matters=False)
     hub_model_id: str | None = knob(
@@ -134,6 +162,7 @@ class TrainingConfig:
         positive += " num_validation_images checkpointing_steps checkpoints_total_limit"
         positive += " generator_learning_rate critic_learning_rate gradient_penalty_weight penalty_interval"
         positive += " ema_inv_gamma ema_power max_train_minutes gradient_accumulation_steps"
+        positive += " evaluation_steps num_evaluation_images"
         for name in positive.split():
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -147,6 +176,11 @@ class TrainingConfig:
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise InputError(
                 f"lr_warmup_steps={self.lr_warmup_steps}: lr_scheduler='constant' has none; use constant_with_warmup"
+            )
+        if self.evaluation_steps and self.evaluation_steps % self.logging_steps:
+            raise InputError(
+                f"evaluation_steps={self.evaluation_steps}: must be a multiple of logging_steps={self.logging_steps}, "
+                "as the figures go into its rows"
             )
         Augmentation(self.augmentation)
         if self.preset not in (None, *PRESETS):

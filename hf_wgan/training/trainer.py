@@ -64,6 +64,7 @@ RUN_FILES = (
     files.EVALUATION,
     files.SAMPLES,
     files.CURVES,
+    files.BEST,
 )
 BATCH_NORM_BATCHES = 50
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "ncclRemoteError")
@@ -90,6 +91,7 @@ class WGANTrainer:
         config: Every knob of the run.
         record: What else `training_config.json` and the card shall tell: `"command"`, the command that started the run,
             and `"base_model"`, the model on the Hub that the networks were loaded from.
+        held_out: Images that are not trained on, for `evaluation_steps` to compare samples with.
 
     Raises:
         InputError: the arguments do not fit each other or the machine; nothing has been written by then.
@@ -113,8 +115,9 @@ class WGANTrainer:
         dataset: Any,
         config: TrainingConfig | None = None,
         record: dict[str, str] | None = None,
+        held_out: ImageSet | None = None,
     ):
-        self.record = record or {}
+        self.record, self.held_out = record or {}, held_out
         self.config = config = config or TrainingConfig()
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
@@ -140,6 +143,7 @@ class WGANTrainer:
         self._records: list[torch.Tensor] = []  # of the steps since the last report, each a StepRecord in one tensor
         self._reported_at, self._reported_images = time.monotonic(), 0
         self._writer = CheckpointWriter()
+        self._evaluations: Any = None  # made when training starts
         self._agreement = _agreement_group(self.accelerator)
         self.real_batches: RealBatches | StreamedBatches
         if isinstance(self.dataset, ImageStream):
@@ -216,8 +220,11 @@ class WGANTrainer:
         """One step, and what is due after it."""
         self._records.append(torch.stack(self._one_step()))
         self.interrupted = self._agreed(interrupts.number)
-        if self._reports_now():
-            self._report(report)
+        figures = {}
+        if self._is_due(self.config.evaluation_steps):
+            figures = self._evaluations.measure(self._pipeline(), self.progress.step)
+        if self._is_due(self.config.logging_steps):
+            self._report(report, figures)
         self._write_at_intervals(report, pushes)
 
     def _ends(self) -> bool:
@@ -260,8 +267,10 @@ class WGANTrainer:
         shape = (num_latents, self.generator.config.latent_dim)
         return self._draws.randn(shape, device=self.accelerator.device, dtype=self._dtype)
 
-    def _reports_now(self) -> bool:
-        return self.progress.step % self.config.logging_steps == 0 or self.progress.step == self.config.max_train_steps
+    def _is_due(self, steps: int | None) -> bool:
+        if steps is None:
+            return False
+        return self.progress.step % steps == 0 or self.progress.step == self.config.max_train_steps
 
     def _gathered_records(self) -> torch.Tensor:
         """`(num_processes, steps, 9)` float64: of the steps since the last report.
@@ -275,15 +284,15 @@ class WGANTrainer:
             raise NotFiniteError(_not_finite(records, steps))
         return records
 
-    def _report(self, report: Report | None) -> None:
-        """Means over the steps since the last report and over the processes."""
+    def _report(self, report: Report | None, figures: dict[str, float]) -> None:
+        """Means over the steps since the last report and over the processes, and the figures of an evaluation."""
         config, now = self.config, time.monotonic()
         records = self._gathered_records()
         seconds = self.progress.seconds + now - self._reported_at
         self._time_is_up = self._agreed(seconds >= 60 * (config.max_train_minutes or math.inf)) > 0
         means = dict(zip(StepRecord._fields, records.mean(dim=(0, 1)).tolist()))
         images = self.progress.images - self._reported_images
-        speed = images / (now - self._reported_at)
+        speed = images / (now - self._reported_at - figures.get("evaluation_seconds", 0))
         self.progress.seconds = round(seconds, 3)
         self._reported_at, self._reported_images = now, self.progress.images
         self._records.clear()
@@ -301,12 +310,17 @@ class WGANTrainer:
                 generator_gradient_norm=means["generator_gradient_norm"],
                 seconds=self.progress.seconds,
                 images_per_second=round(speed, 1),
+                **figures,
             )
 
     def _start(self) -> Report | None:
         """Makes the folder, or takes up the checkpoint, and returns the main process's report."""
         config = self.config
         self.accelerator.wait_for_everyone()
+        if config.evaluation_steps:
+            self._evaluations = self._evaluations or _evaluations(
+                config, self.dataset, self.held_out, self.accelerator.device
+            )
         written = self.output_dir / files.METRICS
         lines = written.read_text() if self.progress.step and written.is_file() else ""  # where train() is called again
         if config.resume_from_checkpoint and self.progress.step == 0:
@@ -450,6 +464,8 @@ class WGANTrainer:
         self._save_pipeline(pipeline)
         if self.interrupted:
             self._say(f"Interrupted at step {self.progress.step}. To go on from there: {self._command_to_resume()}")
+        if self._evaluations:
+            self._say(self._evaluations.summary())
         self._say(f"Saved the pipeline, samples and curves in {self.output_dir}.")
 
     def _command_to_resume(self) -> str:
@@ -616,6 +632,14 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
             "use bf16 or no there"
         )
     return accelerator
+
+
+def _evaluations(config: TrainingConfig, dataset: Any, held_out: ImageSet | None, device: torch.device) -> Any:
+    if isinstance(dataset, ImageStream):
+        raise InputError("evaluation_steps: figures are of the whole set, and this is a stream; leave streaming out")
+    from .evaluation import Evaluations  # which needs what [train] installs
+
+    return Evaluations(config, dataset, held_out, device, dataset.config.cache_dir if dataset.config else None)
 
 
 def _agreement_group(accelerator: Accelerator) -> Any:

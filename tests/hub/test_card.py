@@ -58,7 +58,7 @@ def test_the_figures_are_results_that_the_hub_understands(run):
     ]
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert results[1].metric_value == pytest.approx(last["wasserstein_estimate"], abs=1e-6)
-    assert "| Fréchet distance | 12.5 | n 10 |" in card.content
+    assert "| Fréchet distance | 12.5 | – |" in card.content
 
 
 def test_the_usage_blocks_of_the_card_run(run, monkeypatch):

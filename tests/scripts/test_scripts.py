@@ -331,6 +331,47 @@ def test_evaluate_digits_prints_json(tmp_path, capsys):
     assert report["read"] < 0.6, "untrained networks make no digits"
 
 
+def test_evaluate_prints_every_figure_and_brings_the_card_up_to_date(tmp_path, capsys):
+    assert train("--dataset_split train", tmp_path / "run") == 0
+    for features in ("pixels", "classifier", "pixels"):
+        arguments = [str(tmp_path / "run"), "--num_images", "60", "--features", features]
+        assert commands.evaluate("", arguments) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert {"frechet_distance", "coverage", "copied_share", "critic_estimate"} <= set(report["figures"])
+        assert report["settings"]["num_images"] == 60
+    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [row["settings"]["features"][:6] for row in rows if row["metric_type"] == "recall"] == ["classi", "pixels"]
+    results = (tmp_path / "run" / "README.md").read_text().partition("## Results")[2]
+    assert results.count("| figure | value | real images in the samples' place |") == 2, "a table for each"
+    assert results.count("| Fréchet distance |") == 2
+    assert "features: pixels" in results and "compared with: training images of scikit-learn digits" in results
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "does not say what it was trained on; name the images with --dataset_name or --train_data_dir"),
+        ("--num_images 3", "num_images=3: must be at least 16"),
+        ("--train_data_dir nowhere", "nowhere"),
+    ],
+)
+def test_bad_input_to_evaluate_is_one_clear_line(arguments, message, model, capsys):
+    assert commands.evaluate("", [model, *arguments.split()]) == 2
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ") and message in said
+
+
+def test_a_classifier_is_trained_by_a_command_and_used_by_its_folder(tmp_path, capsys):
+    digits = ["--resolution", "8", "--max_train_samples", "200"]
+    folder = str(tmp_path / "classifier")
+    assert commands.train_classifier("", [*digits, "--output_dir", folder]) == 0
+    assert f"for --features classifier:{folder}" in capsys.readouterr().out
+    assert train("--max_train_samples 200", tmp_path / "run") == 0
+    arguments = [str(tmp_path / "run"), "--num_images", "50", "--features", f"classifier:{folder}"]
+    assert commands.evaluate("", arguments) == 0
+    assert "classifier of 10 classes" in json.loads(capsys.readouterr().out)["settings"]["features"]
+
+
 def train_preset(name, arguments, output_dir):
     small = f"--preset {name} --resolution 32 --generator_width 8 --critic_width 8 --train_batch_size 4"
     small += f" --max_train_steps 1 --num_validation_images 4 --logging_steps 1 {arguments}"

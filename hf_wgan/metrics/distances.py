@@ -1,0 +1,92 @@
+"""Distances between two sets of features `(N, D)` and `(M, D)`. All are 0 for equal distributions, up to the sample."""
+
+import numpy as np
+import ot
+from sklearn.metrics.pairwise import polynomial_kernel
+
+NUM_SUBSETS, SUBSET_SIZE = 100, 1000  # as in Bińkowski et al. 2018
+NUM_PROJECTIONS = 500
+NUM_MATCHED = 2000  # images of each set for the exact distance, whose time grows with the cube of it
+
+
+def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
+    """`‖µa − µb‖² + tr(Σa + Σb − 2 (Σa Σb)^½)`, between Gaussians with the features' means and covariances (Heusel et
+    al. 2017, arXiv 1706.08500, eq. 6).
+
+    Args:
+        real: `(N, D)`, N at least 2. With few images the figure is too large; compare equal numbers.
+        generated: `(M, D)`, likewise.
+    """
+    a, b = (np.asarray(features, np.float64) for features in (real, generated))
+    covariance_a, covariance_b = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b))
+    # Σa Σb has the eigenvalues of Σa^½ Σb Σa^½, which is symmetric: so no complex roots where it is singular.
+    values, vectors = np.linalg.eigh(covariance_a)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    trace_of_root = np.sqrt(np.linalg.eigvalsh(root @ covariance_b @ root).clip(min=0)).sum()
+    spread = np.trace(covariance_a) + np.trace(covariance_b) - 2 * trace_of_root
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + max(spread, 0))
+
+
+def kernel_distance(
+    real: np.ndarray,
+    generated: np.ndarray,
+    seed: int = 0,
+    num_subsets: int = NUM_SUBSETS,
+    subset_size: int = SUBSET_SIZE,
+) -> tuple[float, float]:
+    """The squared maximum mean discrepancy under the kernel `(x·y / D + 1)³`, by its unbiased estimate, which may come
+    out below 0 (KID; Bińkowski et al. 2018, arXiv 1801.01401, section 4).
+
+    Args:
+        real: `(N, D)`.
+        generated: `(M, D)`.
+        seed: Of the subsets.
+        num_subsets: How many are drawn.
+        subset_size: Points of each set in a subset; all of them where there are fewer.
+
+    Returns:
+        The mean and the standard deviation over the subsets.
+    """
+    rng = np.random.default_rng(seed)
+    a, b = (np.asarray(features, np.float64) for features in (real, generated))
+    size = min(subset_size, len(a), len(b))
+
+    def estimate() -> float:
+        x, y = (features[rng.choice(len(features), size, replace=False)] for features in (a, b))
+        within = sum(_mean_off_diagonal(polynomial_kernel(points, coef0=1)) for points in (x, y))
+        return float(within - 2 * polynomial_kernel(x, y, coef0=1).mean())
+
+    estimates = [estimate() for _ in range(num_subsets)]
+    return float(np.mean(estimates)), float(np.std(estimates))
+
+
+def _mean_off_diagonal(kernel: np.ndarray) -> float:
+    size = len(kernel)
+    return float((kernel.sum() - np.trace(kernel)) / (size * (size - 1)))
+
+
+def sliced_wasserstein_distance(
+    real: np.ndarray, generated: np.ndarray, seed: int = 0, num_projections: int = NUM_PROJECTIONS
+) -> float:
+    """The root of the mean squared Wasserstein-2 distance between projections on random lines (Bonneel et al. 2015).
+
+    Args:
+        real: `(N, D)`.
+        generated: `(M, D)`.
+        seed: Of the lines.
+        num_projections: How many lines.
+    """
+    a, b = (np.asarray(features, np.float64) for features in (real, generated))
+    return float(ot.sliced_wasserstein_distance(a, b, n_projections=num_projections, seed=seed))
+
+
+def wasserstein_1(real: np.ndarray, generated: np.ndarray) -> float:
+    """The exact Wasserstein-1 distance between the two samples, Euclidean: the mean way of the best matching. In many
+    dimensions it is well above that of the distributions, and falls slowly with the number of points.
+
+    Args:
+        real: `(N, D)`.
+        generated: `(M, D)`.
+    """
+    costs = ot.dist(np.asarray(real, np.float64), np.asarray(generated, np.float64), metric="euclidean")
+    return float(ot.emd2([], [], costs, numItermax=10_000_000))

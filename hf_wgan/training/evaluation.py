@@ -1,0 +1,104 @@
+"""What is measured while training goes on: the generator that would be shipped now, and which was the best."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from .. import files
+from ..data import ImageSet
+from ..errors import InputError
+from ..hub.card import record_evaluation
+from ..metrics.evaluate import NAMES, SMALLER_IS_BETTER, Evaluation, evaluate
+from ..metrics.features import feature_network
+from ..pipelines import WGANPipeline
+from .config import TrainingConfig
+from .report import read_metrics
+
+
+class Evaluations:
+    """Measures pipelines, and keeps the best in `output_dir/best`.
+
+    Args:
+        config: Of the run.
+        images: What is trained on.
+        held_out: What is not, if there is any.
+        device: Of the feature network.
+        cache_dir: For a classifier and the features of real images; by default in the Hugging Face cache.
+
+    Raises:
+        InputError: there is no such feature network, or what it needs is missing.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        images: ImageSet,
+        held_out: ImageSet | None,
+        device: torch.device,
+        cache_dir: str | None,
+    ):
+        self.config, self.images, self.held_out, self.cache_dir = config, images, held_out, cache_dir
+        self.folder = Path(config.output_dir)
+        with PartialState().main_process_first():  # which may train it
+            self.features = feature_network(config.evaluation_features, images, held_out, device, cache_dir)
+
+    def measure(self, pipeline: WGANPipeline, step: int) -> dict[str, float]:
+        """The figures for a row of `metrics.jsonl`; nothing in processes other than the first."""
+        began, config = time.monotonic(), self.config
+        state = PartialState()
+        result = evaluate(
+            pipeline,
+            self.images,
+            self.features,
+            self.held_out,
+            num_images=config.num_evaluation_images,
+            seed=config.seed,
+            cache_dir=self.cache_dir,
+            with_floor=False,
+        )
+        if not state.is_main_process:
+            return {}
+        if self._is_best(result):
+            self._keep(pipeline, step, result)
+        return {**result.figures, "evaluation_seconds": round(time.monotonic() - began, 3)}
+
+    def _is_best(self, result: Evaluation) -> bool:
+        name = self.config.metric_for_best_model
+        if name not in result.figures:
+            raise InputError(f"metric_for_best_model={name!r}: is not among the figures: {', '.join(result.figures)}")
+        earlier = [row[name] for row in read_metrics(self.folder) if name in row]
+        sign = 1 if name in SMALLER_IS_BETTER else -1
+        return all(sign * result.figures[name] < sign * other for other in earlier)
+
+    def _keep(self, pipeline: WGANPipeline, step: int, result: Evaluation) -> None:
+        """Under another name first, so that there is always a whole one but for a moment."""
+        best, temporary = self.folder / files.BEST, self.folder / f".{files.BEST}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        pipeline.save_pretrained(temporary)
+        shutil.copy(self.folder / files.CONFIG, temporary)
+        rows = result.rows(step=step)
+        (temporary / files.EVALUATION).write_text(json.dumps(rows) + "\n")
+        record_evaluation(temporary, rows)
+        old = self.folder / f".{files.BEST}.old.tmp"
+        if best.exists():
+            best.rename(old)
+        temporary.rename(best)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def summary(self) -> str:
+        """Of a run that has ended: its best, and what measuring cost."""
+        rows = [row for row in read_metrics(self.folder) if "evaluation_seconds" in row]
+        if not rows:
+            return "Nothing has been evaluated yet."
+        name = self.config.metric_for_best_model
+        best = (min if name in SMALLER_IS_BETTER else max)(rows, key=lambda row: row[name])
+        seconds = sum(row["evaluation_seconds"] for row in rows)
+        share = seconds / max(read_metrics(self.folder)[-1]["seconds"], seconds)
+        return (
+            f"Best {NAMES[name]}: {best[name]:.4g}, at step {best['step']}, kept in {self.folder / files.BEST}. "
+            f"Evaluation took {share:.1%} of the time."
+        )

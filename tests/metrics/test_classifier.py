@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from hf_wgan import ImageSet, InputError
+from hf_wgan.metrics import classifier
+from hf_wgan.metrics.classifier import (
+    SmallClassifier,
+    class_entropy,
+    class_shares,
+    extract,
+    load_classifier,
+    load_or_train_classifier,
+    train_classifier,
+)
+
+
+def squares(num_images, seed, labelled=True):
+    """Noise with a bright square in one of three corners, which is the label."""
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 60, (num_images, 1, 32, 32), generator=rng, dtype=torch.uint8)
+    labels = torch.arange(num_images) % 3
+    for image, (row, column) in zip(images, [((0, 0), (0, 20), (20, 0))[label] for label in labels]):
+        image[0, row : row + 12, column : column + 12] += 150
+    return ImageSet(images, labels=labels if labelled else None)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train_classifier(squares(120, seed=0), squares(60, seed=1), num_epochs=4)
+
+
+def test_the_entropy_of_classes_is_1_where_they_are_as_common_and_0_where_there_is_one():
+    assert class_shares(np.array([0, 0, 2, 0]), 4).tolist() == [0.75, 0, 0.25, 0]
+    assert class_entropy(np.full(10, 0.1)) == pytest.approx(1)
+    assert class_entropy(np.array([0, 1.0, 0])) == 0
+
+
+def test_the_classifier_learns_and_says_how_well(trained):
+    network, accuracy = trained
+    assert accuracy > 0.95
+    assert not network.training
+    found, classes = extract(network, torch.zeros(7, 1, 32, 32))
+    assert found.shape == (7, classifier.NUM_FEATURES)
+    assert classes.shape == (7,)
+
+
+def test_without_held_out_images_a_tenth_is_left_out_of_training(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        classifier, "train_classifier", lambda *args: seen.append(args[:2]) or (SmallClassifier(1, 3).eval(), 0.5)
+    )
+    load_or_train_classifier(tmp_path, squares(40, seed=0))
+    (trained_on, held_out), whole = seen[0], squares(40, seed=0)
+    assert (len(trained_on), len(held_out)) == (36, 4)
+    assert torch.equal(held_out.images, whole.images[::10]) and torch.equal(held_out.labels, whole.labels[::10])
+    assert len({image.numpy().tobytes() for image in [*trained_on.images, *held_out.images]}) == 40
+
+
+def test_a_classifier_is_loaded_with_its_accuracy_and_a_folder_without_one_is_named(tmp_path):
+    network, accuracy = load_or_train_classifier(tmp_path / "one", squares(12, 0), squares(6, 1), num_epochs=1)
+    again, same = load_classifier(tmp_path / "one")
+    assert same == accuracy and torch.equal(again.scores.weight, network.scores.weight)
+    with pytest.raises(InputError, match=r"none holds no classifier that scripts/train_classifier.py left"):
+        load_classifier(tmp_path / "none")
+
+
+def test_the_classifier_is_trained_once_a_folder_and_anew_for_other_images(tmp_path, monkeypatch):
+    one, held_out = squares(12, seed=0), squares(6, seed=1)
+    network, accuracy = load_or_train_classifier(tmp_path, one, held_out, num_epochs=1)
+    assert list(tmp_path.glob("*.safetensors"))
+
+    made = []
+    train = train_classifier
+    monkeypatch.setattr(classifier, "train_classifier", lambda *args: made.append(args) or train(*args))
+    again, same_accuracy = load_or_train_classifier(tmp_path, one, held_out, num_epochs=1)
+    assert not made
+    assert same_accuracy == accuracy
+    images = torch.rand(4, 1, 32, 32)
+    assert torch.equal(again(images)[0], network(images)[0])
+    load_or_train_classifier(tmp_path, squares(12, seed=5), held_out, num_epochs=1)
+    assert len(made) == 1
+
+
+def test_the_seed_decides_and_the_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    networks = [train_classifier(squares(12, 0), squares(6, 1), seed, num_epochs=1)[0] for seed in (0, 0, 1)]
+    assert torch.equal(before, torch.get_rng_state())
+    first, second, third = (network.scores.weight for network in networks)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def test_images_without_labels_are_refused():
+    with pytest.raises(InputError, match="no labels"):
+        train_classifier(squares(6, 0, labelled=False), squares(6, 1))
+
+
+def test_colour_images_have_features_too():
+    network = SmallClassifier(channels=3, num_classes=5).eval()
+    assert extract(network, torch.zeros(2, 3, 32, 32))[0].shape == (2, classifier.NUM_FEATURES)

@@ -1,0 +1,108 @@
+import json
+
+import pytest
+import torch
+from conftest import tiny_critic, tiny_generator, tiny_images
+from processes import outcome
+
+from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer
+from hf_wgan.training.evaluation import Evaluations
+
+EVALUATED = {"evaluation_steps": 2, "evaluation_features": "pixels", "num_evaluation_images": 20}
+FIGURES = {"frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "copied_share"}
+
+
+def trainer(config, **options):
+    return WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), config, **options)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def kept(folder):
+    """The step and the figures of the best model."""
+    found = json.loads((folder / "best" / "evaluation.json").read_text())
+    return found[0]["settings"]["step"], {row["metric_type"]: row["metric_value"] for row in found}
+
+
+def test_figures_go_into_the_rows_of_their_steps_and_the_best_model_is_kept(tiny_config, tmp_path, capsys):
+    trainer(tiny_config(max_train_steps=5, **EVALUATED)).train()
+    measured = {row["step"]: row for row in rows(tmp_path / "run") if set(row) >= FIGURES}
+    assert list(measured) == [2, 4, 5], "and the last"
+    best = min(measured, key=lambda step: measured[step]["frechet_distance"])
+    step, figures = kept(tmp_path / "run")
+    assert step == best
+    assert figures["frechet_distance"] == round(measured[best]["frechet_distance"], 4)
+    said = capsys.readouterr().err
+    assert f"at step {best}, kept in {tmp_path / 'run' / 'best'}" in said
+    assert "Evaluation took" in said and "% of the time" in said
+
+
+def test_what_is_measured_and_kept_is_the_averaged_generator_of_that_step(tiny_config, tmp_path):
+    options = {"use_ema": True, "generator_learning_rate": 1e-2, "metric_for_best_model": "density"}
+    trainer(tiny_config(max_train_steps=4, **options, **EVALUATED)).train()
+    step, _ = kept(tmp_path / "run")
+    trainer(tiny_config(output_dir=str(tmp_path / "short"), max_train_steps=step, **options)).train()
+    best, expected = (
+        WGANPipeline.from_pretrained(folder).generator for folder in (tmp_path / "run" / "best", tmp_path / "short")
+    )
+    assert all(
+        torch.equal(one, other) for one, other in zip(best.state_dict().values(), expected.state_dict().values())
+    )
+    assert "hf_wgan" in (tmp_path / "run" / "best" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "sign"), [("frechet_distance", 1), ("coverage", -1)])
+def test_the_best_is_the_smallest_distance_or_the_largest_share(name, sign, tiny_config, tmp_path):
+    values = [3.0, 2.0, 2.0, 5.0, 1.0, 4.0]
+    config = tiny_config(metric_for_best_model=name, **EVALUATED)
+    evaluations = Evaluations(config, tiny_images(), None, torch.device("cpu"), str(tmp_path))
+    (tmp_path / "run").mkdir()
+    found = []
+    with open(tmp_path / "run" / "metrics.jsonl", "w") as file:
+        for step, value in enumerate(values):
+            file.flush()
+            result = type("Result", (), {"figures": {name: sign * value}})
+            found += [step] * evaluations._is_best(result)
+            print(json.dumps({"step": step, name: sign * value}), file=file)
+    assert found == [0, 1, 4]
+
+
+def test_measuring_does_not_change_the_training(tiny_config, tmp_path):
+    trainer(tiny_config(**EVALUATED)).train()
+    trainer(tiny_config(output_dir=str(tmp_path / "plain"))).train()
+    measured, plain = outcome(tmp_path / "run"), outcome(tmp_path / "plain")
+    for row in measured["metrics"]:
+        for name in set(row) - set(plain["metrics"][0]):
+            del row[name]
+    assert measured == plain
+
+
+def test_a_resumed_run_measures_and_keeps_as_one_never_stopped(tiny_config, tmp_path):
+    options = {"max_train_steps": 7, "checkpointing_steps": 3, **EVALUATED}
+    trainer(tiny_config(output_dir=str(tmp_path / "whole"), **options)).train()
+    parts = {"output_dir": str(tmp_path / "parts")}
+    trainer(tiny_config(**parts, **{**options, "max_train_steps": 5})).train()
+    (tmp_path / "parts" / "checkpoint-000005").rename(tmp_path / "set-aside")  # go back to step 3
+    trainer(tiny_config(**parts, **options, resume_from_checkpoint="latest")).train()
+    whole, again = outcome(tmp_path / "whole"), outcome(tmp_path / "parts")
+    del again["samples/step-000005.png"]  # the first run's last
+    assert again == whole
+    assert kept(tmp_path / "parts") == kept(tmp_path / "whole")
+
+
+def test_samples_are_compared_with_held_out_images_if_there_are_some(tiny_config, tmp_path):
+    held_out = ImageSet(255 - tiny_images().images, name="others")
+    trainer(tiny_config(**EVALUATED), held_out=held_out).train()
+    found = json.loads((tmp_path / "run" / "best" / "evaluation.json").read_text())
+    assert found[0]["settings"]["compared_with"] == "held-out images of others"
+    assert "critic_estimate_held_out" in rows(tmp_path / "run")[-1]
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_written(tiny_config, tmp_path):
+    with pytest.raises(InputError, match="images has no labels to train one on"):
+        trainer(tiny_config(evaluation_steps=2)).train()
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=r"evaluation_steps=3: must be a multiple of logging_steps=2"):
+        tiny_config(evaluation_steps=3, logging_steps=2)
