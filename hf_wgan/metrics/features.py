@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import HF_HOME
 from torch import Tensor, nn
 
@@ -17,7 +18,8 @@ from ..errors import InputError, one_line
 from .classifier import load_classifier, load_or_train_classifier
 
 KINDS = """classifier (a small one of the dataset's own classes, trained once), classifier:FOLDER (one that was trained
-before), pixels, inception:FILE (InceptionV3's weights as torch-fidelity has them), timm:NAME, transformers:NAME, or
+before), pixels, inception:FILE (InceptionV3's
+weights as torch-fidelity has them; USER/REPOSITORY/FILE on the Hub), timm:NAME, transformers:NAME, or
 module:PACKAGE.MODULE:NAME (a torch.nn.Module, or a function that returns one; images (N, C, H, W) in [-1, 1] to
 (N, D))"""
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of its images
@@ -131,7 +133,10 @@ def _classifier(
 
 
 def _inception(path: str, device: torch.device | str) -> FeatureNetwork:
-    """The InceptionV3 of Heusel et al. 2017, as torch-fidelity ported it; its weights from a file."""
+    """The InceptionV3 of Heusel et al. 2017, as torch-fidelity ported it; its weights from a file or the Hub."""
+    if not Path(path).exists() and path.count("/") >= 2:
+        user, repository, file = path.split("/", 2)
+        path = hf_hub_download(f"{user}/{repository}", file)
     torch.load(path, weights_only=True, map_location="cpu")  # torch-fidelity unpickles whatever is there
     inception = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     network = inception.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path)

@@ -8,6 +8,7 @@ from conftest import tiny_images
 from torch import nn
 
 from hf_wgan import ImageSet, InputError
+from hf_wgan.metrics import features
 from hf_wgan.metrics.features import feature_network
 
 
@@ -91,6 +92,28 @@ def test_inception_weights_that_would_run_code_are_refused(images, tmp_path):
     with pytest.raises(InputError, match="cannot be loaded"):
         feature_network(f"inception:{tmp_path / 'weights.pth'}", images)
     assert not (tmp_path / "ran").exists()
+
+
+def test_inception_weights_come_from_a_file_or_the_hub(images, tmp_path, monkeypatch):
+    torch.save(Means().state_dict(), tmp_path / "weights.pth")
+    asked = []
+    monkeypatch.setattr(features, "hf_hub_download", lambda *args: asked.append(args) or str(tmp_path / "weights.pth"))
+
+    class Extractor(Means):
+        def __init__(self, name, layers, feature_extractor_weights_path):
+            super().__init__()
+            self.load_state_dict(torch.load(feature_extractor_weights_path, weights_only=True))
+
+        def forward(self, images):
+            assert images.dtype == torch.uint8 and images.shape[1] == 3
+            return (super().forward(images.float()),)
+
+    module = SimpleNamespace(FeatureExtractorInceptionV3=Extractor)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
+    for name in (tmp_path / "weights.pth", "me/inception/folder/weights.pth"):
+        assert feature_network(f"inception:{name}", images)(images.images).shape == (6, 3)
+    assert asked == [("me/inception", "folder/weights.pth")]
 
 
 def test_a_classifier_needs_labels_and_is_for_as_many_channels(images, tmp_path):
