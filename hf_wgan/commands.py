@@ -289,9 +289,16 @@ def evaluate(description: str, args: Sequence[str] | None = None) -> int:
         held_out = load_image_set(replace(data_config, dataset_split=config.held_out_split, max_train_samples=None))
     with state.main_process_first():  # which may train it
         features = feature_network(config.features, images, held_out, state.device, data_config.cache_dir)
-    limits = {"num_images": config.num_images, "seed": config.seed, "batch_size": config.batch_size}
     result = measure(
-        pipeline, images, features, held_out, **limits, cache_dir=data_config.cache_dir, progress=sys.stderr.isatty()
+        pipeline,
+        images,
+        features,
+        held_out,
+        num_images=config.num_images,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        cache_dir=data_config.cache_dir,
+        progress=True,
     )
     if not state.is_main_process:
         return 0
