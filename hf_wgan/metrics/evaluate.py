@@ -137,8 +137,11 @@ def evaluate(
         The figures; in processes other than the first an empty one.
 
     Raises:
-        InputError: the shapes differ, or there are too few images.
+        InputError: the shapes differ, there are too few images, or no labels for a critic that takes them.
     """
+    for some in (images, held_out):
+        if some is not None and some.labels is None and pipeline.critic and pipeline.critic.config.get("num_classes"):
+            raise InputError(f"{some.name} has no labels, which the critic of this model takes; set label_column")
     state = PartialState()
     reference = images if held_out is None else held_out
     num_images = min(num_images, len(reference))
@@ -149,7 +152,9 @@ def evaluate(
 
     with tqdm(total=num_images, unit=" samples", disable=not (progress and state.is_main_process)) as bar:
         bar.set_description("samples")
-        generated, fake_scores = _of_samples(pipeline, features, scores, num_images, seed, batch_size, bar)
+        generated, fake_scores = _of_samples(
+            pipeline, features, scores, num_images, images.shape, seed, batch_size, bar
+        )
         if not state.is_main_process:
             return Evaluation({}, {}, {})
         bar.set_description("real images")
@@ -163,12 +168,11 @@ def evaluate(
         if features.classify:
             shares = class_shares(*features.classes(generated))
             figures |= {"rarest_class": float(shares.min()), "class_entropy": class_entropy(shares)}
-        if scores:
-            for name, some in {"critic_estimate": images, "critic_estimate_held_out": held_out}.items():
-                if some is not None:
-                    batches = _batches(some, chosen(some)[:num_images], batch_size)
-                    real_scores = torch.cat([scores(*batch) for batch in batches])
-                    figures[name] = float(wasserstein_estimate(real_scores, torch.from_numpy(fake_scores)))
+        for name, some in {"critic_estimate": images, "critic_estimate_held_out": held_out}.items():
+            if scores and some is not None:
+                batches = _batches(some, chosen(some)[:num_images], batch_size)
+                real_scores = torch.cat([scores(*batch) for batch in batches])
+                figures[name] = float(wasserstein_estimate(real_scores, torch.from_numpy(fake_scores)))
         settings = {
             "num_images": num_images,
             "features": features.name,
@@ -242,6 +246,7 @@ def _of_samples(
     features: FeatureNetwork,
     scores: Scores | None,
     num_images: int,
+    shape: tuple[int, ...],
     seed: int,
     batch_size: int,
     bar: tqdm,
@@ -260,6 +265,8 @@ def _of_samples(
             output_type="pt",
             class_labels=labels,
         ).images
+        if samples.shape[1:] != shape:
+            raise InputError(f"images of shape {shape}: the model makes {tuple(samples.shape[1:])}")
         samples = (samples.float() * 255).round().to(torch.uint8)
         scored = np.empty(0, np.float32) if scores is None else scores(samples, labels).numpy()
         mine.append((start, features(samples), scored))

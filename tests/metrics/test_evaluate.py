@@ -183,6 +183,17 @@ def test_real_images_go_through_a_feature_network_once(training, tmp_path):
     assert len(seen) == 6
 
 
+def test_images_of_another_shape_or_without_needed_labels_are_named(training, tmp_path):
+    pipeline = WGANPipeline(tiny_generator(), tiny_critic())
+    with pytest.raises(InputError, match=r"images of shape \(1, 16, 16\): the model makes \(1, 8, 8\)"):
+        evaluate(pipeline, training, feature_network("pixels", training), cache_dir=tmp_path)
+    pipeline = WGANPipeline(tiny_generator(num_classes=3), tiny_critic(num_classes=3))
+    with pytest.raises(
+        InputError, match="images has no labels, which the critic of this model takes; set label_column"
+    ):
+        evaluate(pipeline, tiny_images(), feature_network("pixels", tiny_images()), cache_dir=tmp_path)
+
+
 def test_unequal_or_too_few_images_are_named():
     points = np.zeros((20, 3))
     with pytest.raises(InputError, match="19 samples against 20 real images"):
