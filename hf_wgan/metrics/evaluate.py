@@ -24,7 +24,7 @@ from ..pipelines import WGANPipeline
 from .classifier import class_entropy, class_shares
 from .distances import NUM_MATCHED, frechet_distance, kernel_distance, sliced_wasserstein_distance, wasserstein_1
 from .features import FeatureNetwork, cache_folder
-from .neighbours import copies, coverage
+from .neighbours import copies, copy_threshold, coverage
 
 FORMAT = 1  # of what is kept of real images; part of its key
 IMAGES_AT_ONCE = 500
@@ -163,7 +163,8 @@ def evaluate(
         compared = compared[chosen(reference)]
         bar.set_description("figures")
         figures = compare_features(compared[:num_images], generated, seed)
-        found = copies(training, generated)
+        threshold = _kept(images, features, "copy-threshold", cache_dir, lambda: np.array(copy_threshold(training)))
+        found = copies(training, generated, float(threshold))
         figures["copied_share"] = found.share
         if features.classify:
             shares = class_shares(*features.classes(generated))
@@ -215,17 +216,31 @@ def kept_features(
     images: ImageSet, features: FeatureNetwork, batch_size: int = IMAGES_AT_ONCE, cache_dir: str | Path | None = None
 ) -> np.ndarray:
     """The features `(N, D)` of all images, computed once for each dataset and feature network, and kept on the disk."""
+
+    def compute() -> np.ndarray:
+        return np.concatenate([features(batch) for batch, _ in _batches(images, np.arange(len(images)), batch_size)])
+
+    return _kept(images, features, "features", cache_dir, compute)
+
+
+def _kept(
+    images: ImageSet,
+    features: FeatureNetwork,
+    what: str,
+    cache_dir: str | Path | None,
+    compute: Callable[[], np.ndarray],
+) -> np.ndarray:
+    """What was computed of the images by their features before, or is now."""
     key = json.dumps([FORMAT, images.fingerprint, images.shape, features.fingerprint, features.preprocessing])
-    path = cache_folder(cache_dir) / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    path = cache_folder(cache_dir) / f"{what}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     try:
-        return safetensors.numpy.load_file(path)["features"]
+        return safetensors.numpy.load_file(path)[what]
     except (OSError, safetensors.SafetensorError, KeyError):
         pass  # there is none yet, or it is damaged
-    parts = [features(batch) for batch, _ in _batches(images, np.arange(len(images)), batch_size)]
-    found = np.concatenate(parts)
+    found = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    safetensors.numpy.save_file({"features": found}, temporary)
+    safetensors.numpy.save_file({what: found}, temporary)
     temporary.replace(path)
     return found
 

@@ -75,21 +75,25 @@ def _distances_to_neighbours(points: np.ndarray, count: int) -> np.ndarray:
 
 
 class Copies(NamedTuple):
-    share: float  # of samples that lie nearer to a training image than all but 1 % of training images lie to another
-    threshold: float  # that distance
+    share: float  # of samples within the threshold
     nearest: np.ndarray  # (M,) of each sample, the number of the nearest training image
     distances: np.ndarray  # (M,) to it
 
 
-def copies(training: np.ndarray, generated: np.ndarray) -> Copies:
+def copy_threshold(training: np.ndarray) -> float:
+    """The distance at which a sample counts as a copy: but for 1 %, training images `(N, D)` lie farther from each
+    other than that."""
+    return float(np.quantile(_distances_to_neighbours(training, 1), COPY_QUANTILE))
+
+
+def copies(training: np.ndarray, generated: np.ndarray, threshold: float) -> Copies:
     """How many samples are copies of training images, or nearly. About 0.01 for fresh images of the same kind, 1 for a
     model that gives back what it was trained on.
 
     Args:
         training: `(N, D)`, all training images.
         generated: `(M, D)`.
+        threshold: Of the same training images.
     """
-    own = _distances_to_neighbours(training, 1)[:, 0]
-    threshold = float(np.quantile(own, COPY_QUANTILE))
     nearest, distances = pairwise_distances_argmin_min(generated, training)
-    return Copies(float((distances <= threshold).mean()), threshold, nearest, distances)
+    return Copies(float((distances <= threshold).mean()), nearest, distances)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hf_wgan import InputError
-from hf_wgan.metrics.neighbours import copies, coverage
+from hf_wgan.metrics.neighbours import copies, copy_threshold, coverage
 
 
 def precision_and_recall(real, generated, k=3):
@@ -78,9 +78,10 @@ def test_too_few_points_are_named():
 def test_copies_are_told_from_fresh_points():
     rng = np.random.default_rng(0)
     training, fresh = rng.normal(size=(2000, 6)), rng.normal(size=(500, 6))
-    assert copies(training, fresh).share == pytest.approx(0.01, abs=0.01)
-    found = copies(training, training[100:200])
+    threshold = copy_threshold(training)
+    assert copies(training, fresh, threshold).share == pytest.approx(0.01, abs=0.01)
+    found = copies(training, training[100:200], threshold)
     assert found.share == 1
     assert found.nearest.tolist() == list(range(100, 200))
     half = np.concatenate([training[:50] + 1e-6, fresh[:50]])
-    assert copies(training, half).share == pytest.approx(0.5, abs=0.03)
+    assert copies(training, half, threshold).share == pytest.approx(0.5, abs=0.03)
