@@ -2,8 +2,10 @@
 
 import atexit
 import itertools
+import os
 import signal
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -101,7 +103,10 @@ class StreamedBatches(Iterator[Batch]):
                 self._batches, InputError("the stream has fewer images than a batch: lower train_batch_size")
             )
             if isinstance(drawn, Exception):
-                raise drawn
+                try:
+                    raise drawn
+                finally:
+                    del drawn  # or its traceback would hold it, and the workers, in a circle
             self._drawn += 1
         pixels, labels = drawn
         flips = None
@@ -148,9 +153,19 @@ class _Decoded(torch.utils.data.IterableDataset):
 
 
 def _unsignalled(worker: int) -> None:
-    """Signals that ask a run to end often reach all of its processes; what a worker is to do about it, it is told."""
+    """Signals that ask a run to end often reach all of its processes; a worker ends when its own process says so."""
     for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # which tells who sent a signal; macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _end_workers(batches: weakref.ref) -> None:

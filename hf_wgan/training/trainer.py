@@ -578,7 +578,10 @@ class WGANTrainer:
                 self._say(f"process {self.accelerator.process_index}: {told}")
             if told is error:
                 raise
-            raise told from error
+            try:
+                raise told from error
+            finally:
+                del told  # or its traceback would hold it, and the run, in a circle
 
     def _told(self, error: Exception) -> Exception:
         if isinstance(error, OSError) and not isinstance(error, DiskError):

@@ -1,4 +1,7 @@
+import gc
 import itertools
+import multiprocessing
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +120,35 @@ def test_a_folder_and_a_saved_dataset_can_be_streamed(tmp_path):
         images = load_images(DataConfig(resolution=8, streaming=True, dataloader_num_workers=0, **source))
         assert isinstance(images, ImageStream)
         assert next(StreamedBatches(images, 12, seed=0)).images.shape == (12, 3, 8, 8)
+
+
+def test_workers_outlive_a_signal_to_all_and_end_when_their_own_process_says_so():
+    batches = StreamedBatches(stream(numbered(24), dataloader_num_workers=2), 6, seed=0)
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for worker in workers:
+            subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
+    assert len(numbers(batches, 8)) == 48
+    for worker in workers:
+        worker.terminate()
+        worker.join(timeout=60)
+        assert worker.exitcode == 0
+
+
+def test_a_stream_that_raised_takes_its_workers_with_it():
+    options = {"on_bad_image": "error", "dataloader_num_workers": 2}
+    batches = StreamedBatches(stream(with_bad(22, 2), **options), 6, seed=0)
+    with pytest.raises(BadImageError):
+        numbers(batches, 4)
+    assert len(multiprocessing.active_children()) == 2
+    gc.disable()
+    try:
+        del batches
+        assert not multiprocessing.active_children(), "without a search for circles"
+    finally:
+        gc.enable()
 
 
 KEPT = """

@@ -10,6 +10,7 @@ from processes import ended, free_port, join, start
 from scipy.ndimage import gaussian_filter
 
 from hf_wgan import ImageSet, InputError, WGANPipeline
+from hf_wgan.metrics.classifier import load_or_train_classifier
 from hf_wgan.metrics.evaluate import compare_features, evaluate, kept_features
 from hf_wgan.metrics.features import FeatureNetwork, feature_network
 
@@ -52,7 +53,9 @@ def held_out():
 
 @pytest.fixture(scope="module")
 def classifier(training, held_out, tmp_path_factory):
-    return feature_network("classifier", training, held_out, cache_dir=tmp_path_factory.mktemp("cache"))
+    folder = tmp_path_factory.mktemp("classifier")
+    load_or_train_classifier(folder, training, held_out, num_epochs=30)
+    return feature_network(f"classifier:{folder}", training)
 
 
 @pytest.fixture
