@@ -179,7 +179,7 @@ def evaluate(
             "features": features.name,
             "preprocessing": features.preprocessing,
             "seed": seed,
-            "compared_with": f"{'training' if held_out is None else 'held-out'} images of {reference.name}",
+            "compared_with": f"{'training' if held_out is None else 'held-out'} images of {Path(reference.name).name}",
         }
         floor = {}
         if with_floor:
