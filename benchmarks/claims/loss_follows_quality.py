@@ -26,7 +26,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from PIL import Image
+from pictures import save_picture
 from scipy.stats import spearmanr
 from standard_gan import StandardGANStep, jensen_shannon_estimate
 from torch import nn
@@ -223,13 +223,6 @@ def draw(results: dict[str, dict], picture: Path) -> None:
             below.set_title(f"step {curve['step'][moment]:,}", fontsize=9)
             below.axis("off")
     save_picture(figure, picture)
-
-
-def save_picture(figure: plt.Figure, picture: Path) -> None:
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=100)
-    small = Image.open(picture).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE)  # a third of the size
-    small.save(picture, optimize=True)
 
 
 def in_processes(given: argparse.Namespace) -> ProcessPoolExecutor:

@@ -29,7 +29,7 @@ import matplotlib
 import numpy as np
 import torch
 from diffusers.optimization import get_scheduler
-from PIL import Image
+from pictures import save_picture
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from standard_gan import StandardGANStep
@@ -205,8 +205,7 @@ def draw_picture(results: dict, samples: dict, picture: Path) -> None:
             panel.set(xticks=[], yticks=[])
             panel.set_title(f"{TITLES[name]}\n{told}", fontsize=10)
     figure.tight_layout()
-    figure.savefig(picture, dpi=100)
-    Image.open(picture).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE).save(picture, optimize=True)
+    save_picture(figure, picture, 128)
 
 
 def main(given: argparse.Namespace) -> None:
@@ -218,7 +217,6 @@ def main(given: argparse.Namespace) -> None:
         results["stacked"], samples["stacked"] = on_stacked(given)
 
     folder = Path(given.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     picture = folder / ("modes.png" if given.part == "all" else f"modes-{given.part}.png")
     draw_picture(results, samples, picture)
     rules = {

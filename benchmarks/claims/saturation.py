@@ -24,7 +24,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from PIL import Image
+from pictures import save_picture
 from standard_gan import StandardGANStep
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
@@ -156,8 +156,7 @@ def draw_picture(critics: dict[str, MLPCritic], picture: Path) -> None:
     lower.set(ylim=(1e-30, 1e3))
     lower.text(0.01, 0.06, f"after {max(SETTINGS['table_steps']):,} steps", transform=lower.transAxes, fontsize=9)
     figure.tight_layout()
-    figure.savefig(picture, dpi=100)
-    Image.open(picture).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(picture, optimize=True)
+    save_picture(figure, picture)
 
 
 def main(given: argparse.Namespace) -> None:
@@ -186,7 +185,6 @@ def main(given: argparse.Namespace) -> None:
         print(f"{name}: {rows}", file=sys.stderr, flush=True)
 
     folder = Path(given.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "saturation.png"
     draw_picture(critics, picture)
     run = {"seed": given.seed, "threads": given.threads, "picture": str(picture), "seconds": seconds}

@@ -26,10 +26,10 @@ from loss_follows_quality import (
     in_processes,
     one_step,
     plt,
-    save_picture,
     say,
     tiles,
 )
+from pictures import save_picture
 from torch import nn
 
 from hf_wgan import DCGANCritic, DCGANGenerator, MLPGenerator

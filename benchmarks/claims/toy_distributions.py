@@ -22,7 +22,7 @@ import matplotlib
 import numpy as np
 import torch
 from diffusers.optimization import get_scheduler
-from PIL import Image
+from pictures import save_picture
 from scipy.spatial import cKDTree
 from sklearn.datasets import make_swiss_roll
 
@@ -184,12 +184,8 @@ def main(given: argparse.Namespace) -> None:
     figure.tight_layout(rect=(0, 0.06, 1, 1))
 
     folder = Path(given.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     picture = folder / ("samples.png" if given.distribution == "all" else f"{given.distribution}.png")
-    figure.savefig(picture, dpi=100)
-    Image.open(picture).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(
-        picture, optimize=True
-    )  # a third of the size
+    save_picture(figure, picture)
     rule = f"a mode is found by {FOUND} of {NUM_SAMPLES} samples within {DEVIATIONS} standard deviations"
     run = {"rule": rule, "seed": given.seed, "threads": given.threads, "picture": str(picture)}
     print(json.dumps({**run, "settings": SETTINGS, "results": results}, indent=2))

@@ -37,7 +37,7 @@ import numpy as np
 import ot
 import torch
 from diffusers.optimization import get_scheduler
-from PIL import Image
+from pictures import save_picture
 from scipy.special import ndtri
 from scipy.stats.qmc import Sobol
 from torch import Tensor, nn
@@ -208,8 +208,7 @@ def draw_picture(results: dict, lipschitz: str, picture: Path) -> None:
     left.set_title(f"gradient penalty ({lipschitz}, λ = {weight:g})", fontsize=10)
     right.set_title(f"weight clipping (c = {SETTINGS['clip']['clip_value']:g})", fontsize=10)
     figure.tight_layout()
-    figure.savefig(picture, dpi=100)
-    Image.open(picture).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(picture, optimize=True)
+    save_picture(figure, picture)
 
 
 def main(given: argparse.Namespace) -> None:
@@ -233,7 +232,6 @@ def main(given: argparse.Namespace) -> None:
         seconds[method] = round(time.perf_counter() - began, 1)
 
     folder = Path(given.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "wasserstein_estimate.png"
     draw_picture(results, given.lipschitz, picture)
     run = {
