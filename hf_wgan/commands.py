@@ -53,7 +53,7 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     import torch
     from accelerate.utils import set_seed
 
-    from .data import DataConfig, load_image_set, load_images
+    from .data import DataConfig, load_images
     from .launch import command_line, relaunch_on_cpus
     from .lipschitz import build_constraint
     from .models.factory import NetworkConfig, build_networks, has_norm_type
@@ -97,11 +97,10 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
 
     with torch.device("meta"):
         build_constraint(config.lipschitz).check(networks(channels=1)[1])
-    dataset, held_out = load_images(data_config), None
-    if config.evaluation_steps and config.held_out_split:
-        held_out = load_image_set(
-            replace(data_config, dataset_split=config.held_out_split, max_train_samples=None, channels=dataset.shape[0])
-        )
+    dataset = load_images(data_config)
+    held_out = None
+    if config.evaluation_steps:
+        held_out = _held_out(replace(data_config, channels=dataset.shape[0]), config.held_out_split)
     if config.class_conditional:
         options["num_classes"], options["class_names"] = _classes(dataset)
     set_seed(config.seed)
@@ -109,6 +108,13 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     trainer = WGANTrainer(generator, critic, dataset, config, record, held_out)
     trainer.train()
     return 128 + trainer.interrupted if trainer.interrupted else 0
+
+
+def _held_out(data_config: Any, split: str | None) -> Any:
+    """All images of another split, prepared alike; None if none is named."""
+    from .data import load_image_set
+
+    return load_image_set(replace(data_config, dataset_split=split, max_train_samples=None)) if split else None
 
 
 def _classes(dataset: Any) -> tuple[int, list[str] | None]:
@@ -284,9 +290,7 @@ def evaluate(description: str, args: Sequence[str] | None = None) -> int:
     pipeline.set_progress_bar_config(disable=True)
     data_config = _trained_on(model, pipeline, data_config, parser.given(args))
     images = load_image_set(data_config)
-    held_out = None
-    if config.held_out_split:
-        held_out = load_image_set(replace(data_config, dataset_split=config.held_out_split, max_train_samples=None))
+    held_out = _held_out(data_config, config.held_out_split)
     with state.main_process_first():  # which may train it
         features = feature_network(config.features, images, held_out, state.device, data_config.cache_dir)
     result = measure(
@@ -354,9 +358,7 @@ def train_classifier(description: str, args: Sequence[str] | None = None) -> int
     config, data_config = parser.parse_knobs(args)
     folder = Path(config.output_dir)
     images = load_image_set(data_config)
-    held_out = None
-    if config.held_out_split:
-        held_out = load_image_set(replace(data_config, dataset_split=config.held_out_split, max_train_samples=None))
+    held_out = _held_out(data_config, config.held_out_split)
     _, accuracy = load_or_train_classifier(folder, images, held_out, config.seed)
     print(f"Right about {accuracy:.2%} of held-out images: {folder}, for --features classifier:{folder}")
     return 0

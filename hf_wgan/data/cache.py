@@ -51,6 +51,11 @@ class Cached:
     bad: list[tuple[str, str]]  # names and reasons
 
 
+def cache_folder(cache_dir: str | Path | None) -> Path:
+    """Where everything is kept that is computed of images once: by default in the Hugging Face cache."""
+    return Path(cache_dir) if cache_dir else Path(HF_HOME) / "hf_wgan"
+
+
 def open_cache(
     source: Source, how: Preprocessing, auto_channels: bool, cache_dir: str | None, stop_at_bad: bool
 ) -> Cached:
@@ -67,7 +72,7 @@ def open_cache(
         BadImageError: the first bad picture, if `stop_at_bad`.
         InputError: the folder cannot be written.
     """
-    parent = Path(cache_dir) if cache_dir else Path(HF_HOME) / "hf_wgan"
+    parent = cache_folder(cache_dir)
     key = [FORMAT, PIL.__version__, source.fingerprint, asdict(how), auto_channels]
     folder = parent / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     try:

@@ -18,12 +18,13 @@ from tqdm.auto import tqdm
 
 from ..data import ImageSet
 from ..data.batches import normalised
+from ..data.cache import cache_folder
 from ..errors import InputError
 from ..losses import wasserstein_estimate
 from ..pipelines import WGANPipeline
 from .classifier import class_entropy, class_shares
 from .distances import NUM_MATCHED, frechet_distance, kernel_distance, sliced_wasserstein_distance, wasserstein_1
-from .features import FeatureNetwork, cache_folder
+from .features import FeatureNetwork
 from .neighbours import copies, copy_threshold, coverage
 
 FORMAT = 1  # of what is kept of real images; part of its key

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.constants import HF_HOME
 from torch import Tensor, nn
 
 from ..data import ImageSet
+from ..data.batches import normalised
+from ..data.cache import cache_folder
 from ..errors import InputError, one_line
 from .classifier import load_classifier, load_or_train_classifier
 
@@ -123,7 +124,7 @@ def _classifier(
     network.to(device)
 
     def features(some: Tensor) -> Tensor:
-        return network.features(_to_range(some, device))
+        return network.features(normalised(some.to(device), None))
 
     def classify(values: Tensor) -> Tensor:
         return network.scores(values.to(device)).cpu()
@@ -181,7 +182,7 @@ def _module(path: str, device: torch.device | str) -> FeatureNetwork:
     network = network.eval().to(device)
 
     def features(images: Tensor) -> Tensor:
-        return network(_to_range(images, device))
+        return network(normalised(images.to(device), None))
 
     return FeatureNetwork(path, "to [-1, 1]", digest_of(network), features)
 
@@ -215,10 +216,6 @@ def _photographic(
     return FeatureNetwork(name, preprocessing, fingerprint or digest_of(network), features)  # type: ignore[arg-type]
 
 
-def _to_range(images: Tensor, device: torch.device | str) -> Tensor:
-    return images.to(device).float().div_(127.5).sub_(1)
-
-
 def _as_rgb(images: Tensor) -> Tensor:
     """Grey to three equal channels; alpha is left out."""
     return images[:, :1].expand(-1, 3, -1, -1) if images.shape[1] < 3 else images[:, :3]
@@ -231,7 +228,3 @@ def digest_of(network: nn.Module) -> str:
             name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         )
     return digest.hexdigest()[:16]
-
-
-def cache_folder(cache_dir: str | Path | None) -> Path:
-    return Path(cache_dir) if cache_dir else Path(HF_HOME) / "hf_wgan"

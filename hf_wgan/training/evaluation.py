@@ -1,6 +1,5 @@
 """What is measured while training goes on: the generator that would be shipped now, and which was the best."""
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -80,9 +79,7 @@ class Evaluations:
         shutil.rmtree(temporary, ignore_errors=True)
         pipeline.save_pretrained(temporary)
         shutil.copy(self.folder / files.CONFIG, temporary)
-        rows = result.rows(step=step)
-        (temporary / files.EVALUATION).write_text(json.dumps(rows) + "\n")
-        record_evaluation(temporary, rows)
+        record_evaluation(temporary, result.rows(step=step))
         old = self.folder / f".{files.BEST}.old.tmp"
         if best.exists():
             best.rename(old)
@@ -91,13 +88,14 @@ class Evaluations:
 
     def summary(self) -> str:
         """Of a run that has ended: its best, and what measuring cost."""
-        rows = [row for row in read_metrics(self.folder) if "evaluation_seconds" in row]
+        reported = read_metrics(self.folder)
+        rows = [row for row in reported if "evaluation_seconds" in row]
         if not rows:
             return "Nothing has been evaluated yet."
         name = self.config.metric_for_best_model
         best = (min if name in SMALLER_IS_BETTER else max)(rows, key=lambda row: row[name])
         seconds = sum(row["evaluation_seconds"] for row in rows)
-        share = seconds / max(read_metrics(self.folder)[-1]["seconds"], seconds)
+        share = seconds / max(reported[-1]["seconds"], seconds)
         return (
             f"Best {NAMES[name]}: {best[name]:.4g}, at step {best['step']}, kept in {self.folder / files.BEST}. "
             f"Evaluation took {share:.1%} of the time."
