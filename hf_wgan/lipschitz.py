@@ -69,8 +69,13 @@ class WeightClipping(Constraint):
 
     @torch.no_grad()
     def after_step(self, critic: nn.Module) -> None:
-        for parameter in critic.parameters():
-            parameter.clamp_(-self.clip_value, self.clip_value)
+        parameters: list[Tensor] = list(critic.parameters())
+        if parameters[0].device.type == "cpu":
+            for parameter in parameters:
+                parameter.clamp_(-self.clip_value, self.clip_value)
+        else:  # two launches for all of them
+            torch._foreach_clamp_min_(parameters, -self.clip_value)
+            torch._foreach_clamp_max_(parameters, self.clip_value)
 
     def check(self, critic: nn.Module) -> None:
         if is_spectrally_normalised(critic):

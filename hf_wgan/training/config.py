@@ -59,6 +59,25 @@ class TrainingConfig:
         matters=False,
     )
 
+    # Speed. None of these changes what is computed but for rounding.
+    fast_paths: bool = knob(
+        True,
+        "Of several ways to the same numbers take the fastest; which they are is said at the start. Off, the step is "
+        "the plain one, to compare with.",
+        matters=False,
+    )
+    penalty_in_float32: bool = knob(
+        False,
+        "Take the critic's passes for a penalty in float32 in a bf16 run too; fp16 runs always do.",
+        matters=False,
+    )
+    allow_tf32: bool = knob(
+        True, "On Ampere GPUs and later, take float32 convolutions and products in TF32 (10 bits).", matters=False
+    )
+    compile: bool = knob(
+        False, "Compile the networks with torch.compile, for GPUs; the first step then takes minutes.", matters=False
+    )
+
     # Algorithm 1.
     n_critic: int = knob(5, "Critic steps before each generator update.")
     # Off by default: at the same number of updates it brought nothing on the digits (README.md has the figures).

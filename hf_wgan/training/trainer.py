@@ -27,11 +27,13 @@ from tqdm.auto import tqdm
 from .. import files
 from ..augment import Augmentation
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of
+from ..derivatives import FastDerivatives
 from ..draws import Draws
 from ..errors import DiskError, InputError, NotFiniteError, ProcessLostError, PushError, one_line
 from ..hub.card import write_card
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
 from ..lipschitz import build_constraint
+from ..memory import kept_memory
 from ..models.factory import shape_of
 from ..pipelines import WGANPipeline
 from ..signals import Interrupts
@@ -52,6 +54,7 @@ from .checkpoint import (
     take_checkpoint,
 )
 from .config import TrainingConfig
+from .fast import FastPaths
 from .report import Report, can_plot
 from .step import RealBatch, StepRecord, WGANStep, critic_steps
 
@@ -128,6 +131,8 @@ class WGANTrainer:
                 "build them for the same images"
             )
         self.accelerator = _accelerator(config)
+        torch.backends.cudnn.allow_tf32 = config.allow_tf32
+        torch.set_float32_matmul_precision("high" if config.allow_tf32 else "highest")
         share = (self.accelerator.device, self.accelerator.num_processes, self.accelerator.process_index)
         self._num_parts = self.accelerator.gradient_accumulation_steps
         self._draws = Draws(*share, self._num_parts)
@@ -151,9 +156,14 @@ class WGANTrainer:
         else:
             self.real_batches = RealBatches(self.dataset, config.train_batch_size, config.seed, *share)
         generator, critic = (_synchronised(network, self.accelerator) for network in (generator, critic))
-        # Channels-last weights make a convolution work in the layout that is fastest on CPUs and on tensor cores.
-        self.generator = generator.to(memory_format=torch.channels_last).train()
-        self.critic = critic.to(memory_format=torch.channels_last).train()
+        self._fast = fast = FastPaths.of(config, self.accelerator)
+        # The layout of the weights is the one that a convolution works in.
+        layout = torch.channels_last if fast.channels_last else torch.contiguous_format
+        self.generator = generator.to(memory_format=layout).train()
+        self.critic = critic.to(memory_format=layout).train()
+        if config.compile:
+            self.generator.compile()
+            self.critic.compile()
         # From here on the attributes are the networks themselves, and the step holds what Accelerate wrapped.
         with warnings.catch_warnings():
             # PyTorch 2.13 renames broadcast_buffers; Accelerate passes the old name, which means the same here.
@@ -161,8 +171,8 @@ class WGANTrainer:
             wrapped_generator, wrapped_critic, generator_optimizer, critic_optimizer = self.accelerator.prepare(
                 self.generator,
                 self.critic,
-                _optimizer(self.generator, config.generator_learning_rate, config),
-                _optimizer(self.critic, config.critic_learning_rate, config),
+                _optimizer(self.generator, config.generator_learning_rate, config, fast.fused_optimizers),
+                _optimizer(self.critic, config.critic_learning_rate, config, fast.fused_optimizers),
             )
         self._optimizers = {"generator_optimizer": generator_optimizer, "critic_optimizer": critic_optimizer}
         self._schedulers = [_scheduler(optimizer.optimizer, config) for optimizer in self._optimizers.values()]
@@ -180,6 +190,8 @@ class WGANTrainer:
             self._num_parts,
             self._draws.begin,
             self.accelerator.no_sync,
+            _penalty_dtype(config, self.accelerator),
+            config.fast_paths,
         )
 
     def train(self) -> WGANPipeline:
@@ -200,7 +212,12 @@ class WGANTrainer:
         self.interrupted = 0
         report = self._start()
         pushes = BackgroundPushes(self.output_dir, self.config.push) if report and self._pushes_checkpoints() else None
-        with closing(report) if report else nullcontext(), Interrupts() as interrupts, self._telling_errors():
+        with (
+            closing(report) if report else nullcontext(),
+            Interrupts() as interrupts,
+            self._telling_errors(),
+            kept_memory() if self._fast.kept_memory else nullcontext(),
+        ):
             while not self._ends():
                 try:
                     self._go_on(report, interrupts, pushes)
@@ -248,7 +265,8 @@ class WGANTrainer:
             RealBatch(batch.images.to(self._dtype), batch.labels if config.class_conditional else None)
             for batch in self.real_batches
         )
-        record = self.step(real_batches, critic_steps(progress.step, config.n_critic, config.critic_warmup))
+        with FastDerivatives() if self._fast.bf16_derivatives else nullcontext():
+            record = self.step(real_batches, critic_steps(progress.step, config.n_critic, config.critic_warmup))
         for scheduler in self._schedulers:
             scheduler.step()
         if self.ema:
@@ -416,6 +434,8 @@ class WGANTrainer:
             f"{height}×{width}×{channels} ({self.dataset.name}), on {num_processes} × {device}, "
             f"mixed precision: {self.accelerator.mixed_precision}."
         )
+        ways = self._fast.ways(self.step)
+        self._say(f"Fast: {'; '.join(ways)} (--no-fast_paths leaves them out)." if ways else "Fast paths are off.")
         cores = os.cpu_count() or 1
         if (device, num_processes, torch.get_num_threads()) == ("cpu", 1, 1) and cores > 1:
             self._say(
@@ -616,6 +636,11 @@ def check_output_dir(config: TrainingConfig) -> None:
         )
 
 
+def _penalty_dtype(config: TrainingConfig, accelerator: Accelerator) -> torch.dtype:
+    # float16 has not the range for a gradient's gradient.
+    return torch.bfloat16 if accelerator.mixed_precision == "bf16" and not config.penalty_in_float32 else torch.float32
+
+
 def _accelerator(config: TrainingConfig) -> Accelerator:
     # Buffers are not broadcast: two passes of a wrapped critic before one backward then fail on CUDA
     # (pytorch/pytorch#175024), and the shipped statistics are measured anew in any case.
@@ -675,13 +700,13 @@ def _not_finite(records: torch.Tensor, steps: range) -> str:
     return f"{name} is {records[process, row, column].item()} at step {steps[row]}{where}: {mend}"
 
 
-def _optimizer(network: ModelMixin, learning_rate: float, config: TrainingConfig) -> torch.optim.Optimizer:
-    betas = (config.adam_beta1, config.adam_beta2)
+def _optimizer(network: ModelMixin, learning_rate: float, config: TrainingConfig, fused: bool) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"betas": (config.adam_beta1, config.adam_beta2), "fused": fused or None}
     if config.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), learning_rate, betas=betas)
+        return torch.optim.Adam(network.parameters(), learning_rate, **options)
     if config.optimizer == "adamw":
         decay = config.adam_weight_decay
-        return torch.optim.AdamW(network.parameters(), learning_rate, betas=betas, weight_decay=decay)
+        return torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=decay, **options)
     return torch.optim.RMSprop(network.parameters(), learning_rate)
 
 

@@ -382,7 +382,9 @@ def test_labels_go_to_both_networks_and_to_the_penalty():
     step = make_step(generator, critic, constraint=Counting())
     batches = (RealBatch(batch.images, labels) for batch in real_batches())
     step(batches, n_critic=2)
-    assert [name for name, _ in seen] == ["generator", "critic", "critic"] * 2 + ["generator", "critic"]
-    assert all(given is labels for _, given in seen)
+    assert [name for name, _ in seen] == ["generator", "critic"] * 3
+    twice = torch.cat([labels, labels])
+    assert [len(given) for _, given in seen] == [8, 16, 8, 16, 8, 8], "a critic step scores real and generated at once"
+    assert all(torch.equal(given, labels if len(given) == 8 else twice) for _, given in seen)
     scores = step.constraint.calls[0][2]
     assert scores.shape == (8,)

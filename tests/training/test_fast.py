@@ -1,0 +1,134 @@
+"""Every fast path against the plain one: the same seed, fifty iterations."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import tiny_critic, tiny_generator, tiny_images
+
+from hf_wgan import ImageSet, WGANTrainer
+from hf_wgan.training.fast import FastPaths
+
+ADAM = {"optimizer": "adam", "adam_beta1": 0.0, "adam_beta2": 0.9}
+RUNS = {
+    "clipping": {},
+    "a gradient penalty": {"lipschitz": "gp", **ADAM},
+    "lazy R1 and R2": {"lipschitz": "r1r2", "penalty_interval": 2, "optimizer": "adamw"},
+    "augmentation and accumulation": {
+        "lipschitz": "lp",
+        "augmentation": "color,translation",
+        "gradient_accumulation_steps": 2,
+    },
+    "classes": {"lipschitz": "dragan", "class_conditional": True, "use_ema": True},
+}
+
+
+def trained(make_config, fast, **settings):
+    """Weights of both networks, and the losses of every step."""
+    classes = 3 if settings.get("class_conditional") else None
+    settings.setdefault("logging_steps", 50)
+    norm_type = "batch" if settings.get("lipschitz", "clip") == "clip" else "layer"
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps one precision for a process
+    config = make_config(fast_paths=fast, overwrite_output_dir=True, **settings)
+    torch.manual_seed(0)
+    trainer = WGANTrainer(
+        tiny_generator(num_classes=classes),
+        tiny_critic(num_classes=classes, norm_type=norm_type),
+        ImageSet(tiny_images().images, labels=torch.arange(24) % 3),
+        config,
+    )
+    records = torch.stack([torch.stack(trainer._one_step()) for _ in range(50)])
+    return trainer, [*trainer.generator.parameters(), *trainer.critic.parameters()], records
+
+
+def apart(one, other):
+    return max(((a - b).norm() / b.norm().clamp(min=1e-12)).item() for a, b in zip(one, other))
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_float32(tiny_config, run):
+    _, plain_weights, plain_records = trained(tiny_config, False, **RUNS[run])
+    trainer, weights, records = trained(tiny_config, True, **RUNS[run])
+    assert trainer._fast.ways(trainer.step)
+    assert apart(weights, plain_weights) < 1e-5
+    assert apart(records.T, plain_records.T) < 1e-5
+    untrained = [*tiny_generator().parameters(), *tiny_critic().parameters()]
+    if run != "classes":  # whose networks have other parameters
+        assert apart(weights, untrained) > 1e-2, "there is something to differ in"
+
+
+@pytest.mark.parametrize("run", ["clipping", "a gradient penalty"])
+def test_bfloat16_within_its_own_rounding(tiny_config, run):
+    exact, plain, fast = (
+        trained(tiny_config, fast, mixed_precision=precision, **RUNS[run])[1]
+        for precision, fast in (("no", False), ("bf16", False), ("bf16", True))
+    )
+    rounding = apart(plain, exact)
+    assert 0 < rounding < 0.2
+    assert apart(fast, exact) < 2 * rounding
+
+
+def test_a_penalty_in_float32_of_a_bf16_run(tiny_config):
+    settings = {"mixed_precision": "bf16", **RUNS["a gradient penalty"]}
+    seen = []
+
+    def dtype(trainer):
+        trainer.critic.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        trainer._one_step()
+        return [seen.pop(0) for _ in range(len(seen))]
+
+    for in_float32, expected in ((False, torch.bfloat16), (True, torch.float32)):
+        config = tiny_config(n_critic=1, penalty_in_float32=in_float32, **settings)
+        trainer = WGANTrainer(tiny_generator(), tiny_critic(norm_type="layer"), tiny_images(), config)
+        assert dtype(trainer) == [torch.bfloat16, expected, torch.bfloat16], "scores, penalty, generator step"
+
+
+def test_the_ways_are_said_and_one_option_leaves_them_out(tiny_config, capfd):
+    WGANTrainer(tiny_generator(), tiny_critic(norm_type="layer"), tiny_images(), tiny_config(lipschitz="gp")).train()
+    said = capfd.readouterr().err
+    assert "Fast: channels-last memory; freed memory is kept; own derivatives of the penalty; one pass over" in said
+    trainer = WGANTrainer(
+        tiny_generator(), tiny_critic(), tiny_images(), tiny_config(fast_paths=False, overwrite_output_dir=True)
+    )
+    trainer.train()
+    assert "Fast paths are off." in capfd.readouterr().err
+    assert not any(trainer._fast) and not trainer.step.fast and not trainer.step.one_pass
+
+
+def test_spectral_normalisation_takes_its_power_iterations_in_every_pass(tiny_config):
+    critic = tiny_critic(norm_type="none", spectral_norm=True)
+    trainer = WGANTrainer(tiny_generator(), critic, tiny_images(), tiny_config(lipschitz="gp"))
+    assert not trainer.step.one_pass
+
+
+def test_a_float16_loss_scaler_sees_every_step(tiny_config):
+    class OnGPU:
+        device, mixed_precision = torch.device("cuda"), "fp16"
+
+    assert not FastPaths.of(tiny_config(optimizer="adam"), OnGPU).fused_optimizers
+    OnGPU.mixed_precision = "bf16"
+    assert FastPaths.of(tiny_config(optimizer="adam"), OnGPU).fused_optimizers
+
+
+def test_tf32_is_a_choice(tiny_config):
+    for allowed in (False, True):
+        WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(allow_tf32=allowed))
+        assert torch.backends.cudnn.allow_tf32 == allowed
+        assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
+
+
+@pytest.mark.parametrize("run", ["clipping", "a gradient penalty"])
+def test_compiled_networks(tiny_config, run, monkeypatch):
+    """By the compiler's front ends alone: its code generation takes half a minute."""
+    compiled = []
+
+    def compile_eagerly(network):
+        compiled.append(network)
+        compile(network, backend="aot_eager")
+
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
+    _, weights, records = trained(tiny_config, True, compile=True, **RUNS[run])
+    _, plain_weights, plain_records = trained(tiny_config, False, **RUNS[run])
+    assert len(compiled) == 2
+    assert apart(weights, plain_weights) < 1e-5
+    assert apart(records.T, plain_records.T) < 1e-5
