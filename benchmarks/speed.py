@@ -62,11 +62,11 @@ class PlainLoop:
             self.optimizers = [torch.optim.Adam(player.parameters(), lr=1e-4, betas=(0.5, 0.9)) for player in players]
         self.losses: list[float] = []
 
-    def iterate(self) -> None:
+    def iterate(self, n_critic: int = N_CRITIC) -> None:
         generator_optimizer, critic_optimizer = self.optimizers
         for parameter in self.critic.parameters():
             parameter.requires_grad = True
-        for _ in range(N_CRITIC):
+        for _ in range(n_critic):
             real = self.images[torch.randint(len(self.images), (BATCH,))].to(self.device).float() / 127.5 - 1
             fake = self.generator(torch.randn(BATCH, LATENT_DIM, device=self.device)).detach()
             critic_optimizer.zero_grad()

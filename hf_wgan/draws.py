@@ -26,31 +26,31 @@ class Draws:
         process_index: int = 0,
         num_parts: int = 1,
     ):
-        self._rng = torch.Generator(device)
+        self.rng = torch.Generator(device)
         self._num_shares, self._share = num_processes * num_parts, process_index
         self._num_processes, self._process_index, self._num_parts = num_processes, process_index, num_parts
-        self._at_first_part = self._rng.get_state()
+        self._at_first_part = self.rng.get_state()
 
     def seed(self, seed: int) -> None:
         """Everything drawn from here on follows from this number."""
-        self._rng.manual_seed(seed)
+        self.rng.manual_seed(seed)
 
     def begin(self, part: int) -> None:
         """To be called before each part of an update. All parts draw the same numbers, and keep others of them."""
         if self._num_parts > 1:
             if part == 0:
-                self._at_first_part = self._rng.get_state()
+                self._at_first_part = self.rng.get_state()
             else:
-                self._rng.set_state(self._at_first_part)
+                self.rng.set_state(self._at_first_part)
         self._share = part * self._num_processes + self._process_index
 
     def rand(self, shape: tuple[int, ...], **options: Any) -> Tensor:
         """Uniform in [0, 1); `shape` is this part's, and `options` are those of `torch.rand`."""
-        return self._own(torch.rand(self._whole(shape), generator=self._rng, **options), shape)
+        return self._own(torch.rand(self._whole(shape), generator=self.rng, **options), shape)
 
     def randn(self, shape: tuple[int, ...], **options: Any) -> Tensor:
         """Standard normal; `shape` is this part's, and `options` are those of `torch.randn`."""
-        return self._own(torch.randn(self._whole(shape), generator=self._rng, **options), shape)
+        return self._own(torch.randn(self._whole(shape), generator=self.rng, **options), shape)
 
     def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (self._num_shares * shape[0], *shape[1:])

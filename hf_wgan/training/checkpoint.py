@@ -175,6 +175,13 @@ class CheckpointWriter:
         self.check()
 
 
+def _stepping_as_here(state: dict[str, Any], other: Any) -> dict[str, Any]:
+    """The state of an optimizer, but for how it goes about a step, which is a matter of the machine."""
+    for group, here in zip(state.get("param_groups", ()), getattr(other, "param_groups", ())):
+        group |= {name: here[name] for name in ("foreach", "fused", "capturable") if name in here}
+    return state
+
+
 def load_checkpoint(folder: Path, networks: dict[str, ModelMixin], others: dict[str, Any]) -> Checkpoint:
     """Restores networks and others in place, and returns all that the checkpoint holds but the networks.
 
@@ -186,7 +193,7 @@ def load_checkpoint(folder: Path, networks: dict[str, ModelMixin], others: dict[
         for name, network in networks.items():
             network.load_state_dict(safetensors.torch.load_file(folder / name / SAFETENSORS_WEIGHTS_NAME))
         for name, other in others.items():
-            other.load_state_dict(states[name])
+            other.load_state_dict(_stepping_as_here(states[name], other))
         progress = Progress(**json.loads((folder / PROGRESS).read_text()))
         return Checkpoint({}, states, progress, read_record(folder), (folder / files.METRICS).read_text())
     except Exception as error:

@@ -77,6 +77,11 @@ class TrainingConfig:
     compile: bool = knob(
         False, "Compile the networks with torch.compile, for GPUs; the first step then takes minutes.", matters=False
     )
+    cuda_graphs: bool = knob(
+        False,
+        "On one GPU, record an iteration as one CUDA graph and launch it as a whole. New, and not yet tried on a GPU.",
+        matters=False,
+    )
 
     # Algorithm 1.
     n_critic: int = knob(5, "Critic steps before each generator update.")

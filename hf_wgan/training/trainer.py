@@ -55,6 +55,7 @@ from .checkpoint import (
 )
 from .config import TrainingConfig
 from .fast import FastPaths
+from .graphs import GraphedStep, check_graphs
 from .report import Report, can_plot
 from .step import RealBatch, StepRecord, WGANStep, critic_steps
 
@@ -131,6 +132,8 @@ class WGANTrainer:
                 "build them for the same images"
             )
         self.accelerator = _accelerator(config)
+        if config.cuda_graphs:
+            check_graphs(config, self.accelerator)
         torch.backends.cudnn.allow_tf32 = config.allow_tf32
         torch.set_float32_matmul_precision("high" if config.allow_tf32 else "highest")
         share = (self.accelerator.device, self.accelerator.num_processes, self.accelerator.process_index)
@@ -171,8 +174,8 @@ class WGANTrainer:
             wrapped_generator, wrapped_critic, generator_optimizer, critic_optimizer = self.accelerator.prepare(
                 self.generator,
                 self.critic,
-                _optimizer(self.generator, config.generator_learning_rate, config, fast.fused_optimizers),
-                _optimizer(self.critic, config.critic_learning_rate, config, fast.fused_optimizers),
+                _optimizer(self.generator, config.generator_learning_rate, config, fast),
+                _optimizer(self.critic, config.critic_learning_rate, config, fast),
             )
         self._optimizers = {"generator_optimizer": generator_optimizer, "critic_optimizer": critic_optimizer}
         self._schedulers = [_scheduler(optimizer.optimizer, config) for optimizer in self._optimizers.values()]
@@ -193,6 +196,9 @@ class WGANTrainer:
             _penalty_dtype(config, self.accelerator),
             config.fast_paths,
         )
+        self._take_step: WGANStep | GraphedStep = self.step
+        if config.cuda_graphs:
+            self._take_step = GraphedStep(self.step, config.n_critic, self._draws.rng)
 
     def train(self) -> WGANPipeline:
         """Runs the remaining steps and writes the files of the run.
@@ -266,7 +272,7 @@ class WGANTrainer:
             for batch in self.real_batches
         )
         with FastDerivatives() if self._fast.bf16_derivatives else nullcontext():
-            record = self.step(real_batches, critic_steps(progress.step, config.n_critic, config.critic_warmup))
+            record = self._take_step(real_batches, critic_steps(progress.step, config.n_critic, config.critic_warmup))
         for scheduler in self._schedulers:
             scheduler.step()
         if self.ema:
@@ -700,14 +706,19 @@ def _not_finite(records: torch.Tensor, steps: range) -> str:
     return f"{name} is {records[process, row, column].item()} at step {steps[row]}{where}: {mend}"
 
 
-def _optimizer(network: ModelMixin, learning_rate: float, config: TrainingConfig, fused: bool) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {"betas": (config.adam_beta1, config.adam_beta2), "fused": fused or None}
+def _optimizer(
+    network: ModelMixin, learning_rate: float, config: TrainingConfig, fast: FastPaths
+) -> torch.optim.Optimizer:
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(network.parameters(), learning_rate, capturable=config.cuda_graphs)
+    options: dict[str, Any] = {
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "fused": fast.fused_optimizers or None,
+        "capturable": config.cuda_graphs,
+    }
     if config.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), learning_rate, **options)
-    if config.optimizer == "adamw":
-        decay = config.adam_weight_decay
-        return torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=decay, **options)
-    return torch.optim.RMSprop(network.parameters(), learning_rate)
+    return torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=config.adam_weight_decay, **options)
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:

@@ -109,6 +109,21 @@ def test_a_float16_loss_scaler_sees_every_step(tiny_config):
     assert FastPaths.of(tiny_config(optimizer="adam"), OnGPU).fused_optimizers
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_goes_on_by_other_ways(tiny_config, before):
+    settings = {"optimizer": "adam", "lipschitz": "gp", "max_train_steps": 4}
+
+    def trainer(**more):
+        return WGANTrainer(tiny_generator(), tiny_critic(norm_type="layer"), tiny_images(), tiny_config(**more))
+
+    trainer(fast_paths=before, **settings).train()
+    resumed = trainer(fast_paths=not before, **{**settings, "max_train_steps": 6}, resume_from_checkpoint="latest")
+    resumed.train()
+    assert resumed.progress.step == 6
+    groups = [group for optimizer in resumed._optimizers.values() for group in optimizer.param_groups]
+    assert [bool(group["fused"]) for group in groups] == [not before, not before]
+
+
 def test_tf32_is_a_choice(tiny_config):
     for allowed in (False, True):
         WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(allow_tf32=allowed))
