@@ -1,37 +1,48 @@
 """How fast training and sampling are, against a loop as anyone would write it from the paper, in turns in one run.
 
     python benchmarks/speed.py
-    python benchmarks/speed.py --resolutions 32,64 --lipschitz clip --rounds 9
+    python benchmarks/speed.py --resolutions 32,64 --lipschitz clip --rounds 9 -- --no-fast_paths
 
 The plain loop has the same networks and batches: eager, in float32 and PyTorch's default memory layout, a backward pass
 for real and one for generated images, losses read after every iteration. Ours is the trainer with all that it does
-between two steps. An iteration is five critic steps and one generator step on batches of 64. Each round times both, one
-after the other; printed are medians, and the median of the rounds' ratios. The ceiling is what these networks' own
-convolutions reach, each alone, forward and backward, in the faster of the two memory layouts.
+between two steps. An iteration is five critic steps and one generator step on batches of 64. Each has a process of its
+own, and each round times both, one after the other; printed are medians, and the median of the rounds' ratios. The
+ceiling is what these networks' own convolutions reach, each alone, forward and backward, in the faster of the two
+memory layouts. Memory is the most that the process had in its hands, libraries included; on a GPU, that was allocated.
+What follows -- is passed to ours.
 """
 
 import argparse
+import copy
+import dataclasses
 import json
+import multiprocessing
+import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
+from options import split_options
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig, WGANPipeline, WGANTrainer
+from hf_wgan.knobs import KnobParser
+from hf_wgan.memory import kept_memory
+from hf_wgan.pipelines.pipeline_wgan import PIXELS_PER_CHUNK
 from hf_wgan.signals import Interrupts
 
 BATCH, N_CRITIC, LATENT_DIM, NUM_IMAGES, NEVER = 64, 5, 100, 512, 10**9
+spawning = multiprocessing.get_context("spawn")
 LEAST_SECONDS = 1.0  # of each contender in a round
 OPTIMIZERS = {
     "clip": {"optimizer": "rmsprop", "generator_learning_rate": 5e-5, "critic_learning_rate": 5e-5},
@@ -99,8 +110,9 @@ class PlainLoop:
 class Ours:
     """The trainer, step by step."""
 
-    def __init__(self, images: Tensor, width: int, lipschitz: str, precision: str, folder: Path):
-        AcceleratorState._reset_state(reset_partial_state=True)  # it keeps one precision for a process
+    def __init__(
+        self, images: Tensor, width: int, lipschitz: str, precision: str, folder: Path, extra: Sequence[str] = ()
+    ):
         channels, resolution = images.shape[1:3]
         config = TrainingConfig(
             output_dir=str(folder),
@@ -113,6 +125,9 @@ class Ours:
             checkpointing_steps=NEVER,
             **OPTIMIZERS[lipschitz],
         )
+        parser = KnobParser(TrainingConfig)
+        given = {name: getattr(parser.parse_knobs(extra)[0], name) for name in parser.given(extra)}
+        config = dataclasses.replace(config, **given)
         self.trainer = WGANTrainer(*networks(resolution, channels, width, lipschitz), ImageSet(images), config)
         self.report = self.trainer._start()
         self.report.bar.disable = True
@@ -132,16 +147,68 @@ def seconds(iterate: Callable[[], None], count: int, device: torch.device) -> fl
     return (time.perf_counter() - began) / count
 
 
-def in_turns(contenders: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def peak_megabytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+class Contender:
+    """One that iterates in a process of its own, when asked to."""
+
+    def __init__(self, images: Tensor, width: int, lipschitz: str, precision: str | None, extra: list[str]):
+        self._pipe, theirs = spawning.Pipe()
+        self._process = spawning.Process(
+            target=_serve, args=(theirs, images, width, lipschitz, precision, extra), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def ask(self, what: str, *args: Any) -> Any:
+        self._pipe.send((what, *args))
+        return self._pipe.recv()
+
+    def seconds(self, count: int) -> float:
+        return self.ask("seconds", count)
+
+    def end(self) -> None:
+        self._pipe.send(("end",))
+        self._process.join()
+
+
+def _serve(
+    pipe: Connection, images: Tensor, width: int, lipschitz: str, precision: str | None, extra: list[str]
+) -> None:
+    """`precision` None is the plain loop."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        if precision is None:
+            each: PlainLoop | Ours = PlainLoop(images, width, lipschitz, device)
+        else:
+            each = Ours(images, width, lipschitz, precision, Path(folder, "run"), extra)
+        # The trainer's own way, which a loop written by hand has not.
+        with kept_memory() if isinstance(each, Ours) and each.trainer._fast.kept_memory else nullcontext():
+            while (question := pipe.recv())[0] != "end":
+                pipe.send(
+                    {
+                        "seconds": lambda count: seconds(each.iterate, count, device),
+                        "flops": lambda: flops(each.iterate),
+                        "megabytes": lambda: peak_megabytes(device),
+                        "breakdown": lambda count: breakdown(each, count),
+                    }[question[0]](*question[1:])
+                )
+
+
+def in_turns(contenders: dict[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each contender's iterations, a list of the rounds; and one round before them to warm up."""
     counts = {}
-    for name, iterate in contenders.items():
-        iterate()
-        counts[name] = max(1, round(LEAST_SECONDS / seconds(iterate, 1, device)))
+    for name, timed_iterations in contenders.items():
+        timed_iterations(1)
+        counts[name] = max(1, round(LEAST_SECONDS / timed_iterations(1)))
     found = defaultdict(list)
     for number in range(rounds):
         for name in list(contenders)[:: 1 if number % 2 else -1]:
-            found[name].append(seconds(contenders[name], counts[name], device))
+            found[name].append(contenders[name](counts[name]))
     return found
 
 
@@ -235,83 +302,118 @@ def breakdown(ours: Ours, count: int) -> dict[str, float]:
     return {name: round(value / whole, 4) for name, value in spent.items()}
 
 
-def training(given: argparse.Namespace, resolution: int, lipschitz: str, device: torch.device) -> list[dict[str, Any]]:
+def training(
+    given: argparse.Namespace, extra: list[str], resolution: int, lipschitz: str, device: torch.device
+) -> list[dict[str, Any]]:
     channels = 1 if resolution <= 32 else 3
     images = torch.randint(0, 256, (NUM_IMAGES, channels, resolution, resolution), dtype=torch.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        plain = PlainLoop(images, given.width, lipschitz, device)
-        ours = {
-            precision: Ours(images, given.width, lipschitz, precision, Path(folder, precision))
-            for precision in given.precisions.split(",")
-        }
-        contenders = {"plain": plain.iterate, **{name: each.iterate for name, each in ours.items()}}
-        found = in_turns(contenders, given.rounds, device)
-        work = flops(plain.iterate)
-        rows = []
-        for precision, each in ours.items():
-            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-            limit = ceiling(*networks(resolution, channels, given.width, lipschitz), dtype, device)
-            mine, reference = (statistics.median(found[name]) for name in (precision, "plain"))
-            ratio = statistics.median(a / b for a, b in zip(found["plain"], found[precision]))
-            rows.append(
-                {
-                    "images": f"{resolution}×{resolution}×{channels}",
-                    "lipschitz": lipschitz,
-                    "precision": "float32" if precision == "no" else precision,
-                    "plain_seconds": round(reference, 4),
-                    "seconds": round(mine, 4),
-                    "ratio": round(ratio, 2),
-                    "gflops": round(work / mine / 1e9),
-                    "ceiling_gflops": round(limit / 1e9),
-                    "share_of_ceiling": round(work / mine / limit, 2),
-                    "shares": breakdown(each, max(1, round(2 / mine))) if device.type == "cpu" else None,
-                }
-            )
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-            each.report.close()
+    setting = (images, given.width, lipschitz)
+    precisions = given.precisions.split(",")
+    plain, *ours = (Contender(*setting, precision, extra) for precision in [None, *precisions])
+    contenders = {"plain": plain, **dict(zip(precisions, ours))}
+    found = in_turns({name: each.seconds for name, each in contenders.items()}, given.rounds)
+    work = plain.ask("flops")
+    rows = []
+    for precision, each in zip(precisions, ours):
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        limit = ceiling(*networks(resolution, channels, given.width, lipschitz), dtype, device)
+        mine, reference = (statistics.median(found[name]) for name in (precision, "plain"))
+        ratios = sorted(a / b for a, b in zip(found["plain"], found[precision]))
+        rows.append(
+            {
+                "images": f"{resolution}×{resolution}×{channels}",
+                "constraint": lipschitz,
+                "precision": "float32" if precision == "no" else precision,
+                "plain, s": round(reference, 3),
+                "ours, s": round(mine, 3),
+                "ratio": round(statistics.median(ratios), 2),
+                "of all rounds": f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
+                "GFLOP/s": round(work / mine / 1e9),
+                "ceiling": round(limit / 1e9),
+                "share": f"{work / mine / limit:.0%}",
+                "plain, MB": round(plain.ask("megabytes")),
+                "ours, MB": round(each.ask("megabytes")),
+                "shares": each.ask("breakdown", max(1, round(2 / mine))) if device.type == "cpu" else None,
+            }
+        )
+        print(json.dumps(rows[-1], ensure_ascii=False), file=sys.stderr, flush=True)
+    for each in contenders.values():
+        each.end()
     return rows
 
 
 @torch.no_grad()
 def sampling(given: argparse.Namespace, resolution: int, device: torch.device) -> dict[str, Any]:
-    """The pipeline against the bare network in the same chunks, both to tensors."""
+    """The pipeline against the bare network in the same chunks, both to tensors; and one image at a time."""
     channels = 1 if resolution <= 32 else 3
     generator = networks(resolution, channels, given.width, "clip")[0].to(device).eval()
     pipeline = WGANPipeline(generator).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    number = 2 * max(1, 2**20 // resolution**2)
+    number = given.num_samples
     latents = torch.randn(number, LATENT_DIM, device=device)
+    chunk = max(1, PIXELS_PER_CHUNK // resolution**2)
 
     def bare() -> None:
-        torch.cat([generator(chunk) for chunk in latents.split(number // 2)])
+        torch.cat([generator(part) for part in latents.split(chunk)])
 
-    found = in_turns(
-        {"bare": bare, "pipeline": lambda: pipeline(latents=latents, output_type="pt")}, given.rounds, device
-    )
-    ratio = statistics.median(a / b for a, b in zip(found["bare"], found["pipeline"]))
-    speed = number / statistics.median(found["pipeline"])
-    return {
-        "images": f"{resolution}×{resolution}×{channels}",
-        "images_per_second": round(speed),
-        "ratio": round(ratio, 3),
+    calls = {
+        "bare": bare,
+        "pipeline": lambda: pipeline(latents=latents, output_type="pt"),
+        "bf16": lambda: half(latents=latents, output_type="pt"),
+        "PIL": lambda: pipeline(latents=latents),
+        "one": lambda: pipeline(latents=latents[:1], output_type="pt"),
     }
+    half = WGANPipeline(copy.deepcopy(generator).to(torch.bfloat16))
+    half.set_progress_bar_config(disable=True)
+    found = in_turns(
+        {name: lambda count, call=call: seconds(call, count, device) for name, call in calls.items()}, given.rounds
+    )
+    row: dict[str, Any] = {"images": f"{resolution}×{resolution}×{channels}"}
+    row["bare network, images/s"] = round(number / statistics.median(found["bare"]))
+    for name, label in {"pipeline": "pipeline", "PIL": "to PIL", "bf16": "in bf16"}.items():
+        row[f"{label}, images/s"] = round(number / statistics.median(found[name]))
+        row[f"{label}, ratio"] = round(statistics.median(a / b for a, b in zip(found["bare"], found[name])), 2)
+    row["one image, ms"] = round(1000 * statistics.median(found["one"]), 2)
+    if given.compile:
+        generator.compile(mode="reduce-overhead" if device.type == "cuda" else None)
+        row["first compiled call, s"] = round(seconds(calls["one"], 1, device), 1)
+        row["compiled, ms"] = round(1000 * statistics.median(seconds(calls["one"], 20, device) for _ in range(5)), 2)
+    print(json.dumps(row, ensure_ascii=False), file=sys.stderr, flush=True)
+    return row
 
 
-def main(given: argparse.Namespace) -> None:
+def draw(rows: list[dict[str, Any]], path: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.34 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    names = [f"{row['images']}  {row['constraint']}  {row['precision']}" for row in rows]
+    colours = ["C0" if row["precision"] == "float32" else "C1" for row in rows]
+    bars = axes.barh(names, [row["ratio"] for row in rows], color=colours)
+    axes.bar_label(bars, fmt="%.2f×", padding=3)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("training speed, the plain float32 loop being 1")
+    figure.savefig(path, dpi=120)
+
+
+def main(given: argparse.Namespace, extra: list[str]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     resolutions = [int(each) for each in given.resolutions.split(",")]
+    samples = [sampling(given, resolution, device) for resolution in resolutions] if given.num_samples else []
     rows = [
         row
         for lipschitz in given.lipschitz.split(",")
         for resolution in resolutions
-        for row in training(given, resolution, lipschitz, device)
+        for row in training(given, extra, resolution, lipschitz, device)
     ]
-    samples = [sampling(given, resolution, device) for resolution in resolutions]
     print(
         f"\n{device.type}, {torch.get_num_threads()} threads, width {given.width}, batch {BATCH}, "
-        f"{given.rounds} rounds\n"
+        f"{given.rounds} rounds{', ours with ' + ' '.join(extra) if extra else ''}\n"
     )
-    for table in (rows, samples):
+    for table in filter(None, (rows, samples)):
         columns = [name for name in table[0] if name != "shares"]
         for cells in (columns, ["---"] * len(columns), *([row[name] for name in columns] for row in table)):
             print(f"| {' | '.join(map(str, cells))} |")
@@ -319,7 +421,9 @@ def main(given: argparse.Namespace) -> None:
     for row in rows:
         if row["shares"]:
             parts = ", ".join(f"{name} {share:.1%}" for name, share in row["shares"].items())
-            print(f"{row['images']}, {row['lipschitz']}, {row['precision']}: {parts}")
+            print(f"{row['images']}, {row['constraint']}, {row['precision']}: {parts}")
+    if given.picture:
+        draw(rows, given.picture)
 
 
 if __name__ == "__main__":
@@ -329,4 +433,7 @@ if __name__ == "__main__":
     parser.add_argument("--precisions", default="no,bf16", help="of ours; the plain loop is in float32")
     parser.add_argument("--width", type=int, default=64, help="of both networks")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
-    main(parser.parse_args())
+    parser.add_argument("--num_samples", type=int, default=10_000, help="of the pipeline; 0 leaves sampling out")
+    parser.add_argument("--compile", action="store_true", help="also sample with torch.compile")
+    parser.add_argument("--picture", help="file for a picture of the ratios")
+    main(*split_options(parser))

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Optional
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from ..errors import InputError
 
 PIXELS_PER_CHUNK = 2**20
+RELAY_FROM = 64  # images: with fewer the copy of the weights costs more than it brings
 
 
 class WGANPipeline(DiffusionPipeline):
@@ -107,19 +107,25 @@ class WGANPipeline(DiffusionPipeline):
         latents = latents.to(device, self.generator.dtype)
 
         starts = range(0, batch_size, chunk_size)
-        chunks = []
+        results = _Results(batch_size, output_type)
         was_training = self.generator.training
         self.generator.eval()
+        # The layout in which convolutions are fastest. It costs a copy of the weights, there and back, as networks that
+        # lie in it cannot be saved.
+        relaid = batch_size >= RELAY_FROM and device.type == "cpu"
         try:
+            if relaid:
+                self.generator.to(memory_format=torch.channels_last)
             for start in self.progress_bar(starts) if len(starts) > 1 else starts:
                 chunk = slice(start, start + chunk_size)
-                images = self.generator(latents[chunk], *(labels[chunk] for labels in conditions))
-                chunks.append(_convert(VaeImageProcessor.denormalize(images), output_type))
+                results.add(self.generator(latents[chunk], *(labels[chunk] for labels in conditions)))
         finally:
             self.generator.train(was_training)
+            if relaid:
+                self.generator.to(memory_format=torch.contiguous_format)
         self.maybe_free_model_hooks()
 
-        images = _join(chunks, output_type)
+        images = results.joined()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _class_numbers(self, class_labels: Any, batch_size: int) -> list[int] | None:
@@ -168,19 +174,30 @@ class WGANPipeline(DiffusionPipeline):
         return file.stem, file.read_text(encoding="utf-8")
 
 
-def _convert(images: torch.Tensor, output_type: str) -> Any:
-    """Images `(N, C, H, W)` in [0, 1] to a tensor, an array `(N, H, W, C)` or a list of PIL images."""
-    if output_type == "pt":
-        return images
-    if output_type == "np":
-        return VaeImageProcessor.pt_to_numpy(images)
-    pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in pixels]
+class _Results:
+    """Images that come in chunks, `(n, C, H, W)` in [-1, 1], as what the caller asked for."""
 
+    def __init__(self, number: int, output_type: str):
+        self.number, self.output_type = number, output_type
+        self.done = 0
+        self.tensor: Optional[torch.Tensor] = None  # noqa: UP045
+        self.pil: list[Image.Image] = []
 
-def _join(chunks: list[Any], output_type: str) -> Any:
-    if output_type == "pt":
-        return torch.cat(chunks)
-    if output_type == "np":
-        return np.concatenate(chunks)
-    return [image for chunk in chunks for image in chunk]
+    def add(self, images: torch.Tensor) -> None:
+        images = images.mul(0.5).add_(0.5).clamp_(0, 1)  # VaeImageProcessor.denormalize, with one copy instead of three
+        if self.output_type == "pil":
+            pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            self.pil += [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in pixels]
+            return
+        if self.output_type == "np":
+            images = images.permute(0, 2, 3, 1).float().cpu()
+        if self.tensor is None:
+            self.tensor = torch.empty((self.number, *images.shape[1:]), dtype=images.dtype, device=images.device)
+        self.tensor[self.done : self.done + len(images)] = images
+        self.done += len(images)
+
+    def joined(self) -> Any:
+        """A list of PIL images, a tensor `(N, C, H, W)` or an array `(N, H, W, C)`, the last two in [0, 1]."""
+        if self.tensor is None:
+            return self.pil
+        return self.tensor.numpy() if self.output_type == "np" else self.tensor

@@ -137,6 +137,13 @@ class TrainingConfig:
     checkpointing_steps: int = knob(500, "Steps between two checkpoints.", matters=False)
     checkpoints_total_limit: int | None = knob(2, "How many checkpoints to keep, the newest.", matters=False)
 
+    report_to: str = knob(
+        "none",
+        "Trackers to report to besides the output folder: tensorboard, trackio, wandb or another of Accelerate's, "
+        "several separated by commas, or all that are installed.",
+        matters=False,
+    )
+
     # What is measured on the way.
     evaluation_steps: int | None = knob(
         None,

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from .. import files
 from ..grid import image_grid
+from .trackers import Trackers
 
 
 class Report:
@@ -21,10 +22,18 @@ class Report:
         total_steps: Where the progress bar ends.
         first_step: Steps made already, when a run is resumed.
         metrics: The lines of `metrics.jsonl` up to there; what else the file has is cut off.
+        trackers: Which are told all of it too.
     """
 
-    def __init__(self, output_dir: Path, total_steps: int, first_step: int = 0, metrics: str = ""):
-        self.output_dir = output_dir
+    def __init__(
+        self,
+        output_dir: Path,
+        total_steps: int,
+        first_step: int = 0,
+        metrics: str = "",
+        trackers: Trackers | None = None,
+    ):
+        self.output_dir, self.trackers = output_dir, trackers
         self.bar = tqdm(total=total_steps, initial=first_step, unit=" steps", dynamic_ncols=True)
         self.cut_back(first_step, metrics)
 
@@ -42,6 +51,8 @@ class Report:
         row = {"step": step, **values}
         with open(self.output_dir / files.METRICS, "a") as file:
             file.write(json.dumps(row) + "\n")
+        if self.trackers:
+            self.trackers.scalars(step, values)
         self.bar.set_postfix_str(
             f"critic {row['critic_loss']:.4f}, generator {row['generator_loss']:.4f}, "
             f"Wasserstein {row['wasserstein_estimate']:.4f}, {row['images_per_second']:.0f} images/s",
@@ -54,9 +65,13 @@ class Report:
         path = self.output_dir / files.SAMPLES / f"step-{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         image_grid(images).save(path)
+        if self.trackers:
+            self.trackers.samples(step, path)
 
     def close(self) -> None:
         self.bar.close()
+        if self.trackers:
+            self.trackers.close()
 
     def curves(self) -> None:
         if (rows := read_metrics(self.output_dir)) and can_plot():

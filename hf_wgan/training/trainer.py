@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ from .fast import FastPaths
 from .graphs import GraphedStep, check_graphs
 from .report import Report, can_plot
 from .step import RealBatch, StepRecord, WGANStep, critic_steps
+from .trackers import LOGS, Trackers, tracker_names
 
 RUN_FILES = (
     files.INDEX,
@@ -69,6 +70,7 @@ RUN_FILES = (
     files.SAMPLES,
     files.CURVES,
     files.BEST,
+    LOGS,
 )
 BATCH_NORM_BATCHES = 50
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "ncclRemoteError")
@@ -363,7 +365,18 @@ class WGANTrainer:
         self._announce()
         if config.push_to_hub and (problem := problem_with(config.push)):
             self._say(f"A push to {config.push.repo_id} would fail now: {problem}. It is tried when there is a model.")
-        return Report(self.output_dir, config.max_train_steps, self.progress.step, lines)
+        return Report(self.output_dir, config.max_train_steps, self.progress.step, lines, self._trackers())
+
+    def _trackers(self) -> Trackers | None:
+        if not self.accelerator.log_with:
+            return None
+        knobs = {field.name: getattr(self.config, field.name) for field in fields(self.config) if field.repr}
+        networks = {
+            f"{name}.{setting}": value
+            for name, network in self._networks().items()
+            for setting, value in {"class": type(network).__name__, **settings_of(network)}.items()
+        }
+        return Trackers(self.accelerator, self.output_dir.name, {**knobs, **networks, "dataset": self.dataset.name})
 
     def _take_up(self, folder: Path) -> str:
         """Goes on from a checkpoint, and returns its metrics."""
@@ -651,11 +664,14 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
     # Buffers are not broadcast: two passes of a wrapped critic before one backward then fail on CUDA
     # (pytorch/pytorch#175024), and the shipped statistics are measured anew in any case.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    trackers = tracker_names(config.report_to)
     try:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             kwargs_handlers=handlers,
+            log_with=trackers or None,
+            project_dir=Path(config.output_dir, LOGS),
         )
     except ValueError as error:
         raise InputError(f"mixed_precision={config.mixed_precision!r}: {error}") from error

@@ -1,0 +1,97 @@
+"""Experiment trackers, through Accelerate: scalars, sample grids and hyperparameters."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..errors import InputError, one_line
+
+PROJECT = "hf_wgan"
+LOGS = "logs"
+"""The folder in a run's folder for trackers that write files."""
+RUN_NAME = {"wandb": "name", "trackio": "name", "swanlab": "experiment_name"}
+"""What a tracker that has a project of many runs calls the name of one."""
+
+
+def tracker_names(report_to: str) -> list[str]:
+    """Of `"tensorboard,trackio"`, `"all"` that are installed, or `"none"`.
+
+    Raises:
+        InputError: there is no such tracker, or it is not installed.
+    """
+    names = [name.strip() for name in report_to.split(",")]
+    known, installed = list(LOGGER_TYPE_TO_CLASS), [str(name) for name in get_available_trackers()]
+    if names == ["none"]:
+        return []
+    if names == ["all"]:
+        return installed
+    for name in names:
+        if name not in known:
+            raise InputError(f"report_to={report_to!r}: must be all, none, or some of {', '.join(known)}")
+        if name not in installed:
+            raise InputError(f"report_to={report_to!r}: {name} is not installed; pip install {name.replace('_', '-')}")
+    return list(dict.fromkeys(names))
+
+
+class Trackers:
+    """What is reported to all trackers of a run. One that fails is told of and left out; the run goes on.
+
+    Args:
+        accelerator: Made with `log_with` and `project_dir`.
+        run_name: Of this run among others.
+        hyperparameters: Numbers, strings and booleans by name.
+    """
+
+    def __init__(self, accelerator: Accelerator, run_name: str, hyperparameters: dict[str, Any]):
+        self._trackers: list[GeneralTracker] = []
+        options = {name: {argument: run_name} for name, argument in RUN_NAME.items()}
+        plain = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in hyperparameters.items()
+        }
+        try:
+            accelerator.init_trackers(PROJECT, plain, options)
+        except Exception as error:
+            raise InputError(
+                f"report_to: {', '.join(map(str, accelerator.log_with))} cannot be started ({one_line(error)})"
+            ) from error
+        self._trackers = list(accelerator.trackers)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self._tell(lambda tracker: tracker.log(values, step=step))
+
+    def samples(self, step: int, path: Path) -> None:
+        """The picture of a sample grid, as it was saved."""
+        self._tell(lambda tracker: _log_picture(tracker, step, path))
+
+    def close(self) -> None:
+        self._tell(lambda tracker: tracker.finish())
+        self._trackers.clear()
+
+    def _tell(self, what: Callable[[GeneralTracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                what(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                message = f"{tracker.name} is left out from here on, as it failed: {one_line(error)}."
+                tqdm.write(message, file=sys.stderr)
+
+
+def _log_picture(tracker: GeneralTracker, step: int, path: Path) -> None:
+    if tracker.name == "trackio":  # Accelerate's tracker has no pictures yet
+        import trackio
+
+        tracker.log({"samples": trackio.Image(str(path))}, step=step)
+    elif tracker.name == "tensorboard":
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        tracker.log_images({"samples": pixels[None]}, step=step, dataformats="NHWC")
+    elif hasattr(tracker, "log_images"):
+        tracker.log_images({"samples": [Image.open(path).convert("RGB")]}, step=step)
