@@ -45,6 +45,8 @@ class WGANPipeline(DiffusionPipeline):
         return_dict: bool = True,
         class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
         chunk_size: int | None = None,
+        truncation: float | None = None,
+        num_candidates: int = 1,
     ) -> Any:
         """
         Args:
@@ -60,6 +62,10 @@ class WGANPipeline(DiffusionPipeline):
                 names as in `pipeline.generator.config.class_names`. If not given, the classes in turn.
             chunk_size: How many images pass through the network at once, which bounds the memory it needs; about a
                 million pixels' worth if not given. A progress bar counts the chunks if there are several.
+            truncation: The largest absolute value of a latent number: smaller ones make images more typical and less
+                varied (Brock et al. 2019, arXiv 1809.11096, section 3.1). A seed's image changes smoothly with it.
+            num_candidates: Of so many images for each one that is asked for, keep that which the critic scores highest.
+                The first candidate is the image without candidates.
 
         Example:
 
@@ -98,13 +104,25 @@ class WGANPipeline(DiffusionPipeline):
         if chunk_size < 1:
             raise InputError(f"chunk_size={chunk_size}: must be at least 1")
 
+        if num_candidates < 1:
+            raise InputError(f"num_candidates={num_candidates}: must be at least 1")
+        if num_candidates > 1 and latents is not None:
+            raise InputError(
+                f"num_candidates={num_candidates} with latents: candidates are drawn; leave one of them out"
+            )
+        if num_candidates > 1:
+            self._need_critic(f"num_candidates={num_candidates}")
+
         device = self._execution_device
         labels = self._class_numbers(class_labels, batch_size)
         conditions = () if labels is None else (torch.tensor(labels, device=device),)
-        if latents is None:
-            # In float32 whatever the network's precision, so that a seed means the same image in all of them.
-            latents = randn_tensor((batch_size, config.latent_dim), generator, device, torch.float32)
-        latents = latents.to(device, self.generator.dtype)
+        # In float32 whatever the network's precision, so that a seed means the same image in all of them.
+        shape = (batch_size, config.latent_dim)
+        drawn = (randn_tensor(shape, generator, device, torch.float32) for _ in range(num_candidates))
+        candidates = [
+            truncated(each, truncation).to(device, self.generator.dtype)
+            for each in (drawn if latents is None else [latents])
+        ]
 
         starts = range(0, batch_size, chunk_size)
         results = _Results(batch_size, output_type)
@@ -118,7 +136,8 @@ class WGANPipeline(DiffusionPipeline):
                 self.generator.to(memory_format=torch.channels_last)
             for start in self.progress_bar(starts) if len(starts) > 1 else starts:
                 chunk = slice(start, start + chunk_size)
-                results.add(self.generator(latents[chunk], *(labels[chunk] for labels in conditions)))
+                given = [labels[chunk] for labels in conditions]
+                results.add(self._best_of([each[chunk] for each in candidates], given))
         finally:
             self.generator.train(was_training)
             if relaid:
@@ -127,6 +146,198 @@ class WGANPipeline(DiffusionPipeline):
 
         images = results.joined()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _best_of(self, candidates: list[torch.Tensor], labels: list[torch.Tensor]) -> torch.Tensor:
+        """Of each place in several batches of latents, the image in [-1, 1] with the highest score."""
+        best = self.generator(candidates[0], *labels)
+        if len(candidates) == 1:
+            return best
+        best_scores = self._scores(best, labels)
+        for latents in candidates[1:]:
+            images = self.generator(latents, *labels)
+            scores = self._scores(images, labels)
+            better = scores > best_scores
+            best = torch.where(better[:, None, None, None], images, best)
+            best_scores = torch.where(better, scores, best_scores)
+        return best
+
+    def _scores(self, images: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
+        """In float32, of images in [-1, 1], by the critic in evaluation mode."""
+        critic = self._need_critic("a score")
+        was_training = critic.training
+        critic.eval()
+        try:
+            return critic(images.to(critic.device, critic.dtype), *(each.to(critic.device) for each in labels)).float()
+        finally:
+            critic.train(was_training)
+
+    def _need_critic(self, what: str) -> ModelMixin:
+        if self.critic is None:
+            raise InputError(f"{what}: the pipeline has no critic; load one that was saved with it")
+        return self.critic
+
+    @torch.no_grad()
+    def score(self, images: Any, class_labels: Any = None, chunk_size: int = 256) -> torch.Tensor:
+        """What the critic thinks of images: high for those that look real. Only differences mean something, and only
+        between scores of one critic.
+
+        A critic with batch normalisation takes the statistics that it gathered in training, so that an image's score is
+        its own.
+
+        Args:
+            images: A PIL image or a list of them; an array `(N, H, W, C)` or a tensor `(N, C, H, W)` in [0, 1]. Of the
+                size and the channels that the pipeline makes.
+            class_labels: As for `__call__`, for a critic with classes.
+            chunk_size: How many pass through the network at once.
+
+        Returns:
+            Scores, `(N,)` float32, unbounded.
+
+        Raises:
+            InputError: the pipeline has no critic, or the images do not fit it.
+        """
+        self._need_critic("score")
+        tensor = self._tensor(images)
+        numbers = self._class_numbers(class_labels, len(tensor))
+        labels = [] if numbers is None else [torch.tensor(numbers)]
+        return torch.cat(
+            [
+                self._scores(tensor[start : start + chunk_size], [each[start : start + chunk_size] for each in labels])
+                for start in range(0, len(tensor), chunk_size)
+            ]
+        ).cpu()
+
+    def _tensor(self, images: Any) -> torch.Tensor:
+        """What a caller may give for images, as `(N, C, H, W)` in [-1, 1], float32."""
+        config = self.generator.config
+        if isinstance(images, Image.Image):
+            images = [images]
+        if isinstance(images, (list, tuple)) and images and all(isinstance(each, Image.Image) for each in images):
+            mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[config.out_channels]
+            arrays = [np.asarray(each.convert(mode), np.float32) / 255 for each in images]
+            images = np.stack([each.reshape(*each.shape[:2], -1) for each in arrays])
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            images = torch.from_numpy(images).permute(0, 3, 1, 2)
+        height, width = np.broadcast_to(config.sample_size, 2)
+        expected = (config.out_channels, int(height), int(width))
+        if not isinstance(images, torch.Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            found = (
+                f"of shape {tuple(images.shape)}" if hasattr(images, "shape") else f"of type {type(images).__name__}"
+            )
+            raise InputError(
+                f"images {found}: must be PIL images, an array (N, {expected[1]}, {expected[2]}, {expected[0]}) or a "
+                f"tensor (N, {', '.join(map(str, expected))})"
+            )
+        return images.float() * 2 - 1
+
+    def interpolate(
+        self,
+        latents: torch.Tensor,
+        num_frames: int = 60,
+        method: str = "spherical",
+        loop: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Images along a path through latents, for a film.
+
+        Args:
+            latents: `(K, latent_dim)`, at least two: where the path goes through, in order.
+            num_frames: How many images, of all the path.
+            method: `"spherical"`, which keeps to the lengths that latents have, or `"linear"`.
+            loop: Whether the path ends where it began; the first frame is then not repeated at the end.
+            options: Those of `__call__`, such as `output_type` and `class_labels`.
+
+        Example:
+
+        ```py
+        >>> import torch
+        >>> from hf_wgan import WGANPipeline
+
+        >>> pipeline = WGANPipeline.from_pretrained("wgan-digits")
+        >>> latents = torch.randn(4, pipeline.generator.config.latent_dim, generator=torch.Generator().manual_seed(0))
+        >>> frames = pipeline.interpolate(latents, num_frames=48, loop=True).images
+        >>> frames[0].save("walk.gif", save_all=True, append_images=frames[1:], duration=50, loop=0)
+        ```
+
+        Returns:
+            As `__call__`.
+
+        Raises:
+            InputError: an argument is out of its range.
+        """
+        return self(latents=latent_path(latents, num_frames, method, loop), **options)
+
+    def invert(
+        self,
+        images: Any,
+        num_steps: int = 200,
+        num_candidates: int = 1000,
+        num_starts: int = 4,
+        learning_rate: float = 0.1,
+        class_labels: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Latents whose images are close to given ones, by the mean squared error of pixels.
+
+        The closest of random candidates are improved by Adam, with a rate that falls to nothing. A progress bar counts
+        the steps.
+
+        Args:
+            images: As for `score`.
+            num_steps: Steps of gradient descent.
+            num_candidates: Random latents to begin with.
+            num_starts: How many of them are improved for each image; the best of these is returned.
+            learning_rate: Of Adam.
+            class_labels: As for `__call__`, for a model with classes.
+            generator: Source of the candidates.
+
+        Returns:
+            `(N, latent_dim)` float32 on the pipeline's device. `pipeline(latents=...)` shows how close they came.
+
+        Raises:
+            InputError: an argument is out of its range.
+        """
+        for name, value in {"num_steps": num_steps, "num_candidates": num_candidates, "num_starts": num_starts}.items():
+            if value < 1:
+                raise InputError(f"{name}={value}: must be at least 1")
+        num_starts = min(num_starts, num_candidates)
+        device, network = self._execution_device, self.generator
+        target = self._tensor(images).to(device)  # (N, C, H, W)
+        number = len(target)
+        numbers = self._class_numbers(class_labels, number)
+        labels = None if numbers is None else torch.tensor(numbers, device=device)
+        was_training = network.training
+        trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        network.eval().requires_grad_(False)
+        try:
+            starts = []
+            shape = (num_candidates, network.config.latent_dim)
+            candidates = randn_tensor(shape, generator, device, torch.float32)
+            for index in range(number):
+                given = [] if labels is None else [labels[index].expand(num_candidates)]
+                with torch.no_grad():
+                    far = (network(candidates.to(network.dtype), *given).float() - target[index]).square()
+                starts.append(candidates[far.mean(dim=(1, 2, 3)).argsort()[:num_starts]])
+            latents = torch.cat(starts).requires_grad_()  # (N · num_starts, latent_dim)
+            wanted = target.repeat_interleave(num_starts, dim=0)
+            given = [] if labels is None else [labels.repeat_interleave(num_starts)]
+            optimizer = torch.optim.Adam([latents], learning_rate)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+            for _ in self.progress_bar(range(num_steps)):
+                optimizer.zero_grad()
+                with torch.enable_grad():
+                    errors = (network(latents.to(network.dtype), *given).float() - wanted).square().mean(dim=(1, 2, 3))
+                    errors.sum().backward()
+                optimizer.step()
+                schedule.step()
+            with torch.no_grad():
+                errors = (network(latents.to(network.dtype), *given).float() - wanted).square().mean(dim=(1, 2, 3))
+        finally:
+            network.train(was_training)
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+        best = errors.view(number, num_starts).argmin(dim=1)
+        return latents.detach().view(number, num_starts, -1)[torch.arange(number, device=device), best]
 
     def _class_numbers(self, class_labels: Any, batch_size: int) -> list[int] | None:
         num_classes = self.generator.config.get("num_classes")
@@ -172,6 +383,51 @@ class WGANPipeline(DiffusionPipeline):
         """The name and the source of a self-contained module with this class; None if there is none."""
         file = Path(inspect.getfile(of))
         return file.stem, file.read_text(encoding="utf-8")
+
+
+def truncated(latents: torch.Tensor, limit: Optional[float]) -> torch.Tensor:  # noqa: UP045
+    """Standard normal numbers to ones of the normal distribution cut off at ±limit, each at its own quantile."""
+    if limit is None:
+        return latents
+    if not limit > 0:
+        raise InputError(f"truncation={limit!r}: must be positive; 2 cuts little off, 0.5 much")
+    share = torch.erf(torch.tensor(limit / 2**0.5, dtype=torch.float64))
+    quantiles = torch.erf(latents.double() / 2**0.5) * share.to(latents.device)
+    return (2**0.5 * torch.erfinv(quantiles)).to(latents.dtype)
+
+
+def latent_path(latents: torch.Tensor, num_frames: int, method: str = "spherical", loop: bool = False) -> torch.Tensor:
+    """Points along a path through latents `(K, latent_dim)`, evenly between each two: `(num_frames, latent_dim)`.
+
+    Spherical interpolation (White 2016, arXiv 1609.04468) goes along a great circle, and evenly from one length to the
+    other: the middle of a straight line between two random latents is shorter than latents ever are.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+    if method not in ("spherical", "linear"):
+        raise InputError(f'method={method!r}: must be "spherical" or "linear"')
+    if latents.ndim != 2 or len(latents) < 2:
+        raise InputError(
+            f"latents of shape {tuple(latents.shape)}: must be (K, latent_dim), at least two to go between"
+        )
+    if num_frames < 2:
+        raise InputError(f"num_frames={num_frames}: must be at least 2")
+    stops = torch.cat([latents, latents[:1]]) if loop else latents
+    places = torch.linspace(0, len(stops) - 1, num_frames + loop)[:num_frames].to(latents.device)
+    before = places.long().clamp(max=len(stops) - 2)
+    share = (places - before)[:, None]
+    start, end = stops[before], stops[before + 1]
+    line = (1 - share) * start + share * end
+    if method == "linear":
+        return line
+    lengths = start.norm(dim=1, keepdim=True), end.norm(dim=1, keepdim=True)
+    cosine = (start * end).sum(dim=1, keepdim=True) / (lengths[0] * lengths[1]).clamp(min=1e-12)
+    angle = cosine.clamp(-1, 1).acos()
+    sine = angle.sin()
+    arc = ((1 - share) * angle).sin() * start / lengths[0] + (share * angle).sin() * end / lengths[1]
+    arc = arc / sine.clamp(min=1e-6) * ((1 - share) * lengths[0] + share * lengths[1])
+    return torch.where(sine > 1e-4, arc, line)
 
 
 class _Results:

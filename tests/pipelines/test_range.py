@@ -1,0 +1,173 @@
+"""What the pipeline does besides plain sampling: truncation, candidates, scores, paths and inversion."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_critic, tiny_generator
+from PIL import Image
+
+from hf_wgan import InputError, WGANPipeline
+from hf_wgan.pipelines.pipeline_wgan import latent_path, truncated
+
+
+def make(num_classes=None, channels=1):
+    pipeline = WGANPipeline(
+        tiny_generator(num_classes=num_classes, out_channels=channels),
+        tiny_critic(num_classes=num_classes, in_channels=channels),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_truncated_latents_have_the_cut_off_distribution():
+    latents = torch.randn(20_000, generator=seeded())
+    cut = truncated(latents, 0.5)
+    assert cut.abs().max() <= 0.5
+    assert torch.equal(cut.argsort(), latents.argsort()), "each at its own quantile"
+    expected = torch.nn.init.trunc_normal_(torch.empty(20_000), a=-0.5, b=0.5, generator=seeded(1)).std()
+    assert cut.std() == pytest.approx(expected.item(), rel=0.02)
+    assert torch.allclose(truncated(latents, 50), latents, atol=1e-5), "as good as none"
+    assert truncated(latents, None) is latents
+
+
+def test_truncation_of_a_pipeline():
+    pipeline = make()
+    few, all_of_them = (pipeline(64, generator=seeded(), output_type="pt", truncation=t).images for t in (0.1, None))
+    assert few.std(dim=0).mean() < 0.3 * all_of_them.std(dim=0).mean()
+    with pytest.raises(InputError, match="truncation=-1: must be positive"):
+        pipeline(truncation=-1)
+
+
+@pytest.mark.parametrize("kind", ["pt", "np", "pil", "one"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_scores_are_those_of_the_critic(kind, channels):
+    pipeline = make(channels=channels)
+    images = (torch.rand(5, channels, 8, 8, generator=seeded()) * 255).round() / 255
+    with torch.no_grad():
+        expected = pipeline.critic.eval()(images * 2 - 1)
+    array = images.permute(0, 2, 3, 1).numpy()
+    pictures = [Image.fromarray((each.squeeze() * 255).round().astype(np.uint8)) for each in array]
+    given = {"pt": images, "np": array, "pil": pictures, "one": pictures[0]}[kind]
+    pipeline.critic.train()
+    scores = pipeline.score(given, chunk_size=2)
+    assert torch.allclose(scores, expected[: len(scores)], atol=1e-5)
+    assert len(scores) == (1 if kind == "one" else 5) and scores.dtype == torch.float32
+    assert pipeline.critic.training
+
+
+def test_scores_of_classes():
+    pipeline = make(num_classes=3)
+    torch.nn.init.normal_(pipeline.critic.class_embedding.weight)
+    images = torch.rand(4, 1, 8, 8, generator=seeded())
+    assert not torch.allclose(pipeline.score(images, class_labels=0), pipeline.score(images, class_labels=1))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (torch.zeros(2, 1, 9, 8), r"of shape \(2, 1, 9, 8\): must be PIL images, an array \(N, 8, 8, 1\)"),
+        ("picture.png", "of type str"),
+        ([], "of type list"),
+        (Image.new("L", (4, 4)), r"of shape \(1, 1, 4, 4\)"),
+    ],
+)
+def test_images_that_do_not_fit_are_named(given, says):
+    with pytest.raises(InputError, match=says):
+        make().score(given)
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_the_best_of_several_candidates(classes):
+    pipeline = make(num_classes=classes)
+    plain = pipeline(20, generator=seeded(), output_type="pt", chunk_size=7).images
+    best = pipeline(20, generator=seeded(), output_type="pt", chunk_size=7, num_candidates=4).images
+    labels = None if classes is None else [number % classes for number in range(20)]
+    before, after = (pipeline.score(images, labels) for images in (plain, best))
+    assert (after >= before - 1e-5).all() and after.mean() > before.mean()
+    rng = seeded()
+    drawn = [torch.randn(20, 4, generator=rng) for _ in range(4)]
+    scores = torch.stack([pipeline.score(pipeline(latents=each, output_type="pt").images, labels) for each in drawn])
+    assert torch.allclose(after, scores.max(dim=0).values, atol=1e-5)
+
+
+def test_the_best_of_several_for_each_of_a_list_of_seeds():
+    pipeline = make()
+    together = pipeline(3, generator=[seeded(k) for k in range(3)], output_type="pt", num_candidates=3).images
+    alone = pipeline(1, generator=seeded(2), output_type="pt", num_candidates=3).images
+    assert torch.allclose(together[2:], alone, atol=1e-6)
+
+
+def test_candidates_need_a_critic_and_draws():
+    pipeline = WGANPipeline(tiny_generator())
+    for call in (lambda: pipeline(num_candidates=2), lambda: pipeline.score(torch.zeros(1, 1, 8, 8))):
+        with pytest.raises(InputError, match="the pipeline has no critic"):
+            call()
+    with pytest.raises(InputError, match="num_candidates=2 with latents"):
+        make()(latents=torch.zeros(1, 4), num_candidates=2)
+    with pytest.raises(InputError, match="num_candidates=0"):
+        make()(num_candidates=0)
+
+
+@pytest.mark.parametrize("method", ["spherical", "linear"])
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_path_goes_through_its_latents(method, loop):
+    stops = torch.randn(3, 100, generator=seeded())
+    path = latent_path(stops, 9 if loop else 7, method, loop)
+    assert path.shape == (9 if loop else 7, 100)
+    assert torch.allclose(path[::3], stops, atol=1e-5)
+    if method == "spherical":
+        assert (path.norm(dim=1) > 0.99 * stops.norm(dim=1).min()).all(), "no shorter than latents are"
+    else:
+        assert torch.allclose(path[1], stops[0] * 2 / 3 + stops[1] / 3, atol=1e-5)
+
+
+def test_a_path_between_latents_of_one_direction():
+    latents = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    assert torch.allclose(latent_path(latents, 3), torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
+    assert latent_path(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), 5).isfinite().all()
+
+
+def test_frames_of_a_path():
+    pipeline = make()
+    frames = pipeline.interpolate(torch.randn(2, 4, generator=seeded()), num_frames=5).images
+    assert [frame.size for frame in frames] == [(8, 8)] * 5
+    for change, says in (
+        ({"method": "cubic"}, "method='cubic'"),
+        ({"num_frames": 1}, "num_frames=1"),
+        ({"latents": torch.zeros(1, 4)}, r"latents of shape \(1, 4\)"),
+    ):
+        with pytest.raises(InputError, match=says):
+            pipeline.interpolate(**{"latents": torch.zeros(2, 4), **change})
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_an_image_of_the_generator_is_found_again(classes):
+    pipeline = make(num_classes=classes)
+    for parameter in pipeline.generator.parameters():
+        parameter.data.mul_(4)
+    labels = {} if classes is None else {"class_labels": [1, 2, 0]}
+    images = pipeline(3, generator=seeded(), output_type="pt", **labels).images
+    requires_grad = [parameter.requires_grad for parameter in pipeline.generator.parameters()]
+    latents = pipeline.invert(images, num_candidates=50, generator=seeded(1), **labels)
+    assert latents.shape == (3, 4) and not latents.requires_grad
+    found = pipeline(latents=latents, output_type="pt", **labels).images
+    candidates = pipeline(50, generator=seeded(1), output_type="pt", class_labels=1 if classes else None).images
+    nearest = (candidates - images[:1]).square().mean(dim=(1, 2, 3)).min()
+    assert (found[:1] - images[:1]).square().mean() < nearest / 3
+    assert [parameter.requires_grad for parameter in pipeline.generator.parameters()] == requires_grad
+    with pytest.raises(InputError, match="num_steps=0"):
+        pipeline.invert(images, num_steps=0)
+
+
+def test_many_images_leave_the_weights_as_they_can_be_saved(tmp_path):
+    pipeline = make()
+    latents = torch.randn(200, 4, generator=seeded())
+    with torch.no_grad():
+        expected = pipeline.generator.eval()(latents) / 2 + 0.5
+    assert torch.allclose(pipeline(latents=latents, output_type="pt").images, expected.clamp(0, 1), atol=1e-6)
+    assert all(parameter.is_contiguous() for parameter in pipeline.generator.parameters())
+    pipeline.save_pretrained(tmp_path)
