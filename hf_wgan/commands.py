@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import files
 from .errors import BadImageError, InputError, ProcessLostError, PushError, one_line
@@ -159,52 +159,170 @@ def _for_networks(published: Any, network_config: Any, data_config: Any, given: 
 class GenerateConfig:
     """Images"""
 
-    num_images: int = knob(64, "How many images to make.")
+    num_images: int = knob(64, "How many images to make; of a film, the places that it goes through.")
     output_dir: str = knob("generated", "Folder for 00000.png, 00001.png, … and grid.png.")
     overwrite_output_dir: bool = knob(False, "Write into the folder even if it is not empty.")
     seed: int = knob(0, "Image k is made from the seed plus k, whatever the other options.")
+    class_labels: str | None = knob(
+        None, "Classes by number or name, separated by commas, in turn; by default all of the model's."
+    )
+    truncation: float | None = knob(
+        None, "Largest absolute value of a latent number: the smaller, the more typical and the less varied."
+    )
+    num_candidates: int = knob(1, "Keep of so many images for each the one that the critic scores highest.")
+    scores: bool = knob(False, "Write the critic's scores to scores.csv, the highest first.")
+    film: Literal["gif", "webp", "mp4"] | None = knob(
+        None, "Instead of single images, a film of a walk from one to the next and back to the first."
+    )
+    num_frames: int = knob(60, "Of a film.")
+    interpolation: Literal["spherical", "linear"] = knob("spherical", "Of a film's latents.")
+    invert: str | None = knob(
+        None,
+        "Instead of random images, the nearest that the model makes to those of a file or folder: inverted.png has them"
+        " in pairs, latents.safetensors where they lie.",
+    )
     revision: str | None = knob(None, "Branch, tag or commit of a model on the Hub.")
     variant: str | None = knob(None, "Variant of the weights, such as fp16.")
 
     def __post_init__(self) -> None:
-        if self.num_images < 1:
-            raise InputError(f"num_images={self.num_images}: must be at least 1")
+        for name in ("num_images", "num_candidates", "num_frames"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
         if self.seed < 0:
             raise InputError(f"seed={self.seed}: must be at least 0")
+        if self.film and self.num_images < 2:
+            raise InputError(f"num_images={self.num_images} with a film: it goes from one to another, so at least 2")
+        if self.film and self.invert:
+            raise InputError(f"invert={self.invert!r} with a film: leave one of them out")
 
 
 IMAGES_AT_ONCE = 1024  # held in memory before they are written
 IMAGES_IN_GRID = 64
+FRAME_MILLISECONDS = 50
 
 
 @command
 def generate(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/generate.py`."""
     import torch
-    from tqdm.auto import tqdm
-
-    from .grid import image_grid
 
     model, config = _model_and_config(GenerateConfig, description, args)
     folder = empty_folder(config.output_dir, config.overwrite_output_dir)
     pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline.set_progress_bar_config(disable=True)
+    (_invert if config.invert else _film if config.film else _images)(pipeline, config, folder)
+    return 0
 
-    folder.mkdir(parents=True, exist_ok=True)
+
+def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
+    import torch
+    from tqdm.auto import tqdm
+
+    from .grid import image_grid
+
+    pipeline.set_progress_bar_config(disable=True)
+    labels = _labels(config.class_labels)
     first: list[Any] = []
+    scores: list[float] = []
     with tqdm(total=config.num_images, unit=" images") as progress:
         for start in range(0, config.num_images, IMAGES_AT_ONCE):
             numbers = range(start, min(start + IMAGES_AT_ONCE, config.num_images))
             seeds = [torch.Generator().manual_seed(config.seed + number) for number in numbers]
-            images = pipeline(len(seeds), generator=seeds).images
+            classes = labels and [labels[number % len(labels)] for number in numbers]
+            images = pipeline(
+                len(seeds),
+                generator=seeds,
+                class_labels=classes,
+                truncation=config.truncation,
+                num_candidates=config.num_candidates,
+            ).images
+            if config.scores:
+                scores += pipeline.score(images, classes).tolist()
+            folder.mkdir(parents=True, exist_ok=True)
             for number, image in zip(numbers, images):
                 image.save(folder / f"{number:05d}.png")
             first += images[: IMAGES_IN_GRID - len(first)]
             progress.update(len(images))
     image_grid(first).save(folder / "grid.png")
-    print(f"Saved {config.num_images} images and grid.png in {folder}.")
-    return 0
+    if config.scores:
+        ranked = sorted(enumerate(scores), key=lambda pair: -pair[1])
+        lines = [f"{number:05d}.png,{score:.6g}" for number, score in ranked]
+        (folder / "scores.csv").write_text("\n".join(["image,score", *lines]) + "\n")
+    more = " and scores.csv" if config.scores else ""
+    print(f"Saved {config.num_images} images, grid.png{more} in {folder}.")
+
+
+def _film(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
+    import torch
+
+    labels = _labels(config.class_labels)
+    if labels and len(labels) > 1:
+        raise InputError(f"class_labels={config.class_labels!r} with a film: give it one class")
+    dim = pipeline.generator.config.latent_dim
+    seeds = [torch.Generator().manual_seed(config.seed + number) for number in range(config.num_images)]
+    latents = torch.cat([torch.randn(1, dim, generator=seed) for seed in seeds])
+    frames = pipeline.interpolate(
+        latents,
+        config.num_frames,
+        config.interpolation,
+        loop=True,
+        truncation=config.truncation,
+        class_labels=labels[0] if labels else 0 if pipeline.generator.config.get("num_classes") else None,
+    ).images
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"walk.{config.film}"
+    if config.film == "mp4":
+        from diffusers.utils import export_to_video
+
+        try:
+            export_to_video([frame.convert("RGB") for frame in frames], str(path), fps=1000 // FRAME_MILLISECONDS)
+        except (ImportError, AttributeError) as error:
+            raise InputError('film="mp4": needs an encoder; pip install imageio imageio-ffmpeg, or use webp') from error
+    else:
+        options = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MILLISECONDS, "loop": 0}
+        frames[0].save(path, **options, **({"lossless": True} if config.film == "webp" else {}))
+    print(f"Saved a film of {len(frames)} frames: {path}.")
+
+
+def _invert(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
+    import safetensors.torch
+    import torch
+    from PIL import Image, UnidentifiedImageError
+
+    from .grid import image_grid
+    from .models.factory import shape_of
+
+    source = Path(str(config.invert))
+    if not source.exists():
+        raise InputError(f"invert={config.invert!r}: there is no such file or folder")
+    paths = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
+    _, height, width = shape_of(pipeline.generator)
+    targets = []
+    for path in paths[: config.num_images]:
+        try:
+            targets.append(Image.open(path).convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+        except (OSError, UnidentifiedImageError) as error:
+            raise InputError(f"invert={config.invert!r}: {path} is no picture that can be read") from error
+    if not targets:
+        raise InputError(f"invert={config.invert!r}: has no files; name a picture, or a folder of them")
+    labels = _labels(config.class_labels)
+    classes = labels and [labels[number % len(labels)] for number in range(len(targets))]
+    latents = pipeline.invert(targets, class_labels=classes, generator=torch.Generator().manual_seed(config.seed))
+    found = pipeline(latents=latents, class_labels=classes, output_type="pt").images
+    errors = (found.cpu() - pipeline.pixels(targets)).square().mean(dim=(1, 2, 3))
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, folder / "latents.safetensors")
+    made = pipeline(latents=latents, class_labels=classes).images
+    pairs = [each for pair in zip([target.convert(made[0].mode) for target in targets], made) for each in pair]
+    image_grid(pairs, columns=2 * max(1, round(len(made) ** 0.5 / 2**0.5))).save(folder / "inverted.png")
+    print(f"Saved inverted.png and latents.safetensors in {folder}; mean squared error {errors.mean():.4g} of [0, 1].")
+
+
+def _labels(given: str | None) -> list[int | str] | None:
+    if given is None:
+        return None
+    words = [word.strip() for word in given.split(",")]
+    return [int(word) if word.isdigit() else word for word in words]
 
 
 @dataclass(frozen=True)

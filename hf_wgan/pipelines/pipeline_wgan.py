@@ -197,7 +197,7 @@ class WGANPipeline(DiffusionPipeline):
             InputError: the pipeline has no critic, or the images do not fit it.
         """
         self._need_critic("score")
-        tensor = self._tensor(images)
+        tensor = self.pixels(images) * 2 - 1
         numbers = self._class_numbers(class_labels, len(tensor))
         labels = [] if numbers is None else [torch.tensor(numbers)]
         return torch.cat(
@@ -207,8 +207,12 @@ class WGANPipeline(DiffusionPipeline):
             ]
         ).cpu()
 
-    def _tensor(self, images: Any) -> torch.Tensor:
-        """What a caller may give for images, as `(N, C, H, W)` in [-1, 1], float32."""
+    def pixels(self, images: Any) -> torch.Tensor:
+        """Images in any of the forms that `score` takes, as a tensor `(N, C, H, W)` in [0, 1], float32.
+
+        Raises:
+            InputError: they are not such as the pipeline makes.
+        """
         config = self.generator.config
         if isinstance(images, Image.Image):
             images = [images]
@@ -228,7 +232,7 @@ class WGANPipeline(DiffusionPipeline):
                 f"images {found}: must be PIL images, an array (N, {expected[1]}, {expected[2]}, {expected[0]}) or a "
                 f"tensor (N, {', '.join(map(str, expected))})"
             )
-        return images.float() * 2 - 1
+        return images.float()
 
     def interpolate(
         self,
@@ -302,7 +306,7 @@ class WGANPipeline(DiffusionPipeline):
                 raise InputError(f"{name}={value}: must be at least 1")
         num_starts = min(num_starts, num_candidates)
         device, network = self._execution_device, self.generator
-        target = self._tensor(images).to(device)  # (N, C, H, W)
+        target = self.pixels(images).to(device) * 2 - 1  # (N, C, H, W)
         number = len(target)
         numbers = self._class_numbers(class_labels, number)
         labels = None if numbers is None else torch.tensor(numbers, device=device)

@@ -14,6 +14,7 @@ from conftest import tiny_critic, tiny_generator
 from hub_server import hub
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import load_file
 
 from hf_wgan import WGANPipeline, commands
 from hf_wgan.grid import image_grid
@@ -283,6 +284,58 @@ def test_a_bad_image_is_left_out_or_stops_the_run_with_exit_code_1(tmp_path, cap
 def test_mlp_networks_train_at_any_size(tmp_path):
     assert train("--architecture mlp --resolution 11", tmp_path / "run") == 0
     assert WGANPipeline.from_pretrained(tmp_path / "run")(1).images[0].size == (11, 11)
+
+
+def test_generate_keeps_the_best_of_several_and_says_how_good(model, tmp_path):
+    plain, best = tmp_path / "plain", tmp_path / "best"
+    shared = ["--num_images", "5", "--scores", "--output_dir"]
+    assert commands.generate("", [model, *shared, str(plain)]) == 0
+    assert commands.generate("", [model, "--num_candidates", "4", *shared, str(best)]) == 0
+    means = []
+    for folder in (plain, best):
+        header, *lines = (folder / "scores.csv").read_text().splitlines()
+        names, scores = zip(*(line.split(",") for line in lines))
+        assert header == "image,score" and set(names) == {f"{number:05d}.png" for number in range(5)}
+        scores = [float(score) for score in scores]
+        assert scores == sorted(scores, reverse=True)
+        means.append(sum(scores))
+    assert means[1] > means[0]
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_generate_makes_a_film(kind, model, tmp_path):
+    arguments = [model, "--film", kind, "--num_images", "3", "--num_frames", "9", "--truncation", "1"]
+    assert commands.generate("", [*arguments, "--output_dir", str(tmp_path / "film")]) == 0
+    film = Image.open(tmp_path / "film" / f"walk.{kind}")
+    assert film.size == (8, 8) and 3 <= film.n_frames <= 9, "frames that look alike are joined"
+
+
+def test_a_film_without_an_encoder_says_what_to_install(model, tmp_path, capsys, monkeypatch):
+    import diffusers.utils
+
+    def missing(*args, **kwargs):
+        raise ImportError("no encoder")
+
+    monkeypatch.setattr(diffusers.utils, "export_to_video", missing)
+    assert commands.generate("", [model, "--film", "mp4", "--output_dir", str(tmp_path / "film")]) == 2
+    assert "needs an encoder; pip install imageio imageio-ffmpeg" in capsys.readouterr().err
+
+
+def test_generate_inverts_pictures(model, tmp_path, capsys):
+    images = tmp_path / "images"
+    commands.generate("", [model, "--num_images", "3", "--output_dir", str(images)])
+    (images / "grid.png").unlink()
+    out = tmp_path / "inverted"
+    assert commands.generate("", [model, "--invert", str(images), "--output_dir", str(out)]) == 0
+    assert "mean squared error" in capsys.readouterr().out
+    assert load_file(out / "latents.safetensors")["latents"].shape == (3, 4)
+    assert (out / "inverted.png").is_file()
+    for wrong, says in (
+        (out / "latents.safetensors", "no picture that can be read"),
+        (tmp_path / "none", "no such file"),
+    ):
+        assert commands.generate("", [model, "--invert", str(wrong), "--output_dir", str(tmp_path / "other")]) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_generate_writes_images_and_a_grid(model, tmp_path):
