@@ -150,7 +150,10 @@ def seconds(iterate: Callable[[], None], count: int, device: torch.device) -> fl
 def peak_megabytes(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    status = Path("/proc/self/status")
+    if status.is_file():  # not getrusage, whose figure begins with that of the process that started this one
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 class Contender:
@@ -316,7 +319,8 @@ def training(
     rows = []
     for precision, each in zip(precisions, ours):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        limit = ceiling(*networks(resolution, channels, given.width, lipschitz), dtype, device)
+        with kept_memory():
+            limit = ceiling(*networks(resolution, channels, given.width, lipschitz), dtype, device)
         mine, reference = (statistics.median(found[name]) for name in (precision, "plain"))
         ratios = sorted(a / b for a, b in zip(found["plain"], found[precision]))
         rows.append(
@@ -356,6 +360,8 @@ def sampling(given: argparse.Namespace, resolution: int, device: torch.device) -
     def bare() -> None:
         torch.cat([generator(part) for part in latents.split(chunk)])
 
+    half = WGANPipeline(copy.deepcopy(generator).to(torch.bfloat16))
+    half.set_progress_bar_config(disable=True)
     calls = {
         "bare": bare,
         "pipeline": lambda: pipeline(latents=latents, output_type="pt"),
@@ -363,8 +369,6 @@ def sampling(given: argparse.Namespace, resolution: int, device: torch.device) -
         "PIL": lambda: pipeline(latents=latents),
         "one": lambda: pipeline(latents=latents[:1], output_type="pt"),
     }
-    half = WGANPipeline(copy.deepcopy(generator).to(torch.bfloat16))
-    half.set_progress_bar_config(disable=True)
     found = in_turns(
         {name: lambda count, call=call: seconds(call, count, device) for name, call in calls.items()}, given.rounds
     )
