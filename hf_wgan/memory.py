@@ -4,9 +4,10 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # glibc's malloc.h
-NEVER, DEFAULT_MMAP_MAX = 2**31 - 1, 65536
-DEFAULT_TRIM_THRESHOLD = 64 * 2**20  # the largest that glibc itself would come to
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # glibc's malloc.h
+KEPT = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1}
+# Once told anything, glibc adapts its thresholds no more, so afterwards they are the largest that it would come to.
+AFTERWARDS = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20}
 
 
 @contextmanager
@@ -18,13 +19,13 @@ def kept_memory() -> Iterator[bool]:
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
-        kept = bool(libc.mallopt(MMAP_MAX, 0) and libc.mallopt(TRIM_THRESHOLD, NEVER))
+        kept = all(libc.mallopt(what, value) for what, value in KEPT.items())
     except (OSError, AttributeError):  # another system, another C library
         kept = False
     try:
         yield kept
     finally:
         if kept:
-            libc.mallopt(MMAP_MAX, DEFAULT_MMAP_MAX)
-            libc.mallopt(TRIM_THRESHOLD, DEFAULT_TRIM_THRESHOLD)
+            for what, value in AFTERWARDS.items():
+                libc.mallopt(what, value)
             libc.malloc_trim(0)

@@ -1,5 +1,7 @@
 import ctypes
 import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -21,6 +23,25 @@ def test_freed_memory_is_used_again():
         page_faults(5)
         inside = page_faults(5)
     assert inside < 100 < page_faults(5) / 5
+
+
+def test_afterwards_blocks_of_middling_size_are_still_used_again():
+    """In a process of its own, whose thresholds nothing else has changed."""
+    code = """
+import numpy as np
+from hf_wgan.memory import kept_memory
+import resource
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.full(1_000_000, 1.0)  # 8 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+with kept_memory():
+    pass
+faults()
+assert faults() < 100, faults()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
