@@ -27,7 +27,7 @@ def main(given: argparse.Namespace) -> None:
     torch.manual_seed(given.seed)
     size = {"sample_size": DIGITS_DEFAULTS["resolution"]}
     generator = DCGANGenerator(
-        **size, out_channels=1, width=DIGITS_DEFAULTS["generator_width"], latent_dim=DIGITS_DEFAULTS["latent_dim"]
+        **size, out_channels=1, width=DIGITS_DEFAULTS["generator_width"], latent_dim=given.latent_dim
     )
     critic = DCGANCritic(**size, in_channels=1, width=DIGITS_DEFAULTS["critic_width"])
     with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +46,8 @@ def main(given: argparse.Namespace) -> None:
     latents = pipeline.invert(target, num_candidates=CANDIDATES, generator=rng.manual_seed(given.seed))
     found = pipeline(latents=latents, output_type="pt").images
     errors = (found - target).square().mean(dim=(1, 2, 3))
-    print(f"{LEFT_OUT} digits left out of training, {given.steps:,} steps, seed {given.seed}")
+    settings = f"{given.steps:,} steps, latents of {given.latent_dim}, seed {given.seed}"
+    print(f"{LEFT_OUT} digits left out of training, {settings}")
     print(f"mean squared error of the nearest of {CANDIDATES:,} samples: {nearest.mean():.5f}")
     print(f"of inversion: {errors.mean():.5f}, {nearest.mean() / errors.mean():.1f} times smaller")
     if given.picture:
@@ -58,6 +59,7 @@ def main(given: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=DIGITS_DEFAULTS["max_train_steps"], help="of training")
+    parser.add_argument("--latent_dim", type=int, default=DIGITS_DEFAULTS["latent_dim"], help="of the generator")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--picture", help="file for the digits and what inversion found, in pairs")
     main(parser.parse_args())
