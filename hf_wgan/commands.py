@@ -19,6 +19,7 @@ from .errors import BadImageError, InputError, ProcessLostError, PushError, one_
 from .knobs import KnobParser, knob
 
 Command = Callable[..., int]
+MODEL_HELP = "A folder that training left, or the name of a model on the Hub."
 EXTRAS = ("ot", "scipy", "sklearn")  # of what [train] installs, that which figures need
 
 
@@ -170,6 +171,16 @@ class GenerateConfig:
         None, "Largest absolute value of a latent number: the smaller, the more typical and the less varied."
     )
     num_candidates: int = knob(1, "Keep of so many images for each the one that the critic scores highest.")
+    rejection_temperature: float | None = knob(
+        None,
+        "Draw each image until the critic accepts one: the lower, the stricter; in standard deviations of its scores.",
+    )
+    num_neighbours: int = knob(
+        0,
+        "Write neighbours.png: at the left of each row one of the first images, then so many training images, the "
+        "nearest by their pixels. The training images are those that the model's folder names, or those of "
+        "--dataset_name or --train_data_dir.",
+    )
     scores: bool = knob(False, "Write the critic's scores to scores.csv, the highest first.")
     film: Literal["gif", "webp", "mp4"] | None = knob(
         None, "Instead of single images, a film of a walk from one to the next and back to the first."
@@ -188,8 +199,13 @@ class GenerateConfig:
         for name in ("num_images", "num_candidates", "num_frames"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.seed < 0:
-            raise InputError(f"seed={self.seed}: must be at least 0")
+        for name in ("seed", "num_neighbours"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 0")
+        for name in ("num_candidates", "rejection_temperature", "scores", "num_neighbours"):
+            value = getattr(self, name)
+            if (self.film or self.invert) and value != type(self).__dataclass_fields__[name].default:
+                raise InputError(f"{name}={value} with a film or inversion: leave one of them out")
         if self.film and self.num_images < 2:
             raise InputError(f"num_images={self.num_images} with a film: it goes from one to another, so at least 2")
         if self.film and self.invert:
@@ -198,6 +214,7 @@ class GenerateConfig:
 
 IMAGES_AT_ONCE = 1024  # held in memory before they are written
 IMAGES_IN_GRID = 64
+IMAGES_WITH_NEIGHBOURS = 16
 FRAME_MILLISECONDS = 50
 
 
@@ -206,15 +223,50 @@ def generate(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/generate.py`."""
     import torch
 
-    model, config = _model_and_config(GenerateConfig, description, args)
+    from .data import DataConfig, load_image_set
+
+    parser = KnobParser(GenerateConfig, DataConfig, description=description)
+    parser.add_argument("model", help=MODEL_HELP)
+    config, data_config = parser.parse_knobs(args)
+    model = parser.parse_args(args).model
     folder = empty_folder(config.output_dir, config.overwrite_output_dir)
     pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
+    training_images = None
+    if config.num_neighbours:
+        training_images = load_image_set(_trained_on(model, pipeline, data_config, parser.given(args)))
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    (_invert if config.invert else _film if config.film else _images)(pipeline, config, folder)
+    if config.invert:
+        _invert(pipeline, config, folder)
+    elif config.film:
+        _film(pipeline, config, folder)
+    else:
+        first = _images(pipeline, config, folder)
+        if training_images:
+            _neighbours(pipeline, config, folder, first, training_images)
     return 0
 
 
-def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
+def _neighbours(pipeline: Any, config: GenerateConfig, folder: Path, images: list[Any], training_images: Any) -> None:
+    from PIL import Image
+
+    from .grid import image_grid
+
+    images = images[:IMAGES_WITH_NEIGHBOURS]
+    references = training_images.images
+    numbers, distances = pipeline.neighbours(images, references, config.num_neighbours)
+    rows = []
+    for image, nearest in zip(images, numbers):
+        arrays = references[nearest].permute(0, 2, 3, 1).numpy()
+        rows += [image, *(Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in arrays)]
+    image_grid(rows, columns=2 * (1 + config.num_neighbours)).save(folder / "neighbours.png")
+    print(
+        f"Saved neighbours.png: the nearest of {len(references):,} training images are {distances.mean():.3g} away, "
+        "the root of the mean squared difference of pixels in [0, 1]."
+    )
+
+
+def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> list[Any]:
+    """The first of the images, as many as the grid shows."""
     import torch
     from tqdm.auto import tqdm
 
@@ -235,6 +287,7 @@ def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
                 class_labels=classes,
                 truncation=config.truncation,
                 num_candidates=config.num_candidates,
+                rejection_temperature=config.rejection_temperature,
             ).images
             if config.scores:
                 scores += pipeline.score(images, classes).tolist()
@@ -250,6 +303,7 @@ def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
         (folder / "scores.csv").write_text("\n".join(["image,score", *lines]) + "\n")
     more = " and scores.csv" if config.scores else ""
     print(f"Saved {config.num_images} images, grid.png{more} in {folder}.")
+    return first
 
 
 def _film(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
@@ -400,7 +454,7 @@ def evaluate(description: str, args: Sequence[str] | None = None) -> int:
 
     parser = KnobParser(EvaluateConfig, DataConfig, description=description)
     parser.epilog = "Without --dataset_name and --train_data_dir the images are those that the model was trained on."
-    parser.add_argument("model", help="A folder that training left, or the name of a model on the Hub.")
+    parser.add_argument("model", help=MODEL_HELP)
     config, data_config = parser.parse_knobs(args)
     model = parser.parse_args(args).model
     state = Accelerator()
@@ -537,7 +591,7 @@ def empty_folder(output_dir: str, overwrite: bool) -> Path:
 
 def _model_and_config(config_class: type, description: str, args: Sequence[str] | None) -> tuple[str, Any]:
     parser = KnobParser(config_class, description=description)
-    parser.add_argument("model", help="A folder that training left, or the name of a model on the Hub.")
+    parser.add_argument("model", help=MODEL_HELP)
     (config,) = parser.parse_knobs(args)
     return parser.parse_args(args).model, config
 

@@ -7,6 +7,7 @@ from conftest import tiny_critic, tiny_generator
 from PIL import Image
 
 from hf_wgan import InputError, WGANPipeline
+from hf_wgan.pipelines import pipeline_wgan
 from hf_wgan.pipelines.pipeline_wgan import latent_path, truncated
 
 
@@ -110,6 +111,57 @@ def test_candidates_need_a_critic_and_draws():
         make()(latents=torch.zeros(1, 4), num_candidates=2)
     with pytest.raises(InputError, match="num_candidates=0"):
         make()(num_candidates=0)
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_rejection_reweights_the_samples_by_their_scores(classes):
+    pipeline = make(num_classes=classes)
+    plain = pipeline(12_000, generator=seeded(1), output_type="pt").images
+    chosen = pipeline(9000, generator=seeded(2), output_type="pt", rejection_temperature=1.5).images
+    labels = [None if classes is None else [number % classes for number in range(n)] for n in (12_000, 9000)]
+    before, after = (pipeline.score(images, given).double() for images, given in zip((plain, chosen), labels))
+    for each in range(classes or 1):  # the classes stay in turn, whatever their scores
+        plain, found = (scores[each :: classes or 1] for scores in (before, after))
+        weights = (plain / (1.5 * plain.std())).exp()
+        gain = (weights * plain).sum() / weights.sum() - plain.mean()
+        assert found.mean() - plain.mean() == pytest.approx(gain.item(), rel=0.15)
+
+
+def test_rejection_for_each_of_a_list_of_seeds():
+    pipeline = make()
+    together = pipeline(5, generator=[seeded(k) for k in range(5)], output_type="pt", rejection_temperature=0.7).images
+    alone = pipeline(1, generator=seeded(3), output_type="pt", rejection_temperature=0.7).images
+    assert torch.allclose(together[3:4], alone, atol=1e-6)
+
+
+def test_rejection_says_what_is_wrong():
+    for given, says in (
+        ({"rejection_temperature": 0}, "rejection_temperature=0: must be positive"),
+        ({"rejection_temperature": 1, "num_candidates": 2}, "num_candidates=2 with rejection_temperature=1"),
+        ({"rejection_temperature": 1, "latents": torch.zeros(1, 4)}, "rejection_temperature=1 with latents"),
+        ({"rejection_temperature": 1e-9, "batch_size": 9}, "accepted none of 1,000 samples.*choose a higher"),
+    ):
+        with pytest.raises(InputError, match=says):
+            make()(**given)
+    with pytest.raises(InputError, match="the pipeline has no critic"):
+        WGANPipeline(tiny_generator())(rejection_temperature=1)
+
+
+def test_neighbours_are_the_nearest_by_pixels(monkeypatch):
+    monkeypatch.setattr(pipeline_wgan, "REFERENCES_AT_ONCE", 7)
+    pipeline = make()
+    references = torch.rand(30, 1, 8, 8, generator=seeded())
+    images = references[[7, 3]] * 0.9 + 0.1 * references[[8, 4]]
+    numbers, distances = pipeline.neighbours(images, references, num_neighbours=30)
+    exact = (images[:, None] - references[None]).square().mean(dim=(2, 3, 4)).sqrt()
+    assert numbers[:, 0].tolist() == [7, 3] and torch.allclose(distances, exact.sort(dim=1).values, atol=1e-6)
+    numbers, distances = pipeline.neighbours(references[5:6], references)
+    assert numbers.tolist() == [[5]] and distances.tolist() == [[0]]
+    bytes_ = (references * 255).byte()
+    numbers, distances = pipeline.neighbours(bytes_[5:6].float() / 255, bytes_)
+    assert numbers.tolist() == [[5]] and distances.tolist() == [[0]]
+    with pytest.raises(InputError, match="num_neighbours=31 of 30 references"):
+        pipeline.neighbours(images, references, num_neighbours=31)
 
 
 @pytest.mark.parametrize("method", ["spherical", "linear"])

@@ -302,6 +302,27 @@ def test_generate_keeps_the_best_of_several_and_says_how_good(model, tmp_path):
     assert means[1] > means[0]
 
 
+def test_generate_rejects_what_the_critic_does_not_accept(model, tmp_path):
+    arguments = [model, "--num_images", "3", "--rejection_temperature", "0.5", "--seed"]
+    assert commands.generate("", [*arguments, "0", "--output_dir", str(tmp_path / "a")]) == 0
+    assert commands.generate("", [*arguments, "1", "--output_dir", str(tmp_path / "b")]) == 0
+    one, other = (tmp_path / name for name in ("a/00002.png", "b/00001.png"))
+    assert one.read_bytes() == other.read_bytes(), "image k comes from the seed plus k"
+
+
+def test_generate_shows_the_nearest_training_images(tmp_path, capsys):
+    assert train("--max_train_samples 40", tmp_path / "run") == 0
+    arguments = ["--num_images", "4", "--num_neighbours", "3", "--output_dir"]
+    assert commands.generate("", [str(tmp_path / "run"), *arguments, str(tmp_path / "out")]) == 0
+    assert "the nearest of 40 training images" in capsys.readouterr().out
+    grid = Image.open(tmp_path / "out" / "neighbours.png")
+    assert grid.width / grid.height == 4, "two rows of two images with three neighbours each"
+
+    (tmp_path / "run" / "training_config.json").unlink()
+    assert commands.generate("", [str(tmp_path / "run"), *arguments, str(tmp_path / "other")]) == 2
+    assert "does not say what it was trained on; name the images" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["gif", "webp"])
 def test_generate_makes_a_film(kind, model, tmp_path):
     arguments = [model, "--film", kind, "--num_images", "3", "--num_frames", "9", "--truncation", "1"]
@@ -357,6 +378,8 @@ def test_generate_writes_images_and_a_grid(model, tmp_path):
         (["{missing}"], "is neither a pipeline folder nor a model that can be loaded from the Hub"),
         (["{empty}"], "holds no pipeline: there is no model_index.json in it"),
         (["{model}", "--num_images", "0"], "num_images=0"),
+        (["{model}", "--num_neighbours", "-1"], "num_neighbours=-1: must be at least 0"),
+        (["{model}", "--film", "gif", "--num_candidates", "2"], "num_candidates=2 with a film or inversion"),
         (["{model}", "--output_dir", "{full}"], "is not an empty folder"),
         ([], "the following arguments are required: model"),
     ],
