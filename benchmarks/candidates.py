@@ -1,4 +1,4 @@
-"""What the best of several candidates, by the critic, does to the quality and the variety of samples.
+"""What choosing by the critic, the best of several or by rejection, does to the quality and the variety of samples.
 
     python benchmarks/candidates.py wgan-clothes --dataset_name path/to/fashion-mnist
 
@@ -29,14 +29,21 @@ def main(given: argparse.Namespace) -> None:
     network, accuracy = load_or_train_classifier(Path(cache_folder(None), "time-to-quality"), images, held_out)
     real, _ = extract(network, first(held_out, given.num_images))
     print(f"{given.num_images:,} samples, a classifier that is right about {accuracy:.1%} of the test images\n")
-    print("| candidates | Fréchet distance | precision | recall | mean score |\n|---:|---:|---:|---:|---:|")
-    for number in (int(each) for each in given.candidates.split(",")):
+    print("| | Fréchet distance | precision | recall | mean score |\n|---|---:|---:|---:|---:|")
+    choices: list[tuple[str, dict]] = [
+        (f"of {number} candidates", {"num_candidates": int(number)}) for number in given.candidates.split(",")
+    ]
+    choices += [
+        (f"rejection, temperature {each}", {"rejection_temperature": float(each)})
+        for each in given.temperatures.split(",")
+    ]
+    for name, choice in choices:
         rng = torch.Generator().manual_seed(given.seed)
-        made = pipeline(given.num_images, generator=rng, output_type="pt", num_candidates=number).images
+        made = pipeline(given.num_images, generator=rng, output_type="pt", **choice).images
         features, _ = extract(network, made * 2 - 1)
         precision, recall, *_ = coverage(real, features)
         distance, score = frechet_distance(real, features), pipeline.score(made).mean()
-        print(f"| {number} | {distance:.2f} | {precision:.3f} | {recall:.3f} | {score:.3f} |", flush=True)
+        print(f"| {name} | {distance:.2f} | {precision:.3f} | {recall:.3f} | {score:.3f} |", flush=True)
 
 
 if __name__ == "__main__":
@@ -44,6 +51,7 @@ if __name__ == "__main__":
     parser.add_argument("model", help="a pipeline's folder")
     parser.add_argument("--dataset_name", required=True, help="that it was trained on, with labels and a test split")
     parser.add_argument("--candidates", default="1,2,4,8,16", help="how many an image, separated by commas")
+    parser.add_argument("--temperatures", default="4,2,1", help="of rejection, separated by commas")
     parser.add_argument("--num_images", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     main(parser.parse_args())

@@ -574,6 +574,39 @@ def evaluate_digits(description: str, args: Sequence[str] | None = None) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class PlotConfig:
+    """Picture"""
+
+    output: str = knob("runs.png", "File for the picture: .png, .svg or .pdf.")
+    metrics: str | None = knob(
+        None,
+        "Names in metrics.jsonl, separated by commas; by default wasserstein_estimate, generator_loss, and "
+        "frechet_distance where it was measured.",
+    )
+    against: Literal["step", "seconds"] = knob("step", "What runs to the right: steps, or seconds of training.")
+
+    def __post_init__(self) -> None:
+        if Path(self.output).suffix not in (".png", ".svg", ".pdf"):
+            raise InputError(f"output={self.output!r}: must end in .png, .svg or .pdf")
+
+
+@command
+def plot_run(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/plot_run.py`."""
+    from .training.curves import can_plot, compare_runs
+
+    parser = KnobParser(PlotConfig, description=description)
+    parser.add_argument("runs", nargs="+", help="Folders that training left, also of runs that go on.")
+    (config,) = parser.parse_knobs(args)
+    if not can_plot():
+        raise InputError('a picture needs matplotlib and scipy; pip install "hf_wgan[train]" brings them')
+    metrics = config.metrics and [name.strip() for name in config.metrics.split(",")]
+    compare_runs([Path(run) for run in parser.parse_args(args).runs], Path(config.output), metrics, config.against)
+    print(f"Saved {config.output}.")
+    return 0
+
+
 def empty_folder(output_dir: str, overwrite: bool) -> Path:
     """The folder, if it may be written to.
 

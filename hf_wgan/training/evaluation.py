@@ -15,7 +15,7 @@ from ..metrics.evaluate import NAMES, SMALLER_IS_BETTER, Evaluation, evaluate
 from ..metrics.features import feature_network
 from ..pipelines import WGANPipeline
 from .config import TrainingConfig
-from .report import read_metrics
+from .curves import read_metrics
 
 
 class Evaluations:

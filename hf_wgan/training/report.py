@@ -1,16 +1,15 @@
 """What a person sees of a run: the progress bar, `metrics.jsonl`, the sample grids and `curves.png`."""
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from tqdm.auto import tqdm
 
 from .. import files
 from ..grid import image_grid
+from .curves import can_plot, plot_runs, read_metrics
 from .trackers import Trackers
 
 
@@ -75,42 +74,4 @@ class Report:
 
     def curves(self) -> None:
         if (rows := read_metrics(self.output_dir)) and can_plot():
-            plot_curves(rows, self.output_dir / files.CURVES)
-
-
-def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`; none if there is no such file. A process that was killed may have left the
-    last one half written."""
-    path = output_dir / files.METRICS
-    whole = path.read_text().rpartition("\n")[0] if path.is_file() else ""
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def can_plot() -> bool:
-    return all(importlib.util.find_spec(name) for name in ("matplotlib", "scipy"))
-
-
-def plot_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """The Wasserstein estimate, raw and median-filtered (as in figure 3 of the paper), above the generator's loss."""
-    from matplotlib.figure import Figure
-    from scipy.ndimage import median_filter
-
-    steps = [row["step"] for row in rows]
-    window = max(3, len(rows) // 20) | 1
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1]})
-
-    def draw(axes: Any, name: str, colour: str, label: str) -> None:
-        values = [row[name] for row in rows]
-        axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8, label="raw")
-        smooth = median_filter(values, size=window, mode="reflect")
-        axes.plot(steps, smooth, color=colour, linewidth=1.8, label=f"median of {window} reports")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-
-    draw(top, "wasserstein_estimate", "tab:blue", "Wasserstein estimate")
-    top.axhline(0, color="black", linewidth=0.8)
-    top.legend()
-    draw(bottom, "generator_loss", "tab:orange", "generator loss")
-    bottom.set_xlabel("step (generator updates)")
-    figure.savefig(path, dpi=120)
+            plot_runs({"": rows}, self.output_dir / files.CURVES)

@@ -54,9 +54,10 @@ from .checkpoint import (
     take_checkpoint,
 )
 from .config import TrainingConfig
+from .curves import can_plot
 from .fast import FastPaths
 from .graphs import GraphedStep, check_graphs
-from .report import Report, can_plot
+from .report import Report
 from .step import RealBatch, StepRecord, WGANStep, critic_steps
 from .trackers import LOGS, Trackers, tracker_names
 

@@ -1,0 +1,76 @@
+"""Pictures of runs: what is drawn, and how runs are told apart."""
+
+import json
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hf_wgan import commands
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, in order."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **options: figures.append(self) or save(self, *args, **options)
+    )
+    return figures
+
+
+def run(folder, height, measured=False, **settings):
+    folder.mkdir()
+    rows = [
+        {"step": 10 * k, "seconds": 2.5 * k, "wasserstein_estimate": height / k, "generator_loss": -float(k)}
+        for k in range(1, 41)
+    ]
+    if measured:
+        rows[19]["frechet_distance"], rows[39]["frechet_distance"] = 80.0, 40.0
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half": 1')
+    config = {"lipschitz": "clip", "n_critic": 5, "output_dir": str(folder), **settings}
+    networks = {"generator": {"width": 64}, "critic": {"width": 64}}
+    record = {"training": config, **networks, "dataset": {"name": "d"}, "machine": {"mixed_precision": "no"}}
+    (folder / "training_config.json").write_text(json.dumps(record))
+    return str(folder)
+
+
+def test_runs_are_compared_in_one_picture_that_names_their_differences(tmp_path, drawn, capsys):
+    one, other = run(tmp_path / "one", 1.0), run(tmp_path / "other", 3.0, measured=True, lipschitz="gp")
+    picture = tmp_path / "runs.png"
+    assert commands.plot_run("", [one, other, "--output", str(picture), "--against", "seconds"]) == 0
+    assert Image.open(picture).width > 500 and str(picture) in capsys.readouterr().out
+    (figure,) = drawn
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Wasserstein estimate", "generator loss", "Fréchet distance"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["one (lipschitz clip)", "other (lipschitz gp)"]
+    raw = figure.axes[0].lines[2]
+    assert raw.get_ydata()[:2] == pytest.approx([3.0, 1.5]) and raw.get_xdata()[:2] == pytest.approx([2.5, 5.0])
+    (points,) = figure.axes[2].lines
+    assert list(points.get_ydata()) == [80.0, 40.0] and points.get_xdata() == pytest.approx([50.0, 100.0])
+
+
+def test_one_run_is_drawn_raw_and_filtered(tmp_path, drawn):
+    assert commands.plot_run("", [run(tmp_path / "one", 1.0), "--output", str(tmp_path / "one.png")]) == 0
+    assert [text.get_text() for text in drawn[0].axes[0].get_legend().texts] == ["raw", "median of 3 reports"]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path, drawn):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    runs = [run(tmp_path / "a" / "wgan", 1.0), run(tmp_path / "b" / "wgan", 2.0)]
+    assert commands.plot_run("", [*runs, "--output", str(tmp_path / "runs.png")]) == 0
+    assert [text.get_text() for text in drawn[0].legends[0].texts] == runs
+
+
+def test_what_cannot_be_drawn_is_named(tmp_path, capsys):
+    one, picture = run(tmp_path / "one", 1.0), tmp_path / "p.png"
+    for arguments, says in (
+        ([str(tmp_path)], "there is no metrics.jsonl in it with a report; name a run's folder"),
+        ([one, "--metrics", "loss"], "metrics='loss': no run has it; they have generator_loss, wasserstein_estimate"),
+    ):
+        assert commands.plot_run("", [*arguments, "--output", str(picture)]) == 2
+        assert says in capsys.readouterr().err
+    assert not picture.exists()
+    assert commands.plot_run("", [one, "--output", "picture.xyz"]) == 2
+    assert "output='picture.xyz': must end in .png, .svg or .pdf" in capsys.readouterr().err
