@@ -30,13 +30,10 @@ def main(given: argparse.Namespace) -> None:
     real, _ = extract(network, first(held_out, given.num_images))
     print(f"{given.num_images:,} samples, a classifier that is right about {accuracy:.1%} of the test images\n")
     print("| | Fréchet distance | precision | recall | mean score |\n|---|---:|---:|---:|---:|")
-    choices: list[tuple[str, dict]] = [
-        (f"of {number} candidates", {"num_candidates": int(number)}) for number in given.candidates.split(",")
-    ]
-    choices += [
-        (f"rejection, temperature {each}", {"rejection_temperature": float(each)})
-        for each in given.temperatures.split(",")
-    ]
+    choices: list[tuple[str, dict]] = [("plain sampling", {})]
+    for each in given.temperatures.split(","):
+        choices.append((f"rejection, temperature {each}", {"rejection_temperature": float(each)}))
+    choices += [(f"best of {each}", {"num_candidates": int(each)}) for each in given.candidates.split(",")]
     for name, choice in choices:
         rng = torch.Generator().manual_seed(given.seed)
         made = pipeline(given.num_images, generator=rng, output_type="pt", **choice).images
@@ -50,7 +47,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a pipeline's folder")
     parser.add_argument("--dataset_name", required=True, help="that it was trained on, with labels and a test split")
-    parser.add_argument("--candidates", default="1,2,4,8,16", help="how many an image, separated by commas")
+    parser.add_argument("--candidates", default="2,4,8,16", help="how many an image, separated by commas")
     parser.add_argument("--temperatures", default="4,2,1", help="of rejection, separated by commas")
     parser.add_argument("--num_images", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

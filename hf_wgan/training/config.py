@@ -85,7 +85,7 @@ class TrainingConfig:
 
     # Algorithm 1.
     n_critic: int = knob(5, "Critic steps before each generator update.")
-    # Off by default: at the same number of updates it brought nothing on the digits (README.md has the figures).
+    # Off by default: at the same number of updates it brought nothing on the digits (docs/recipes.md has the figures).
     critic_warmup: bool = knob(
         False,
         "100 critic steps before each of the first 25 generator updates and every 500th, as in the paper's own code.",

@@ -1,0 +1,179 @@
+"""Every block of code in the documentation runs, in a folder that has what the pages speak of, with small networks and
+few steps. Of what would take hours, or needs what a test has not, the arguments are checked."""
+
+import argparse
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sphinx.cmd.build
+from accelerate.commands.launch import launch_command_parser
+from conftest import pictures
+from datasets import Dataset
+from hub_server import hub
+from test_convert import Run as OriginalRun
+
+from hf_wgan import commands
+from hf_wgan.hub.publish import Push, push_folder
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SMALL = {
+    "train_wgan.py": "--max_train_steps 2 --train_batch_size 8 --generator_width 8 --critic_width 8 --n_critic 1 "
+    "--num_validation_images 4 --num_evaluation_images 60 --evaluation_features pixels --overwrite_output_dir",
+    "evaluate.py": "--num_images 60 --features pixels",
+    "evaluate_digits.py": "--num_images 50",
+    "generate.py": "--overwrite_output_dir",
+}
+ARGUMENTS_ONLY = {"demo.py": "serves until it is stopped; tests/test_demo_in_browser.py opens it"}
+NOT_RUN = {
+    "pip": "the environment is there",
+    "pytest": "is running",
+    "python -m venv": "the environment is there",
+    "source": "the environment is there",
+    "hf": "asks for a person's token",
+    "sphinx-build": "a test of its own, below",
+    "tensorboard": "serves until it is stopped",
+}
+
+
+class ArgumentsWereRight(Exception):
+    pass
+
+
+def blocks(page):
+    return [(kind, code) for kind, code in FENCED.findall(page.read_text()) if kind in ("bash", "python")]
+
+
+def commands_of(code):
+    """Each command of a shell block, as words."""
+    lines = code.replace("\\\n", " ").replace(" && ", "\n").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def write_idx(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def train(words):
+    assert commands.train("", [*words, *SMALL["train_wgan.py"].split()]) == 0
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """What the pages speak of."""
+    folder = tmp_path_factory.mktemp("docs")
+    rng = np.random.default_rng(0)
+    for place in ("photos", "node_modules/emoji-datasource-google/img/google/64"):
+        (folder / place).mkdir(parents=True)
+        for number, picture in enumerate(pictures(8, size=(64, 64))):
+            picture.save(folder / place / f"{number}.png")
+    # In the place of one on the Hub, whose loading by name tests/data/test_hub_datasets.py tests.
+    (folder / "user" / "dataset").mkdir(parents=True)
+    Dataset.from_dict({"image": pictures(8, size=(32, 32))}).to_parquet(folder / "user" / "dataset" / "train.parquet")
+    for prefix in ("train", "t10k"):
+        clothes = folder / "path" / "to" / "fashion-mnist"
+        write_idx(clothes / f"{prefix}-images-idx3-ubyte", rng.integers(0, 256, (80, 28, 28)))
+        write_idx(clothes / f"{prefix}-labels-idx1-ubyte", np.arange(80) % 10)
+    clothes = ["--dataset_name", str(clothes), "--resolution", "32", "--output_dir", str(folder / "wgan-clothes")]
+    train(clothes)
+    train(["--output_dir", str(folder / "wgan-digits")])
+    train(["--train_data_dir", str(folder / "photos"), "--output_dir", str(folder / "wgan-photos")])
+    OriginalRun(folder).save()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(prepared, tmp_path_factory):
+    """A Hub with the models that the pages speak of."""
+    with hub() as server, server.online("hf_me", tmp_path_factory.mktemp("cache")):
+        for name in ("me/model", "me/wgan-digits"):
+            push_folder(prepared / "wgan-digits", Push(name, variant="fp16"))
+        yield
+
+
+@pytest.fixture
+def workspace(prepared, published, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(prepared, tmp_path / "workspace"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run_script(path, arguments, monkeypatch, arguments_only):
+    assert (ROOT / path).is_file(), path
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", [path, *arguments])
+        patch.syspath_prepend(str((ROOT / path).parent))
+        if arguments_only:
+            parse = argparse.ArgumentParser.parse_args
+
+            def parse_and_stop(*args, **kwargs):
+                parse(*args, **kwargs)
+                raise ArgumentsWereRight
+
+            patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        try:
+            runpy.run_path(str(ROOT / path), run_name="__main__")
+        except ArgumentsWereRight:
+            return
+        except SystemExit as end:
+            assert end.code in (0, None), f"{path} {' '.join(arguments)}"
+            return
+    assert not arguments_only, f"{path} parses no arguments"
+
+
+def run_command(words, monkeypatch):
+    if words[:2] == ["accelerate", "launch"]:
+        launched = launch_command_parser().parse_args(words[2:])
+        script, arguments = launched.training_script, launched.training_script_args
+    elif words[0] == "python" and words[1].endswith(".py"):
+        script, arguments = words[1], words[2:]
+    else:
+        assert any(" ".join(words).startswith(name) for name in NOT_RUN), f"{words}: a test does not know what to do"
+        if words[0] == "pip":
+            assert Path(ROOT, words[words.index("-c") + 1]).is_file() if "-c" in words else True
+        return
+    name = Path(script).name
+    if script == "scripts/train_wgan.py":
+        train(arguments)
+        return
+    small = SMALL.get(name, "").split() if script.startswith("scripts/") else []
+    arguments_only = script.startswith("benchmarks/") or name in ARGUMENTS_ONLY
+    run_script(script, [*arguments, *small], monkeypatch, arguments_only)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_every_block_of_code_runs(page, workspace, monkeypatch):
+    names = {}
+    for kind, code in blocks(page):
+        if kind == "python":
+            code = code.replace("TrainingConfig(", "TrainingConfig(max_train_steps=1, train_batch_size=8, ")
+            code = code.replace("(sample_size=64)", "(sample_size=64, width=8)")
+            exec(compile(code, str(page), "exec"), names)
+        else:
+            for words in commands_of(code):
+                run_command(words, monkeypatch)
+
+
+def test_every_page_is_in_the_contents_and_every_link_leads_somewhere():
+    contents = (ROOT / "docs" / "index.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.stem == "index" or f"\n{page.stem}\n" in contents, page.name
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    assert sphinx.cmd.build.main(["-q", "-W", "--keep-going", str(ROOT / "docs"), str(tmp_path / "site")]) == 0
+    front = (tmp_path / "site" / "index.html").read_text()
+    assert "quick_start.html" in front and "samples.png" in front
+    assert "num_candidates" in (tmp_path / "site" / "api.html").read_text()
