@@ -77,8 +77,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "use_ema": True,
         "ema_max_decay": 0.999,
     },
-    # Ours, for a CPU: what made the best images of Fashion-MNIST at 32 pixels in minutes (docs/constraints.md has the figures).
-    # Adam without momentum did most: with beta1 0.5 the Fréchet distance was twice as large.
+    # Ours, for a CPU: what made the best images of Fashion-MNIST at 32 pixels in minutes (docs/constraints.md has the
+    # figures). Adam without momentum did most: with beta1 0.5 the Fréchet distance was twice as large.
     "wgan-fast": {
         "architecture": "dcgan",
         "lipschitz": "lp",
