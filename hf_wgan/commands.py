@@ -182,8 +182,10 @@ class GenerateConfig:
         "--dataset_name or --train_data_dir.",
     )
     scores: bool = knob(False, "Write the critic's scores to scores.csv, the highest first.")
-    film: Literal["gif", "webp", "mp4"] | None = knob(
-        None, "Instead of single images, a film of a walk from one to the next and back to the first."
+    film: Literal["gif", "webp", "mp4", "frames"] | None = knob(
+        None,
+        "Instead of single images, a film of a walk from one to the next and back to the first, or its frames as "
+        "00000.png, 00001.png, …",
     )
     num_frames: int = knob(60, "Of a film.")
     interpolation: Literal["spherical", "linear"] = knob("spherical", "Of a film's latents.")
@@ -324,6 +326,11 @@ def _film(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
         class_labels=labels[0] if labels else 0 if pipeline.generator.config.get("num_classes") else None,
     ).images
     folder.mkdir(parents=True, exist_ok=True)
+    if config.film == "frames":
+        for number, frame in enumerate(frames):
+            frame.save(folder / f"{number:05d}.png")
+        print(f"Saved {len(frames)} frames of a film in {folder}.")
+        return
     path = folder / f"walk.{config.film}"
     if config.film == "mp4":
         from diffusers.utils import export_to_video

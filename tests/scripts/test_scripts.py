@@ -331,6 +331,13 @@ def test_generate_makes_a_film(kind, model, tmp_path):
     assert film.size == (8, 8) and 3 <= film.n_frames <= 9, "frames that look alike are joined"
 
 
+def test_generate_makes_the_frames_of_a_film(model, tmp_path, capsys):
+    arguments = [model, "--film", "frames", "--num_images", "2", "--num_frames", "5", "--output_dir", str(tmp_path)]
+    assert commands.generate("", arguments) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:05d}.png" for number in range(5)]
+    assert "Saved 5 frames" in capsys.readouterr().out
+
+
 def test_a_film_without_an_encoder_says_what_to_install(model, tmp_path, capsys, monkeypatch):
     import diffusers.utils
 
