@@ -218,6 +218,7 @@ IMAGES_AT_ONCE = 1024  # held in memory before they are written
 IMAGES_IN_GRID = 64
 IMAGES_WITH_NEIGHBOURS = 16
 FRAME_MILLISECONDS = 50
+FILM_WIDTH = 256  # pixels, to which smaller images are enlarged by a whole factor, as in a grid
 
 
 @command
@@ -311,6 +312,8 @@ def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> list[Any]:
 def _film(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
     import torch
 
+    from .grid import image_grid
+
     labels = _labels(config.class_labels)
     if labels and len(labels) > 1:
         raise InputError(f"class_labels={config.class_labels!r} with a film: give it one class")
@@ -331,6 +334,7 @@ def _film(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
             frame.save(folder / f"{number:05d}.png")
         print(f"Saved {len(frames)} frames of a film in {folder}.")
         return
+    frames = [image_grid([frame], smallest_width=FILM_WIDTH) for frame in frames]
     path = folder / f"walk.{config.film}"
     if config.film == "mp4":
         from diffusers.utils import export_to_video

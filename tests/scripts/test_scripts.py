@@ -328,7 +328,7 @@ def test_generate_makes_a_film(kind, model, tmp_path):
     arguments = [model, "--film", kind, "--num_images", "3", "--num_frames", "9", "--truncation", "1"]
     assert commands.generate("", [*arguments, "--output_dir", str(tmp_path / "film")]) == 0
     film = Image.open(tmp_path / "film" / f"walk.{kind}")
-    assert film.size == (8, 8) and 3 <= film.n_frames <= 9, "frames that look alike are joined"
+    assert film.size == (256, 256) and 3 <= film.n_frames <= 9, "frames that look alike are joined"
 
 
 def test_generate_makes_the_frames_of_a_film(model, tmp_path, capsys):
