@@ -82,7 +82,10 @@ def check_images(images: torch.Tensor, channels: int, sample_size: Any) -> None:
 
 
 def check_labels(class_labels: torch.Tensor | None, num_images: int, num_classes: int | None) -> None:
-    """Not their values: looking at those would make the host wait for the device."""
+    """Not their values: looking at those would make the host wait for the device.
+
+    The number comes from a shape, as `torch.export` takes what `len` returns for a constant.
+    """
     if num_classes is None:
         if class_labels is not None:
             raise InputError("class_labels were given, but the network has no classes (num_classes=None): leave them")

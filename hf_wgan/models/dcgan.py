@@ -100,7 +100,7 @@ class DCGANGenerator(Network):
             Images, `(N, out_channels, sample_size, sample_size)` in [-1, 1].
         """
         check_latents(latents, self.config.latent_dim)
-        check_labels(class_labels, len(latents), self.config.num_classes)
+        check_labels(class_labels, latents.shape[0], self.config.num_classes)
         if class_labels is not None:
             latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
         return self.layers(latents[:, :, None, None])  # (N, C, H, W)
@@ -174,7 +174,7 @@ class DCGANCritic(Network):
             Scores, `(N,)`, unbounded: a linear last layer and nothing after it.
         """
         check_images(images, self.config.in_channels, self.config.sample_size)
-        check_labels(class_labels, len(images), self.config.num_classes)
+        check_labels(class_labels, images.shape[0], self.config.num_classes)
         if class_labels is None:
             return self.layers(images)  # (N,)
         features = self.layers[:-2](images)  # (N, C, 4, 4)

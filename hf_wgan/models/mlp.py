@@ -79,7 +79,7 @@ class MLPGenerator(Network):
             Images, `(N, out_channels, H, W)`, around [-1, 1].
         """
         check_latents(latents, self.config.latent_dim)
-        check_labels(class_labels, len(latents), self.config.num_classes)
+        check_labels(class_labels, latents.shape[0], self.config.num_classes)
         if class_labels is not None:
             latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
         pixels = self.layers(latents)  # (N, C·H·W)
@@ -139,7 +139,7 @@ class MLPCritic(Network):
             Scores, `(N,)`, unbounded.
         """
         check_images(images, self.config.in_channels, self.config.sample_size)
-        check_labels(class_labels, len(images), self.config.num_classes)
+        check_labels(class_labels, images.shape[0], self.config.num_classes)
         pixels = images.flatten(start_dim=1)  # (N, C·H·W)
         if class_labels is None:
             return self.layers(pixels).squeeze(1)  # (N,)

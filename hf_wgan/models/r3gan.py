@@ -105,7 +105,7 @@ class R3GANGenerator(Network):
             Images, `(N, out_channels, H, W)`, around [-1, 1].
         """
         check_latents(latents, self.config.latent_dim)
-        check_labels(class_labels, len(latents), self.config.num_classes)
+        check_labels(class_labels, latents.shape[0], self.config.num_classes)
         if class_labels is not None:
             latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
         maps = self.from_latents(latents)[:, :, None, None] * self.basis  # (N, C, 4, 4)
@@ -178,7 +178,7 @@ class R3GANCritic(Network):
             Scores, `(N,)`, unbounded.
         """
         check_images(images, self.config.in_channels, self.config.sample_size)
-        check_labels(class_labels, len(images), self.config.num_classes)
+        check_labels(class_labels, images.shape[0], self.config.num_classes)
         maps = self.from_image(images)  # (N, C, H, W)
         for stage in self.stages:
             maps = stage(maps)  # (N, 2C, H/2, W/2)

@@ -103,7 +103,7 @@ class ResNetGenerator(Network):
             Images, `(N, out_channels, H, W)` in [-1, 1].
         """
         check_latents(latents, self.config.latent_dim)
-        check_labels(class_labels, len(latents), self.config.num_classes)
+        check_labels(class_labels, latents.shape[0], self.config.num_classes)
         if self.class_embedding is not None:
             latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
         maps = self.from_latents(latents).unflatten(1, self.coarsest)  # (N, C, 4, 4)
@@ -181,7 +181,7 @@ class ResNetCritic(Network):
             Scores, `(N,)`, unbounded.
         """
         check_images(images, self.config.in_channels, self.config.sample_size)
-        check_labels(class_labels, len(images), self.config.num_classes)
+        check_labels(class_labels, images.shape[0], self.config.num_classes)
         maps = self.first(images)  # (N, C, H/2, W/2)
         for block in self.blocks:
             maps = block(maps)  # (N, 2C, H/2, W/2), at last (N, C, H, W)
