@@ -1,6 +1,8 @@
 """What the files of a run are called, once, and how one is written so that there is always a whole one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 INDEX = "model_index.json"
@@ -27,12 +29,22 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, whose file replaces the other at once at the end, and is gone after an error."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces a file at once: whoever reads it finds the old content or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    flush(temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def flush(path: Path) -> None:
