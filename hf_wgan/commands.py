@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import files
-from .errors import BadImageError, InputError, ProcessLostError, PushError, one_line
+from .errors import BadImageError, ExportError, InputError, ProcessLostError, PushError, one_line
 from .knobs import KnobParser, knob
 
 Command = Callable[..., int]
@@ -30,7 +30,7 @@ def command(function: Command) -> Command:
     def run(*args: Any, **kwargs: Any) -> int:
         try:
             return function(*args, **kwargs)
-        except (InputError, PushError, FloatingPointError, OSError, ProcessLostError) as error:
+        except (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError) as error:
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"error: {error}", file=sys.stderr)
             mistake = isinstance(error, (InputError, PushError)) and not isinstance(error, BadImageError)
@@ -229,11 +229,14 @@ def generate(description: str, args: Sequence[str] | None = None) -> int:
     from .data import DataConfig, load_image_set
 
     parser = KnobParser(GenerateConfig, DataConfig, description=description)
-    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("model", help=f"{MODEL_HELP[:-1]}, or a file that scripts/export.py wrote.")
     config, data_config = parser.parse_knobs(args)
     model = parser.parse_args(args).model
     folder = empty_folder(config.output_dir, config.overwrite_output_dir)
-    pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
+    if Path(model).is_file():
+        pipeline = _exported(model, config)
+    else:
+        pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
     training_images = None
     if config.num_neighbours:
         training_images = load_image_set(_trained_on(model, pipeline, data_config, parser.given(args)))
@@ -247,6 +250,15 @@ def generate(description: str, args: Sequence[str] | None = None) -> int:
         if training_images:
             _neighbours(pipeline, config, folder, first, training_images)
     return 0
+
+
+def _exported(file: str, config: GenerateConfig) -> Any:
+    from .export import load_exported
+
+    for name in ("num_candidates", "rejection_temperature", "scores", "invert", "revision", "variant"):
+        if getattr(config, name) != getattr(GenerateConfig, name):
+            raise InputError(f"{name}={getattr(config, name)!r}: {file} is a generator alone; give the whole pipeline")
+    return load_exported(file)
 
 
 def _neighbours(pipeline: Any, config: GenerateConfig, folder: Path, images: list[Any], training_images: Any) -> None:
@@ -388,6 +400,39 @@ def _labels(given: str | None) -> list[int | str] | None:
         return None
     words = [word.strip() for word in given.split(",")]
     return [int(word) if word.isdigit() else word for word in words]
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Export"""
+
+    format: Literal["onnx", "torch"] = knob(
+        "onnx", "onnx: one .onnx file with the weights in it; torch: torch.export's program, a .pt2 file."
+    )
+    output: str | None = knob(None, "The file, replaced if it is there; by default the model's name in this folder.")
+    component: Literal["generator", "critic"] = knob(
+        "generator", "generator: latents to images in [0, 1]; critic: such images to scores."
+    )
+    revision: str | None = knob(None, "Branch, tag or commit of a model on the Hub.")
+    variant: str | None = knob(None, "Variant of the weights, such as fp16.")
+
+
+@command
+def export(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/export.py`."""
+    from .export import BATCH_SIZES, SUFFIXES, export_pipeline
+
+    model, config = _model_and_config(ExportConfig, description, args)
+    suffix = SUFFIXES[config.format]
+    part = "-critic" if config.component == "critic" else ""
+    path = Path(config.output or f"{Path(model).resolve().name}{part}{suffix}")
+    if path.suffix != suffix:
+        raise InputError(f"output={config.output!r} with format={config.format!r}: must end in {suffix}")
+    pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
+    difference = export_pipeline(pipeline, path, config.component)
+    sizes = ", ".join(map(str, BATCH_SIZES))
+    print(f"Saved the {config.component} in {path}; in batches of {sizes} it differs by at most {difference:.1e}.")
+    return 0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ class ProcessLostError(RuntimeError):
     """Another process of the run has ended, and this one cannot go on alone."""
 
 
+class ExportError(RuntimeError):
+    """An exported file that does not do what the pipeline does. The message says by how much."""
+
+
 class PushError(RuntimeError):
     """A push to the Hub that failed. The message says why, and the one command that finishes it."""
 

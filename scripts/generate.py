@@ -1,4 +1,4 @@
-"""Generates images with a trained model, from a folder or from the Hub.
+"""Generates images with a trained model, from a folder, from the Hub, or from a file that scripts/export.py wrote.
 
 python scripts/generate.py wgan-digits --num_images 1000 --output_dir generated
 """
