@@ -1,7 +1,8 @@
 """The model card: made from a run's own files, around what a person wrote into it by hand.
 
 What is made stands between two marks. The first mark holds digests of what it opens, of what stands outside the marks,
-and of the metadata, so that every copy of a card can tell what was changed by hand since it was written.
+of the metadata, and of each piece of the metadata that was made, so that every copy of a card can tell what was written
+by hand, and whether the metadata changed since.
 """
 
 import hashlib
@@ -114,7 +115,8 @@ def merge(made: str, local: str, published: str = "") -> str:
         published: The card in the repository; empty if there is none.
     """
     new, mine, theirs = _parse(made), _parse(local), _parse(published)
-    data = _merge_data(new.data, mine.data_by_hand, theirs.data_by_hand)
+    latest_first = sorted((mine, theirs), key=lambda card: not card.data_changed)
+    data = _merge_data(new.data, *(card.data_by_hand for card in latest_first))
     for card in (mine, theirs):
         if card.whole_is_by_hand:
             return f"---\n{_yaml(data)}---\n{card.text}"
@@ -124,7 +126,7 @@ def merge(made: str, local: str, published: str = "") -> str:
         before, after = mine.by_hand
     else:
         before, after = (_both(*texts) for texts in zip(theirs.by_hand, mine.by_hand))
-    return _assemble(data, before, new.made, after)
+    return _assemble(data, before, new.made, after, new.data)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class _Card:
     made: str  # between the marks
     by_hand: tuple[str, str]  # above and below them
     base: str  # digest of by_hand when the card was written
-    data_by_hand: dict[str, Any]  # the metadata, if changed since
+    data_by_hand: dict[str, Any]  # the metadata that was not made
+    data_changed: bool  # since the card was written
     whole_is_by_hand: bool
 
 
@@ -148,15 +151,21 @@ def _parse(content: str) -> _Card:
     text = content[header.end() :] if header else content
     if (marks := _MARKS.search(text)) is None:
         is_nobodys = not text.strip() or _DIFFUSERS_CARD in text
-        return _Card(data, text, "", ("", ""), _digest(("", "")), data, not is_nobodys)
-    made_digest, base, data_digest, made = marks.groups()
+        return _Card(data, text, "", ("", ""), _digest(("", "")), data, bool(data), not is_nobodys)
+    made_digest, base, data_digests, made = marks.groups()
     by_hand = text[: marks.start()].strip(), text[marks.end() :].strip()
-    data_by_hand = data if _digest(data) != data_digest else {}
-    return _Card(data, text, made, by_hand, base, data_by_hand, _digest(made) != made_digest)
+    data_digest, pieces = data_digests[:12], set(re.findall(".{6}", data_digests[12:]))
+    data_changed = _digest(data) != data_digest
+    data_by_hand = {key: value for key, value in data.items() if _piece(key, value) not in pieces}
+    if not pieces and not data_changed:  # a card of before there were digests of pieces
+        data_by_hand = {}
+    return _Card(data, text, made, by_hand, base, data_by_hand, data_changed, _digest(made) != made_digest)
 
 
-def _assemble(data: dict[str, Any], before: str, made: str, after: str) -> str:
-    mark = MARK.format(f"{_digest(made)} {_digest((before, after))} {_digest(data)}")
+def _assemble(data: dict[str, Any], before: str, made: str, after: str, data_made: dict[str, Any] | None = None) -> str:
+    """`data_made` is what of the metadata is made; by default all."""
+    pieces = "".join(_piece(key, value) for key, value in (data if data_made is None else data_made).items())
+    mark = MARK.format(f"{_digest(made)} {_digest((before, after))} {_digest(data)}{pieces}")
     parts = [part for part in (before, f"{mark}\n{made}\n{END}", after) if part]
     return f"---\n{_yaml(data)}---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -169,7 +178,7 @@ def _merge_data(made: dict[str, Any], *by_hand: dict[str, Any]) -> dict[str, Any
                 continue
             if isinstance(value, list) and isinstance(data.get(key), list):
                 data[key] = list(dict.fromkeys([*data[key], *value]))
-            elif data.get(key) == made.get(key):  # the first copy that was changed goes first
+            elif data.get(key) == made.get(key):  # the first copy goes first
                 data[key] = value
     return data
 
@@ -223,6 +232,10 @@ def _read(path: Path) -> Any:
 
 def _yaml(data: dict[str, Any]) -> str:
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def _piece(key: str, value: Any) -> str:
+    return _digest((key, value))[:6]
 
 
 def _digest(text: Any) -> str:

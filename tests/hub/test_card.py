@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import yaml
@@ -145,6 +146,34 @@ def test_metadata_changed_by_hand_stays_and_lists_are_united(made):
         data = yaml.safe_load(merged.split("---")[1])
         assert (data["license"], data["language"]) == ("mit", "en")
         assert data["tags"][:2] == ["hf_wgan", "wgan"] and data["tags"].count("wgan") == 1 and "dogs" in data["tags"]
+
+
+def test_metadata_changed_by_hand_stays_at_every_push_and_the_latest_change_counts(made):
+    edited = made("old").replace("license: unknown", "license: mit\nlanguage: en")
+    pushed = merge(made("new"), made("old"), edited)
+    again = merge(made("newer"), pushed, pushed)
+    assert "license: mit" in again and "language: en" in again
+    assert merge(made("newer"), "", again) == again, "and without a copy here"
+    since = again.replace("license: mit", "license: apache-2.0")
+    for merged in (merge(made("newer"), again, since), merge(made("newer"), since, again)):
+        assert "license: apache-2.0" in merged and "language: en" in merged
+    unknown_here = made("other").replace("license: unknown", "license: bsd-3-clause")
+    merged = merge(made("newer"), unknown_here, again)
+    assert "license: bsd-3-clause" in merged and "language: en" in merged, "of a new folder, changed too"
+
+
+def test_a_piece_that_was_made_and_nobody_changed_is_made_anew(made):
+    edited = made("old").replace("license: unknown", "license: unknown\nlanguage: en")
+    licensed = made("new").replace("license: unknown", "license: mit")
+    data = yaml.safe_load(merge(licensed, "", edited).split("---")[1])
+    assert (data["license"], data["language"]) == ("mit", "en")
+
+
+def test_cards_of_before_count_a_change_once(made):
+    before = re.sub(r"made by hf_wgan \((\w+ \w+ \w{12})\w*\)", r"made by hf_wgan (\1)", made("old"))
+    assert before != made("old")
+    assert merge(made("new"), "", before) == made("new")
+    assert "license: mit" in merge(made("new"), "", before.replace("license: unknown", "license: mit"))
 
 
 def test_a_broken_header_does_not_stop_a_push(made):
