@@ -217,8 +217,6 @@ class GenerateConfig:
 IMAGES_AT_ONCE = 1024  # held in memory before they are written
 IMAGES_IN_GRID = 64
 IMAGES_WITH_NEIGHBOURS = 16
-FRAME_MILLISECONDS = 50
-FILM_WIDTH = 256  # pixels, to which smaller images are enlarged by a whole factor, as in a grid
 
 
 @command
@@ -282,9 +280,9 @@ def _neighbours(pipeline: Any, config: GenerateConfig, folder: Path, images: lis
 
 def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> list[Any]:
     """The first of the images, as many as the grid shows."""
-    import torch
     from tqdm.auto import tqdm
 
+    from .draws import seeded
     from .grid import image_grid
 
     pipeline.set_progress_bar_config(disable=True)
@@ -294,7 +292,7 @@ def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> list[Any]:
     with tqdm(total=config.num_images, unit=" images") as progress:
         for start in range(0, config.num_images, IMAGES_AT_ONCE):
             numbers = range(start, min(start + IMAGES_AT_ONCE, config.num_images))
-            seeds = [torch.Generator().manual_seed(config.seed + number) for number in numbers]
+            seeds = seeded(config.seed + start, len(numbers))
             classes = labels and [labels[number % len(labels)] for number in numbers]
             images = pipeline(
                 len(seeds),
@@ -324,13 +322,14 @@ def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> list[Any]:
 def _film(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
     import torch
 
-    from .grid import image_grid
+    from .draws import seeded
+    from .grid import FILM_WIDTH, FRAME_MILLISECONDS, image_grid, save_film
 
     labels = _labels(config.class_labels)
     if labels and len(labels) > 1:
         raise InputError(f"class_labels={config.class_labels!r} with a film: give it one class")
     dim = pipeline.generator.config.latent_dim
-    seeds = [torch.Generator().manual_seed(config.seed + number) for number in range(config.num_images)]
+    seeds = seeded(config.seed, config.num_images)
     latents = torch.cat([torch.randn(1, dim, generator=seed) for seed in seeds])
     frames = pipeline.interpolate(
         latents,
@@ -356,8 +355,7 @@ def _film(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
         except (ImportError, AttributeError) as error:
             raise InputError('film="mp4": needs an encoder; pip install imageio imageio-ffmpeg, or use webp') from error
     else:
-        options = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MILLISECONDS, "loop": 0}
-        frames[0].save(path, **options, **({"lossless": True} if config.film == "webp" else {}))
+        save_film(frames, path, str(config.film))
     print(f"Saved a film of {len(frames)} frames: {path}.")
 
 

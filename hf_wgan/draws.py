@@ -1,4 +1,5 @@
-"""Random numbers of a global batch, the same however processes and accumulation steps divide it."""
+"""Random numbers of a global batch, the same however processes and accumulation steps divide it; and of an image, the
+same whatever is made with it."""
 
 from typing import Any
 
@@ -57,3 +58,8 @@ class Draws:
 
     def _own(self, whole: Tensor, shape: tuple[int, ...]) -> Tensor:
         return whole[self._share * shape[0] :][: shape[0]]
+
+
+def seeded(first: int, number: int) -> list[torch.Generator]:
+    """One for each image: image k of a seed is made from the seed plus k."""
+    return [torch.Generator().manual_seed(first + index) for index in range(number)]

@@ -1,8 +1,12 @@
-"""One picture of many."""
+"""One picture, or one film, of many."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
+
+FRAME_MILLISECONDS = 50
+FILM_WIDTH = 256  # pixels, to which a film of smaller images is enlarged by a whole factor, as a grid is
 
 
 def image_grid(images: Sequence[Image.Image], columns: int | None = None, smallest_width: int = 512) -> Image.Image:
@@ -23,3 +27,15 @@ def image_grid(images: Sequence[Image.Image], columns: int | None = None, smalle
         row, column = divmod(index, columns)
         grid.paste(image.resize((width, height), Image.Resampling.NEAREST), (column * width, row * height))
     return grid
+
+
+def save_film(frames: Sequence[Image.Image], file: Any, kind: str) -> None:
+    """Saves images as an animation without end.
+
+    Args:
+        frames: At least one, all of one size and mode.
+        file: A path, or a file to write to.
+        kind: `"gif"`, of 256 colours, or `"webp"`, which loses nothing.
+    """
+    options = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MILLISECONDS, "loop": 0}
+    frames[0].save(file, kind, **options, **({"lossless": True} if kind == "webp" else {}))
