@@ -4,10 +4,14 @@ What goes wrong is one line on stderr. Exit code 2: a mistake in the input, or a
 128 and the signal's number: a signal ended it.
 """
 
+import errno
 import json
 import os
 import signal
+import socket
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import wraps
@@ -20,7 +24,8 @@ from .knobs import KnobParser, knob
 
 Command = Callable[..., int]
 MODEL_HELP = "A folder that training left, or the name of a model on the Hub."
-EXTRAS = ("ot", "scipy", "sklearn")  # of what [train] installs, that which figures need
+EXTRAS = {"ot": "train", "scipy": "train", "sklearn": "train", "gradio": "demo"}
+"""Modules that commands can do without until they need them, and what of this package installs them."""
 
 
 def command(function: Command) -> Command:
@@ -38,7 +43,7 @@ def command(function: Command) -> Command:
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
                 raise
-            print(f'error: {error}; pip install "hf_wgan[train]" brings it', file=sys.stderr)
+            print(f'error: {error}; pip install "hf_wgan[{EXTRAS[error.name]}]" brings it', file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("Stopped at once.", file=sys.stderr)
@@ -431,6 +436,60 @@ def export(description: str, args: Sequence[str] | None = None) -> int:
     sizes = ", ".join(map(str, BATCH_SIZES))
     print(f"Saved the {config.component} in {path}; in batches of {sizes} it differs by at most {difference:.1e}.")
     return 0
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The page"""
+
+    host: str = knob("127.0.0.1", "Address to listen on: only this machine's own; 0.0.0.0 lets the network in.")
+    port: int | None = knob(None, "By default the first from 7860 on that is free.")
+    share: bool = knob(False, "Have Gradio's servers give the page a public address, for a week.")
+    revision: str | None = knob(None, "Branch, tag or commit of a model on the Hub.")
+    variant: str | None = knob(None, "Variant of the weights, such as fp16.")
+
+
+@command
+def demo(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/demo.py`. Serves until it is ended."""
+    import torch
+
+    from .demo import launch, page
+
+    model, config = _model_and_config(DemoConfig, description, args)
+    _check_address(config.host, config.port)
+    pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        blocks = page(pipeline, Path(model).resolve().name if Path(model).is_dir() else model)
+        where = {"server_name": config.host, "server_port": config.port, "share": config.share}
+        try:
+            launch(blocks, **where, ssr_mode=False, quiet=True, prevent_thread_lock=True)
+        except Exception as error:  # Gradio raises plain exceptions, such as where a proxy hides this machine from it
+            raise InputError(f"host={config.host!r}: the page cannot be served ({one_line(error)})") from error
+        print(f"Serving {model} at {blocks.local_url} until Ctrl-C.", flush=True)
+        threading.Event().wait()
+    return 0
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Gradio tries a hundred ports, for seconds each, before it says the same.
+
+    Raises:
+        InputError: nothing can listen there.
+    """
+    if port is not None and not 1 <= port <= 65535:
+        raise InputError(f"port={port}: must be from 1 to 65535")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"port={port}: is in use; name another, or leave it out") from error
+        raise InputError(f"host={host!r}, port={port}: cannot be listened on ({one_line(error)})") from error
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ from PIL import Image
 from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig
 
 
+def pytest_addoption(parser):
+    parser.addoption("--screenshots", help="Folder for the demo's screenshots, of a trained model given by --model.")
+    parser.addoption("--model", help="The demo's model in a browser, a folder; by default a tiny one, untrained.")
+
+
 def tiny_generator(**changes):
     torch.manual_seed(0)
     return DCGANGenerator(**{"sample_size": 8, "out_channels": 1, "latent_dim": 4, "width": 8, **changes})

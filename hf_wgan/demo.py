@@ -1,0 +1,286 @@
+"""A page on which to play with a pipeline: the images of a seed, and films from one to another. Made with Gradio."""
+
+import html
+import io
+import math
+import random
+import tempfile
+import zipfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from .draws import seeded
+from .errors import InputError
+from .grid import FILM_WIDTH, image_grid, save_film
+from .models.factory import shape_of
+
+MAX_SEED = 2**32 - 1
+MAX_IMAGES = 256
+MAX_FRAMES = 240
+NO_TRUNCATION = 4.0  # where the slider ends: one latent number in 16,000 lies farther out, and none is cut off
+ALL_CLASSES = "all, in turn"
+SMALL = 64  # pixels; images up to this size are shown with their pixels as squares
+DAY = 24 * 60 * 60  # seconds; after one or two of them a file that was made for download goes away
+
+# Of Gradio's own parts: a caption under its image, as many columns as there is room for, no page within the page.
+CSS = """
+.small img {image-rendering: pixelated}
+#images .grid-wrap {max-height: none}
+#images .grid-container {grid-template-columns: repeat(auto-fill, minmax(max(5.5rem, 15%), 1fr)); padding: 0}
+#images .thumbnail-item {display: flex; flex-direction: column; aspect-ratio: auto; height: auto}
+#images .thumbnail-item > img {aspect-ratio: 1; height: auto; border-radius: 0}
+#images .caption-label {position: static; max-width: none; border: 0; padding: 0.25rem 0}
+#images .caption-label {text-align: center; white-space: pre-line}
+"""
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none to be fetched
+
+
+def page(pipeline: Any, name: str) -> Any:
+    """The page of a pipeline, a `gradio.Blocks`, to be served by `launch`.
+
+    What is asked of it that cannot be had is answered with a message.
+
+    Args:
+        pipeline: A `WGANPipeline`.
+        name: What the page calls the model.
+    """
+    import gradio as gr
+
+    pipeline.set_progress_bar_config(disable=True)
+    _, height, width = shape_of(pipeline.generator)
+    classes = _classes(pipeline)
+    small = ["small"] if max(height, width) <= SMALL else []
+
+    def knobs(choices: list[tuple[str, Any]]) -> list[Any]:
+        """For truncation and class."""
+        truncation = gr.Slider(
+            *(0.1, NO_TRUNCATION, NO_TRUNCATION),
+            step=0.1,
+            label="Truncation",
+            info=f"Lower: more typical, less varied. {NO_TRUNCATION:g}: none.",
+        )
+        default = choices[0][1] if choices else None
+        return [truncation, gr.Dropdown(choices, value=default, label="Class", visible=bool(classes))]
+
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(DAY, DAY)) as blocks:
+        gr.Markdown(f"# {name}\n{_about(pipeline)}")
+        with gr.Tab("Images"), gr.Row():
+            with gr.Column(min_width=280):
+                with gr.Row():
+                    seed = gr.Number(0, label="Seed", info="Of the first image.", min_width=100)
+                    number = gr.Number(24, label="Images", info=f"Up to {MAX_IMAGES}.", min_width=100)
+                another = gr.Button("Random seed", size="sm")
+                wanted = [seed, number, *knobs([(ALL_CLASSES, ALL_CLASSES), *classes])]
+                generate = gr.Button("Generate", variant="primary")
+                download = gr.DownloadButton("Download", size="sm")
+            with gr.Column(scale=3):
+                gallery = gr.Gallery(
+                    label="Images",
+                    show_label=False,
+                    format="png",
+                    height="auto",
+                    interactive=False,
+                    elem_id="images",
+                    elem_classes=small,
+                    buttons=["download", "fullscreen"],
+                )
+        with gr.Tab("Film"), gr.Row():
+            with gr.Column(min_width=280):
+                with gr.Row():
+                    ends = [
+                        gr.Number(value, label=label, min_width=100)
+                        for value, label in ((0, "From seed"), (1, "To seed and back"))
+                    ]
+                frames = gr.Slider(2, MAX_FRAMES, 60, step=1, label="Frames")
+                path = [*ends, frames, *knobs(classes), gr.Radio(["gif", "webp"], value="gif", label="Format")]
+                interpolate = gr.Button("Interpolate", variant="primary")
+                download_film = gr.DownloadButton("Download", size="sm", interactive=False)
+            with gr.Column(scale=3):
+                film = gr.Image(
+                    label="Film",
+                    show_label=False,
+                    interactive=False,
+                    elem_id="film",
+                    buttons=["fullscreen"],
+                )
+
+        @_mistakes_as_messages
+        def make_images(seed: Any, images: Any, truncation: Any, label: Any) -> tuple[list[Any], str]:
+            captioned = sample(pipeline, seed, images, truncation, label)
+            return captioned, _kept(download, "images.zip", zipped([image for image, _ in captioned]))
+
+        @_mistakes_as_messages
+        def make_film(
+            from_seed: Any, to_seed: Any, frames: Any, truncation: Any, label: Any, kind: Any
+        ) -> tuple[str, str]:
+            data = interpolation(pipeline, from_seed, to_seed, frames, truncation, label, kind)
+            path = _kept(film, f"walk.{kind}", data)
+            return path, path
+
+        # One at a time, whoever asks. What comes is checked here, not by each component in words of its own.
+        options = {
+            "concurrency_id": "pipeline",
+            "concurrency_limit": 1,
+            "preprocess": False,
+            "show_progress": "minimal",  # what was made before stays in sight
+        }
+        images_of_seed = {"fn": make_images, "inputs": wanted, "outputs": [gallery, download], **options}
+        gr.on([blocks.load, generate.click, seed.submit, number.submit], **images_of_seed, api_name="images")
+        another.click(lambda: random.randrange(10**6), outputs=seed, api_visibility="private").then(
+            **images_of_seed, api_visibility="private"
+        )
+        interpolate.click(make_film, path, [film, download_film], **options, api_name="film").success(
+            lambda: gr.update(interactive=True), outputs=download_film, api_visibility="private"
+        )
+    return blocks
+
+
+def launch(blocks: Any, **options: Any) -> None:
+    """Serves a page: on loopback, unless `GRADIO_SERVER_NAME` or the options say otherwise.
+
+    Args:
+        blocks: What `page` returned.
+        options: Those of `gradio.Blocks.launch`.
+    """
+    import gradio as gr
+
+    blocks.launch(theme=gr.themes.Default(**FONTS), css=CSS, footer_links=[], run_history=False, **options)
+
+
+def sample(pipeline: Any, seed: Any, images: Any, truncation: Any, label: Any) -> list[tuple[Image.Image, str]]:
+    """Images with captions: image k is that of the seed plus k, as `scripts/generate.py` makes it.
+
+    Args:
+        pipeline: A `WGANPipeline`.
+        seed: From 0 to `MAX_SEED`.
+        images: How many, up to `MAX_IMAGES`.
+        truncation: Positive; `NO_TRUNCATION` is none.
+        label: A class by number or name, or `ALL_CLASSES`.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+    seed, number = _whole("seed", seed, 0, MAX_SEED), _whole("images", images, 1, MAX_IMAGES)
+    label = None if label == ALL_CLASSES else _label(label)
+    made = pipeline(
+        number, generator=seeded(seed, number), truncation=_truncation(truncation), class_labels=label
+    ).images
+    captions = [f"seed {seed + index}" for index in range(number)]
+    if pipeline.critic is not None:
+        scores = pipeline.score(made, label)
+        largest = max(scores.abs().nan_to_num().max().item(), 1e-9)
+        places = max(0, 2 - math.floor(math.log10(largest)))  # three figures of the largest
+        captions = [f"{caption}\nscore {score:.{places}f}" for caption, score in zip(captions, scores.tolist())]
+    return list(zip(made, captions))
+
+
+def interpolation(
+    pipeline: Any, from_seed: Any, to_seed: Any, frames: Any, truncation: Any, label: Any, kind: Any
+) -> bytes:
+    """A film from one seed's image to another's and back, as `scripts/generate.py` makes it.
+
+    Args:
+        pipeline: A `WGANPipeline`.
+        from_seed: From 0 to `MAX_SEED`.
+        to_seed: The same.
+        frames: How many, up to `MAX_FRAMES`.
+        truncation: As for `sample`.
+        label: A class by number or name, for a model with classes.
+        kind: `"gif"` or `"webp"`.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+    ends = _whole("from_seed", from_seed, 0, MAX_SEED), _whole("to_seed", to_seed, 0, MAX_SEED)
+    number = _whole("frames", frames, 2, MAX_FRAMES)
+    if kind not in ("gif", "webp"):
+        raise InputError(f"kind={kind!r}: must be gif or webp")
+    dim = pipeline.generator.config.latent_dim
+    latents = torch.cat([torch.randn(1, dim, generator=seeded(end, 1)[0]) for end in ends])
+    made = pipeline.interpolate(
+        latents, number, loop=True, truncation=_truncation(truncation), class_labels=_label(label)
+    ).images
+    file = io.BytesIO()
+    save_film([image_grid([frame], smallest_width=FILM_WIDTH) for frame in made], file, kind)
+    return file.getvalue()
+
+
+def zipped(images: list[Image.Image]) -> bytes:
+    """00000.png, 00001.png, … in one file."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number, image in enumerate(images):
+            with archive.open(f"{number:05d}.png", "w") as entry:
+                image.save(entry, "PNG")
+    return file.getvalue()
+
+
+def _about(pipeline: Any) -> str:
+    _, height, width = shape_of(pipeline.generator)
+    about = f"A Wasserstein GAN that makes images of {width}\u00a0×\u00a0{height} pixels."
+    if pipeline.critic is not None:
+        about += " The score is its critic's opinion: the higher, the more real an image looks to it."
+    return about
+
+
+def _classes(pipeline: Any) -> list[tuple[str, int]]:
+    """The names of the classes, or their numbers, each with its number."""
+    config = pipeline.generator.config
+    numbers = range(config.get("num_classes") or 0)
+    return list(zip(config.get("class_names") or map(str, numbers), numbers))
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> int:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    is_whole = is_whole or (isinstance(value, float) and value.is_integer())
+    if not is_whole or not least <= value <= most:
+        raise InputError(f"{_given(name, value)}: must be a whole number from {least} to {most}")
+    return int(value)
+
+
+def _truncation(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= NO_TRUNCATION:
+        raise InputError(
+            f"{_given('truncation', value)}: must be more than 0 and at most {NO_TRUNCATION:g}, which is none"
+        )
+    return None if value == NO_TRUNCATION else float(value)
+
+
+def _label(value: Any) -> int | str | None:
+    if value is not None and not isinstance(value, (int, str)):
+        raise InputError(f"{_given('label', value)}: must be a class, by number or name")
+    return value
+
+
+def _given(name: str, value: Any) -> str:
+    return f"{name} is empty" if value is None else f"{name}={value!r:.40}"
+
+
+def _mistakes_as_messages(function: Callable) -> Callable:
+    """The function, with what a person can mend shown in the page, and no trace of it anywhere."""
+    import gradio as gr
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except InputError as error:
+            # The page would take it for HTML.
+            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+
+    return run
+
+
+def _kept(component: Any, name: str, data: bytes) -> str:
+    """The path of a new file where Gradio serves files of a component from, and deletes them."""
+    cache = Path(component.GRADIO_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(dir=cache)) / name
+    path.write_bytes(data)
+    return str(path)

@@ -1,0 +1,185 @@
+"""The demo without a browser: what it makes, what it answers, where it listens."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import tiny_critic, tiny_generator
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from PIL import Image
+from processes import free_port
+from served import served
+
+from hf_wgan import InputError, WGANPipeline, commands
+from hf_wgan.demo import ALL_CLASSES, MAX_IMAGES, MAX_SEED, NO_TRUNCATION, interpolation, sample, zipped
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "demo.py"
+NAMES = ["cat", "dog", "owl"]
+
+
+def make(num_classes=None, critic=True, **options):
+    generator = tiny_generator(num_classes=num_classes, **options)
+    return WGANPipeline(generator, tiny_critic(num_classes=num_classes) if critic else None)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "wgan-tiny"
+    make().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "truncation", "label", "options"),
+    [
+        (None, NO_TRUNCATION, ALL_CLASSES, []),
+        (None, 0.7, ALL_CLASSES, ["--truncation", "0.7"]),
+        (3, NO_TRUNCATION, ALL_CLASSES, []),
+        (3, 1, 1, ["--truncation", "1", "--class_labels", "dog"]),
+    ],
+)
+def test_a_seed_means_the_images_of_the_command_line(num_classes, truncation, label, options, tmp_path):
+    pipeline = make(num_classes, class_names=NAMES if num_classes else None)
+    pipeline.save_pretrained(tmp_path / "model")
+    arguments = [str(tmp_path / "model"), "--num_images", "7", "--seed", "5", *options]
+    assert commands.generate("", [*arguments, "--output_dir", str(tmp_path / "images")]) == 0
+    made = [image for image, _ in sample(pipeline, 5, 7, truncation, label)]
+    with zipfile.ZipFile(io.BytesIO(zipped(made))) as archive:
+        assert archive.namelist() == [f"{number:05d}.png" for number in range(7)]
+        for name in archive.namelist():
+            assert archive.read(name) == (tmp_path / "images" / name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_a_film_is_that_of_the_command_line(kind, model, tmp_path):
+    arguments = [model, "--film", kind, "--num_images", "2", "--seed", "5", "--num_frames", "9"]
+    assert commands.generate("", [*arguments, "--output_dir", str(tmp_path / "film")]) == 0
+    made = interpolation(WGANPipeline.from_pretrained(model), 5, 6, 9, NO_TRUNCATION, None, kind)
+    assert made == (tmp_path / "film" / f"walk.{kind}").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("scale", "formatted"), [(1, "{:.2f}"), (1e-3, "{:.5f}"), (1e4, "{:.0f}")], ids=["ones", "thousandths", "thousands"]
+)
+def test_under_an_image_stand_its_seed_and_what_the_critic_thinks_of_it(scale, formatted, monkeypatch):
+    pipeline = make()
+    score = pipeline.score
+    monkeypatch.setattr(pipeline, "score", lambda *given: score(*given).sub(5).mul(scale))
+    images, captions = zip(*sample(pipeline, 5, 3, NO_TRUNCATION, ALL_CLASSES))
+    scores = pipeline.score(list(images)).tolist()
+    assert list(captions) == [f"seed {5 + index}\nscore {formatted.format(each)}" for index, each in enumerate(scores)]
+
+
+def test_without_a_critic_there_are_no_scores():
+    [(_, caption)] = sample(make(critic=False), 5, 1, NO_TRUNCATION, ALL_CLASSES)
+    assert caption == "seed 5"
+
+
+def test_scores_are_those_of_the_asked_class():
+    pipeline = make(3)
+    pipeline.critic.class_embedding.weight.data.normal_()
+    captions = {caption for label in range(3) for _, caption in sample(pipeline, 5, 1, NO_TRUNCATION, label)}
+    assert len(captions) == 3
+
+
+MISTAKES = [
+    ((-1, 3, 4, ALL_CLASSES), f"seed=-1: must be a whole number from 0 to {MAX_SEED}"),
+    ((1.5, 3, 4, ALL_CLASSES), "seed=1.5: must be a whole number"),
+    (("abc", 3, 4, ALL_CLASSES), "seed='abc': must be a whole number"),
+    ((None, 3, 4, ALL_CLASSES), "seed is empty: must be a whole number"),
+    ((True, 3, 4, ALL_CLASSES), "seed=True: must be a whole number"),
+    ((0, 10**9, 4, ALL_CLASSES), f"images=1000000000: must be a whole number from 1 to {MAX_IMAGES}"),
+    ((0, 0, 4, ALL_CLASSES), "images=0: must be"),
+    ((0, 3, 0, ALL_CLASSES), "truncation=0: must be more than 0 and at most 4, which is none"),
+    ((0, 3, "much", ALL_CLASSES), "truncation='much': must be more than 0"),
+    ((0, 3, 4, 1), "class_labels=1: the model knows no classes"),
+    ((0, 3, 4, [1]), "label=[1]: must be a class, by number or name"),
+    ((0, "<b>" * 99, 4, ALL_CLASSES), "images='&lt;b&gt;&lt;b&gt;"),
+]
+
+
+def test_a_mistake_is_answered_with_a_message_that_says_what_would_be_right(tmp_path, capfd):
+    with served(make(), tmp_path / "cache") as address:
+        client = Client(address, verbose=False, download_files=str(tmp_path / "downloads"))
+        for values, says in MISTAKES:
+            with pytest.raises(AppError) as caught:
+                client.predict(*values, api_name="/images")
+            assert says in str(caught.value) and len(str(caught.value)) < 200
+        for values, says in [
+            ((0, -1, 9, 4, None, "gif"), "to_seed=-1: must be a whole number"),
+            ((0, 1, 1, 4, None, "gif"), "frames=1: must be a whole number from 2 to 240"),
+            ((0, 1, 9, 4, None, "../exe"), "kind='../exe': must be gif or webp"),
+        ]:
+            with pytest.raises(AppError) as caught:
+                client.predict(*values, api_name="/film")
+            assert says in str(caught.value)
+        images, archive = client.predict(0, 3, 4, ALL_CLASSES, api_name="/images")
+        assert len(images) == 3 and Path(archive).name == "images.zip", "and the page goes on"
+        client.close()
+    said = capfd.readouterr()
+    assert "Traceback" not in said.out + said.err
+
+
+def test_classes_are_checked_by_the_pipeline():
+    with pytest.raises(InputError, match="class_labels=3: must be a number from 0 to 2"):
+        sample(make(3), 0, 1, NO_TRUNCATION, 3)
+
+
+def test_the_command_listens_on_loopback_only_and_ends_without_a_trace(model, tmp_path, capsys):
+    port = free_port()
+    environment = {**os.environ, "GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SHARE": "true", "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, model, "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        address = f"http://127.0.0.1:{port}/"
+        assert process.stdout.readline() == f"Serving {model} at {address} until Ctrl-C.\n"
+        listening = [each for each in psutil.Process(process.pid).net_connections("inet") if each.status == "LISTEN"]
+        assert {(each.laddr.ip, each.laddr.port) for each in listening} == {("127.0.0.1", port)}
+        client = Client(address, verbose=False, download_files=str(tmp_path / "downloads"))
+        film, _ = client.predict(0, 1, 9, 4, None, "gif", api_name="/film")
+        assert Image.open(film).n_frames > 2
+        client.close()
+        assert commands.demo("", [model, "--port", str(port)]) == 2
+        assert f"port={port}: is in use; name another, or leave it out" in capsys.readouterr().err
+    finally:
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "Stopped at once." and "Traceback" not in said
+    assert not list(tmp_path.glob("tmp*")), "no files are left behind"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{missing}"], "is neither a pipeline folder nor a model that can be loaded from the Hub"),
+        (["{empty}"], "holds no pipeline: there is no model_index.json in it"),
+        (["{model}", "--port", "0"], "port=0: must be from 1 to 65535"),
+        (["{model}", "--port", "http"], "argument --port: invalid int value: 'http'"),
+        (["{model}", "--host", "192.0.2.1"], "host='192.0.2.1', port=None: cannot be listened on"),
+        ([], "the following arguments are required: model"),
+    ],
+)
+def test_bad_input_to_the_command_is_one_clear_line(arguments, message, model, tmp_path, capsys):
+    places = {"model": model, "missing": tmp_path / "missing", "empty": tmp_path}
+    assert commands.demo("", [argument.format(**places) for argument in arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
+
+
+def test_without_gradio_the_command_says_what_brings_it(model, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert commands.demo("", [model]) == 2
+    assert 'pip install "hf_wgan[demo]" brings it' in capsys.readouterr().err
