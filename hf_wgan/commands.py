@@ -532,6 +532,32 @@ def push_to_hub(description: str, args: Sequence[str] | None = None) -> int:
 
 
 @dataclass(frozen=True)
+class PushSpaceConfig:
+    """Publishing"""
+
+    hub_space_id: str | None = knob(None, "The Space, as user/space; by default called as the model is.")
+    hub_token: str | None = knob(
+        None, "Token that may write; by default that of hf auth login, or HF_TOKEN.", secret=True
+    )
+    hub_private_repo: bool = knob(False, "Make the Space private, if it is not there yet.")
+
+
+@command
+def push_space(description: str, args: Sequence[str] | None = None) -> int:
+    """`scripts/push_space.py`."""
+    from .hub import space
+
+    model, config = _model_and_config(PushSpaceConfig, description, args)
+    name = Path(model).resolve().name if Path(model).is_dir() else model
+    push = space.SpacePush(model, config.hub_space_id or name, config.hub_token, config.hub_private_repo)
+    load_pipeline(model, token=config.hub_token)  # what cannot be loaded here cannot be there
+    print(f"Pushed to {space.push_space(push)}.")
+    if space.needs_token(push):
+        print(f"{model} is private: in the Space's settings, add a token that may read it, as the secret HF_TOKEN.")
+    return 0
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Measurement"""
 

@@ -3,7 +3,9 @@
 import atexit
 import os
 import shutil
+import sysconfig
 import tempfile
+import venv
 from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks so small gain nothing from more, which wait for each other
@@ -67,3 +69,14 @@ def tiny_config(tmp_path):
         return TrainingConfig(**{"output_dir": str(tmp_path / "run"), **small, **intervals, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def python_without_the_package(tmp_path_factory):
+    """The interpreter of an environment with all that is installed in this one, but what is only linked into it."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True, with_pip=False)
+    site_packages = sysconfig.get_path("purelib", "venv", {"base": str(folder)})
+    with open(os.path.join(site_packages, "everything_else.pth"), "w") as file:
+        file.write(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin" / "python"

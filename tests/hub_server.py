@@ -1,7 +1,7 @@
 """A Hub on loopback that unmodified clients read from and write to, and that fails when it is told to.
 
-Models and datasets, over plain HTTP and git LFS. Not spoken: spaces, tags, discussions, organizations, `.gitignore`,
-pages of results, multipart uploads and xet.
+Models, datasets and Spaces, over plain HTTP and git LFS. Not spoken: the hardware, secrets and runs of Spaces, tags,
+discussions, organizations, `.gitignore`, pages of results, multipart uploads and xet.
 """
 
 import base64
@@ -27,8 +27,8 @@ import yaml
 
 LARGE = (".bin", ".png", ".pt", ".safetensors")
 LARGE_SIZE = 10_000_000
-API = r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"
-WEB = r"/(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)"
+API = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
+WEB = r"/(?:(?P<kind>datasets|spaces)/)?(?P<name>[^/]+/[^/]+)"
 REVISION = r"/(?P<revision>[^/]+)"
 ROUTES: list[tuple[str, re.Pattern, Callable]] = []
 
@@ -263,11 +263,27 @@ LICENSES = {
     *("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "openrail", "other", "unknown"),
     *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
 }
+SDKS = ("gradio", "docker", "static")
+COLORS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+SPACE_CARD = """---
+title: {name}
+emoji: 👀
+colorFrom: gray
+colorTo: green
+sdk: {sdk}
+sdk_version: 1.2.3
+app_file: app.py
+pinned: false
+---
+
+Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference
+"""
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def _metadata_errors(content: str) -> Iterator[str]:
-    """What the real Hub would find wrong with a model card's metadata, as far as its documentation tells."""
+def _metadata_errors(content: str, kind: str) -> Iterator[str]:
+    """What the real Hub would find wrong with the metadata of a model's or a Space's card, as far as its documentation
+    tells."""
     header = re.match(r"---\r?\n(.*?)\r?\n---(\r?\n|$)", content, re.DOTALL)
     try:
         data = yaml.safe_load(header[1]) if header else {}
@@ -279,10 +295,17 @@ def _metadata_errors(content: str) -> Iterator[str]:
         return
     if "license" in data and data["license"] not in LICENSES:
         yield f'"license" must be one of {sorted(LICENSES)}'
+    if kind == "space":
+        if data.get("sdk") not in SDKS:
+            yield f'"sdk" must be one of {SDKS}'
+        if not {data.get("colorFrom", "red"), data.get("colorTo", "red")} <= COLORS:
+            yield f'"colorFrom" and "colorTo" must be of {sorted(COLORS)}'
+        if not all(isinstance(data.get(name, ""), str) for name in ("title", "sdk_version", "python_version")):
+            yield '"title", "sdk_version" and "python_version" must be strings'
     for name in ("library_name", "pipeline_tag"):
         if not isinstance(data.get(name, ""), str):
             yield f'"{name}" must be a string'
-    for name in ("tags", "datasets"):
+    for name in ("tags", "datasets", "models"):
         if not all(isinstance(value, str) and value for value in data.get(name, [])):
             yield f'"{name}" must be a list of strings'
     if not all(_ID.fullmatch(value) for value in [*data.get("datasets", []), data.get("base_model", "me/model")]):
@@ -296,6 +319,11 @@ def _metadata_errors(content: str) -> Iterator[str]:
                 yield '"model-index" needs a name, and each result a task, a dataset\'s type and name, and metrics'
             if not all(isinstance(metric.get("value"), (int, float)) for metric in result.get("metrics", [])):
                 yield '"model-index": the value of a metric must be a number'
+
+
+def _name(key: str) -> str:
+    """A repository's name without its kind."""
+    return key.removeprefix("datasets/").removeprefix("spaces/")
 
 
 def _is_large(name: str, size: int) -> bool:
@@ -341,7 +369,8 @@ class Exchange:
             if method == self.method.replace("HEAD", "GET") and (match := pattern.fullmatch(self.path)):
                 found = {name: unquote(value) for name, value in match.groupdict().items() if value}
                 if name := found.pop("name", None):
-                    found["key"] = f"datasets/{name}" if found.pop("kind", "models") == "datasets" else name
+                    kind = found.pop("kind", "models")
+                    found["key"] = name if kind == "models" else f"{kind}/{name}"
                 return function(self, **found)
         raise Refused(404, f"Not spoken here: {self.method} {self.path}")
 
@@ -397,25 +426,31 @@ class Exchange:
     @route("POST", "/api/validate-yaml")
     def validate_yaml(self):
         wanted = json.loads(self.body)
-        found = list(_metadata_errors(wanted["content"])) if wanted.get("repoType", "model") == "model" else []
+        kind = wanted.get("repoType", "model")
+        found = list(_metadata_errors(wanted["content"], kind)) if kind in ("model", "space") else []
         errors = [{"message": message} for message in found]
         return _json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def _named(self) -> tuple[str, dict]:
         wanted = json.loads(self.body)
-        kinds = {None: "", "model": "", "dataset": "datasets/"}
+        kinds = {None: "", "model": "", "dataset": "datasets/", "space": "spaces/"}
         return f"{kinds[wanted.get('type')]}{wanted.get('organization') or self._known()}/{wanted['name']}", wanted
 
     @route("POST", "/api/repos/create")
     def create(self):
         key, wanted = self._named()
         self._owned(key)
-        made = {"url": f"{self.hub.endpoint}/{key}", "name": key.removeprefix("datasets/")}
+        made = {"url": f"{self.hub.endpoint}/{key}", "name": _name(key)}
         if key in self.hub.repositories:
             return _json({"error": "You already created this repository", **made}, 409)
         private = wanted.get("private") is True or wanted.get("visibility") == "private"
         # Nor are the real Hub's new repositories empty.
-        self.hub.put(key, {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}, private=private)
+        files = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
+        if wanted.get("type") == "space":
+            if wanted.get("sdk") not in SDKS:
+                raise Refused(400, f"sdk must be one of {SDKS}")
+            files["README.md"] = SPACE_CARD.format(**wanted).encode()
+        self.hub.put(key, files, private=private)
         return made
 
     @route("DELETE", "/api/repos/delete")
@@ -431,7 +466,7 @@ class Exchange:
     def info(self, key, revision="main"):
         repository = self._readable(key)
         commit = repository.find(revision)
-        name = key.removeprefix("datasets/")
+        name = _name(key)
         siblings = [{"rfilename": path} for path in commit.files]
         if "blobs" in self.query:
             siblings = [{"rfilename": path, **file.entry(path)} for path, file in commit.files.items()]

@@ -1,4 +1,4 @@
-"""The model card: made from a run's own files, around what a person wrote into it by hand.
+"""Cards: a model's, made from a run's own files, and any around what a person wrote into it by hand.
 
 What is made stands between two marks. The first mark holds digests of what it opens, of what stands outside the marks,
 of the metadata, and of each piece of the metadata that was made, so that every copy of a card can tell what was written
@@ -18,7 +18,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .. import files
 
 TASK = "unconditional-image-generation"
-OF_THE_RUN = ("library_name", "pipeline_tag", "base_model", "model-index")  # metadata that is always made
+ALWAYS_MADE = (  # metadata of a model's card, and of a Space's
+    *("library_name", "pipeline_tag", "base_model", "model-index"),
+    *("sdk", "sdk_version", "python_version", "app_file"),
+)
 NOT_SETTINGS = re.compile(
     "output_dir|overwrite_output_dir|resume_from_checkpoint|allow_config_change|on_nan|max_restores|push_to_hub|hub_.*|license"
 )
@@ -27,6 +30,7 @@ MARK = "<!-- made by hf_wgan ({}); write above or below, and it stays when the c
 END = "<!-- end of what hf_wgan made -->"
 _MARKS = re.compile(MARK.format("@").replace("(@)", r"\((\w+) (\w+) (\w+)\)") + "\n(.*)\n" + END, re.DOTALL)
 _DIFFUSERS_CARD = "<!-- This model card has been generated automatically"
+_SPACE_CARD = "Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference"
 _BESIDE = Path(__file__).with_name("model_card_template.md")  # where the wheel has it
 _IN_CHECKOUT = Path(__file__).parents[2] / "model_cards" / "template.md"
 
@@ -99,7 +103,7 @@ def make_card(folder: Path, name: str) -> str:
         base_model=run.get("base_model"),
         settings={key: value for key, value in run.get("training", {}).items() if not NOT_SETTINGS.fullmatch(key)},
     )
-    return _assemble(card.data.to_dict(), "", card.text.strip(), "")
+    return assemble(card.data.to_dict(), "", card.text.strip(), "")
 
 
 def merge(made: str, local: str, published: str = "") -> str:
@@ -126,7 +130,7 @@ def merge(made: str, local: str, published: str = "") -> str:
         before, after = mine.by_hand
     else:
         before, after = (_both(*texts) for texts in zip(theirs.by_hand, mine.by_hand))
-    return _assemble(data, before, new.made, after, new.data)
+    return assemble(data, before, new.made, after, new.data)
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ def _parse(content: str) -> _Card:
     data = data if isinstance(data, dict) else {}
     text = content[header.end() :] if header else content
     if (marks := _MARKS.search(text)) is None:
-        is_nobodys = not text.strip() or _DIFFUSERS_CARD in text
+        is_nobodys = text.strip() in ("", _SPACE_CARD) or _DIFFUSERS_CARD in text
         return _Card(data, text, "", ("", ""), _digest(("", "")), data, bool(data), not is_nobodys)
     made_digest, base, data_digests, made = marks.groups()
     by_hand = text[: marks.start()].strip(), text[marks.end() :].strip()
@@ -162,8 +166,21 @@ def _parse(content: str) -> _Card:
     return _Card(data, text, made, by_hand, base, data_by_hand, data_changed, _digest(made) != made_digest)
 
 
-def _assemble(data: dict[str, Any], before: str, made: str, after: str, data_made: dict[str, Any] | None = None) -> str:
-    """`data_made` is what of the metadata is made; by default all."""
+def metadata(content: str) -> dict[str, Any]:
+    """Of a card; empty if it has none that can be read."""
+    return _parse(content).data
+
+
+def assemble(data: dict[str, Any], before: str, made: str, after: str, data_made: dict[str, Any] | None = None) -> str:
+    """A card.
+
+    Args:
+        data: Its metadata.
+        before: What was written by hand above what is made.
+        made: What is made.
+        after: What was written by hand below it.
+        data_made: What of the metadata is made; by default all.
+    """
     pieces = "".join(_piece(key, value) for key, value in (data if data_made is None else data_made).items())
     mark = MARK.format(f"{_digest(made)} {_digest((before, after))} {_digest(data)}{pieces}")
     parts = [part for part in (before, f"{mark}\n{made}\n{END}", after) if part]
@@ -174,7 +191,7 @@ def _merge_data(made: dict[str, Any], *by_hand: dict[str, Any]) -> dict[str, Any
     data = dict(made)
     for changes in by_hand:
         for key, value in changes.items():
-            if key in OF_THE_RUN and key in made:
+            if key in ALWAYS_MADE and key in made:
                 continue
             if isinstance(value, list) and isinstance(data.get(key), list):
                 data[key] = list(dict.fromkeys([*data[key], *value]))

@@ -109,7 +109,7 @@ def push_folder(folder: Path, push: Push) -> str:
         raise
     except Exception as error:  # the client raises those of three HTTP libraries, by its version
         raise PushError(
-            f"{folder} was not pushed to {push.repo_id}: {_reason(error)}. Nothing is lost: the folder is whole, and "
+            f"{folder} was not pushed to {push.repo_id}: {reason(error)}. Nothing is lost: the folder is whole, and "
             f"this command finishes the job:\n{push.command(folder)}"
         ) from error
 
@@ -119,7 +119,7 @@ def problem_with(push: Push) -> str | None:
     try:
         _make_repository(HfApi(token=push.token), push)
     except Exception as error:  # as above
-        return _reason(error)
+        return reason(error)
     return None
 
 
@@ -147,10 +147,7 @@ def _push(folder: Path, push: Push) -> str:
         api.create_branch(repo_id, branch=push.revision, exist_ok=True)
     # Our commit is made from this one: if somebody else commits meanwhile, the Hub refuses ours.
     head = api.model_info(repo_id, revision=push.revision).sha
-    try:
-        published = Path(api.hf_hub_download(repo_id, files.CARD, revision=head)).read_text(encoding="utf-8")
-    except EntryNotFoundError:
-        published = ""
+    published = published_text(api, repo_id, files.CARD, revision=head)
     local = folder / files.CARD
     card = merge(make_card(folder, repo_id), local.read_text(encoding="utf-8") if local.is_file() else "", published)
     with tempfile.TemporaryDirectory() as temporary:
@@ -198,7 +195,20 @@ def _in_precision(weights: Path, variant: str, path: Path) -> Path:
     return path
 
 
-def _reason(error: Exception) -> str:
+def published_text(api: HfApi, repo_id: str, name: str, **where: Any) -> str:
+    """The content of a file on the Hub; empty if there is none of this name.
+
+    Args:
+        where: Options of `hf_hub_download`.
+    """
+    try:
+        return Path(api.hf_hub_download(repo_id, name, **where)).read_text(encoding="utf-8")
+    except EntryNotFoundError:
+        return ""
+
+
+def reason(error: Exception) -> str:
+    """What went wrong at the Hub, and what mends it."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return "no valid token; log in by `hf auth login`, or set HF_TOKEN or --hub_token"

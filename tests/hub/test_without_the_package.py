@@ -2,8 +2,6 @@
 
 import os
 import subprocess
-import sysconfig
-import venv
 
 import pytest
 import torch
@@ -39,23 +37,12 @@ torch.save((refusal, found), output)
 """
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory):
-    """The interpreter of an environment with all that is installed in this one, but what is only linked into it."""
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, symlinks=True, with_pip=False)
-    site_packages = sysconfig.get_path("purelib", "venv", {"base": str(folder)})
-    with open(os.path.join(site_packages, "everything_else.pth"), "w") as file:
-        file.write(sysconfig.get_path("purelib") + "\n")
-    return folder / "bin" / "python"
-
-
 @pytest.mark.parametrize(
     "networks",
     [(tiny_generator, tiny_critic), (lambda: MLPGenerator(6, 3, 4, 8), lambda: MLPCritic(6, 3, 8))],
     ids=["dcgan", "mlp"],
 )
-def test_a_model_loads_with_trust_and_is_refused_without_it(networks, python, tmp_path):
+def test_a_model_loads_with_trust_and_is_refused_without_it(networks, python_without_the_package, tmp_path):
     pipeline = WGANPipeline(*(network() for network in networks))
     pipeline.save_pretrained(tmp_path / "model")
     images = pipeline(4, generator=torch.Generator().manual_seed(0), output_type="pt").images
@@ -68,7 +55,7 @@ def test_a_model_loads_with_trust_and_is_refused_without_it(networks, python, tm
             "HF_MODULES_CACHE": str(tmp_path / "modules"),
         }
         environment.pop("PYTHONPATH", None)
-        command = [python, "-c", LOAD, tmp_path / "found", "me/model", tmp_path / "model"]
+        command = [python_without_the_package, "-c", LOAD, tmp_path / "found", "me/model", tmp_path / "model"]
         subprocess.run(command, env=environment, cwd=tmp_path, check=True)
     refusal, found = torch.load(tmp_path / "found")
     assert "trust_remote_code=True" in refusal
