@@ -285,8 +285,7 @@ def _neighbours(pipeline: Any, config: GenerateConfig, folder: Path, images: lis
 
 def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> list[Any]:
     """The first of the images, as many as the grid shows."""
-    from tqdm.auto import tqdm
-
+    from .console import progress_bar
     from .draws import seeded
     from .grid import image_grid
 
@@ -294,7 +293,7 @@ def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> list[Any]:
     labels = _labels(config.class_labels)
     first: list[Any] = []
     scores: list[float] = []
-    with tqdm(total=config.num_images, unit=" images") as progress:
+    with progress_bar(config.num_images, " images") as progress:
         for start in range(0, config.num_images, IMAGES_AT_ONCE):
             numbers = range(start, min(start + IMAGES_AT_ONCE, config.num_images))
             seeds = seeded(config.seed + start, len(numbers))
@@ -774,8 +773,11 @@ def load_pipeline(model: str, **options: Any) -> Any:
     Raises:
         InputError: the model cannot be loaded.
     """
+    from diffusers.utils import logging
+
     from .pipelines import WGANPipeline
 
+    logging.disable_progress_bar()  # of two parts, which are loaded at once
     try:
         return WGANPipeline.from_pretrained(model, **options)
     except InputError:
@@ -787,3 +789,5 @@ def load_pipeline(model: str, **options: Any) -> Any:
         raise InputError(
             f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({why})"
         ) from error
+    finally:
+        logging.enable_progress_bar()

@@ -23,8 +23,8 @@ import numpy as np
 import PIL
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
-from tqdm.auto import tqdm
 
+from ..console import progress_bar
 from ..errors import InputError
 from ..files import flush
 from .decode import Preprocessing, bad_image, decode, is_grey, reason
@@ -186,7 +186,7 @@ def _decoded(source: Source, how: Preprocessing) -> Iterator[tuple[str, np.ndarr
     starts = iter(range(0, len(source), PICTURES_AT_ONCE))
     with (
         ThreadPoolExecutor(num_threads) as pool,
-        tqdm(total=len(source), desc=f"Decoding {source.name}", unit=" images", disable=len(source) < SLOW) as progress,
+        progress_bar(len(source), " images", desc=f"Decoding {source.name}", disable=len(source) < SLOW) as progress,
     ):
         for start in starts:
             waiting.append(pool.submit(work, start))

@@ -1,9 +1,9 @@
 """From the options, or from a dataset in Python, to training images; and a word about the bad ones."""
 
 import os
-import sys
 from typing import Any
 
+from ..console import say
 from ..errors import InputError
 from .cache import open_cache
 from .config import DataConfig
@@ -63,6 +63,6 @@ def _name_bad(bad: list[tuple[str, str]], num_pictures: int) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     for name, why in bad[:BAD_TO_NAME]:
-        print(f"Bad image left out: {name}: {why}", file=sys.stderr)
+        say(f"Bad image left out: {name}: {why}")
     more = f" ({len(bad) - BAD_TO_NAME} more than named)" if len(bad) > BAD_TO_NAME else ""
-    print(f"{len(bad)} of {num_pictures} images are bad and left out{more}.", file=sys.stderr)
+    say(f"{len(bad)} of {num_pictures} images are bad and left out{more}.")

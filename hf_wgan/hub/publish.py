@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import sys
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalToke
 from huggingface_hub.utils import HFValidationError, disable_progress_bars, enable_progress_bars, validate_repo_id
 
 from .. import files
+from ..console import say
 from ..errors import InputError, PushError, one_line
 from ..models.network import weights_name
 from .card import make_card, merge
@@ -248,7 +248,7 @@ class BackgroundPushes:
         try:
             push_folder(copy, replace(self.push, commit_message=f"Step {step}"))
         except (InputError, PushError) as error:
-            print(f"Step {step} was not pushed, training goes on: {error.__cause__ or error}", file=sys.stderr)
+            say(f"Step {step} was not pushed, training goes on: {error.__cause__ or error}")
         finally:
             enable_progress_bars()
             shutil.rmtree(copy.parent, ignore_errors=True)

@@ -14,8 +14,8 @@ import safetensors.numpy
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 
+from ..console import progress_bar
 from ..data import ImageSet
 from ..data.batches import normalised
 from ..data.cache import cache_folder
@@ -151,7 +151,7 @@ def evaluate(
     def chosen(some: ImageSet) -> np.ndarray:
         return np.random.default_rng(seed).permutation(len(some))
 
-    with tqdm(total=num_images, unit=" samples", disable=not (progress and state.is_main_process)) as bar:
+    with progress_bar(num_images, " samples", disable=not (progress and state.is_main_process)) as bar:
         bar.set_description("samples")
         generated, fake_scores = _of_samples(
             pipeline, features, scores, num_images, images.shape, seed, batch_size, bar
@@ -265,7 +265,7 @@ def _of_samples(
     shape: tuple[int, ...],
     seed: int,
     batch_size: int,
-    bar: tqdm,
+    bar: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features `(N, D)` and the critic's scores `(N,)` of samples, those of all processes together."""
     state = PartialState()

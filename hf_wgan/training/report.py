@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
-from tqdm.auto import tqdm
 
 from .. import files
+from ..console import in_notebook, progress_bar
 from ..grid import image_grid
 from .curves import can_plot, plot_runs, read_metrics
 from .trackers import Trackers
@@ -33,7 +33,8 @@ class Report:
         trackers: Trackers | None = None,
     ):
         self.output_dir, self.trackers = output_dir, trackers
-        self.bar = tqdm(total=total_steps, initial=first_step, unit=" steps", dynamic_ncols=True)
+        self.bar = progress_bar(total_steps, " steps", first_step)
+        self._shown: Any = None  # where a notebook shows the newest grid
         self.cut_back(first_step, metrics)
 
     def cut_back(self, step: int, metrics: str) -> None:
@@ -53,19 +54,32 @@ class Report:
         if self.trackers:
             self.trackers.scalars(step, values)
         self.bar.set_postfix_str(
-            f"critic {row['critic_loss']:.4f}, generator {row['generator_loss']:.4f}, "
-            f"Wasserstein {row['wasserstein_estimate']:.4f}, {row['images_per_second']:.0f} images/s",
+            # What matters most comes first: a narrow terminal cuts the end off.
+            f"Wasserstein {row['wasserstein_estimate']:.4f}, generator {row['generator_loss']:.4f}, "
+            f"{row['images_per_second']:.0f} images/s",
             refresh=False,
         )
         self.bar.update(step - self.bar.n)
 
     def samples(self, step: int, images: Sequence[Image.Image]) -> None:
-        """A grid of images, as `samples/step-000500.png`."""
+        """A grid of images, as `samples/step-000500.png`; a notebook shows the newest."""
         path = self.output_dir / files.SAMPLES / f"step-{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         image_grid(images).save(path)
+        if in_notebook():
+            self._show(path)
         if self.trackers:
             self.trackers.samples(step, path)
+
+    def _show(self, path: Path) -> None:
+        """In place of the grid before."""
+        from IPython.display import Image as Shown
+        from IPython.display import display
+
+        if self._shown is None:
+            self._shown = display(Shown(path), display_id=True)
+        else:
+            self._shown.update(Shown(path))
 
     def close(self) -> None:
         self.bar.close()

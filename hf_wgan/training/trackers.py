@@ -1,6 +1,5 @@
 """Experiment trackers, through Accelerate: scalars, sample grids and hyperparameters."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from PIL import Image
-from tqdm.auto import tqdm
 
+from ..console import say
 from ..errors import InputError, one_line
 
 PROJECT = "hf_wgan"
@@ -81,8 +80,7 @@ class Trackers:
                 what(tracker)
             except Exception as error:
                 self._trackers.remove(tracker)
-                message = f"{tracker.name} is left out from here on, as it failed: {one_line(error)}."
-                tqdm.write(message, file=sys.stderr)
+                say(f"{tracker.name} is left out from here on, as it failed: {one_line(error)}.")
 
 
 def _log_picture(tracker: GeneralTracker, step: int, path: Path) -> None:

@@ -5,7 +5,6 @@ import math
 import os
 import platform
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,10 +21,10 @@ from diffusers import ModelMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.optim.swa_utils import update_bn
-from tqdm.auto import tqdm
 
 from .. import files
 from ..augment import Augmentation
+from ..console import say
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of
 from ..derivatives import FastDerivatives
 from ..draws import Draws
@@ -361,11 +360,11 @@ class WGANTrainer:
             _remove_run(self.output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for aside in set_aside_after(self.output_dir, self.progress.step):
-            self._say(f"Set aside, as the run goes on from an earlier step: {aside}")
+            say(f"Set aside, as the run goes on from an earlier step: {aside}")
         files.write_text(self.output_dir / files.CONFIG, json.dumps(self._description(), indent=2) + "\n")
         self._announce()
         if config.push_to_hub and (problem := problem_with(config.push)):
-            self._say(f"A push to {config.push.repo_id} would fail now: {problem}. It is tried when there is a model.")
+            say(f"A push to {config.push.repo_id} would fail now: {problem}. It is tried when there is a model.")
         return Report(self.output_dir, config.max_train_steps, self.progress.step, lines, self._trackers())
 
     def _trackers(self) -> Trackers | None:
@@ -449,24 +448,22 @@ class WGANTrainer:
         channels, height, width = shape_of(self.generator)
         device, num_processes = self.accelerator.device.type, self.accelerator.num_processes
         count = "a stream of" if isinstance(self.dataset, ImageStream) else f"{len(self.dataset):,}"
-        self._say(
+        say(
             f"Training {type(self.generator).__name__} and {type(self.critic).__name__} on {count} images of "
             f"{height}×{width}×{channels} ({self.dataset.name}), on {num_processes} × {device}, "
             f"mixed precision: {self.accelerator.mixed_precision}."
         )
         ways = self._fast.ways(self.step)
-        self._say(f"Fast: {'; '.join(ways)} (--no-fast_paths leaves them out)." if ways else "Fast paths are off.")
+        say(f"Fast: {'; '.join(ways)} (--no-fast_paths leaves them out)." if ways else "Fast paths are off.")
         cores = os.cpu_count() or 1
         if (device, num_processes, torch.get_num_threads()) == ("cpu", 1, 1) and cores > 1:
-            self._say(
-                f"One of {cores} cores is in use: accelerate launch --num_cpu_threads_per_process {cores} is faster."
-            )
+            say(f"One of {cores} cores is in use: accelerate launch --num_cpu_threads_per_process {cores} is faster.")
         if device == "cpu" and num_processes > 1 and any(map(_has_batch_norm, self._networks().values())):
-            self._say("Batch normalisation: each process by its own images, as PyTorch cannot synchronise it on CPUs.")
+            say("Batch normalisation: each process by its own images, as PyTorch cannot synchronise it on CPUs.")
         if self.progress.step:
-            self._say(f"Resumed at step {self.progress.step}.")
+            say(f"Resumed at step {self.progress.step}.")
         if not can_plot():
-            self._say('curves.png will not be drawn: pip install "hf_wgan[train]" brings matplotlib and SciPy.')
+            say('curves.png will not be drawn: pip install "hf_wgan[train]" brings matplotlib and SciPy.')
 
     def _write_at_intervals(self, report: Report | None, pushes: BackgroundPushes | None) -> None:
         config, step = self.config, self.progress.step
@@ -503,10 +500,10 @@ class WGANTrainer:
         report.curves()
         self._save_pipeline(pipeline)
         if self.interrupted:
-            self._say(f"Interrupted at step {self.progress.step}. To go on from there: {self._command_to_resume()}")
+            say(f"Interrupted at step {self.progress.step}. To go on from there: {self._command_to_resume()}")
         if self._evaluations:
-            self._say(self._evaluations.summary())
-        self._say(f"Saved the pipeline, samples and curves in {self.output_dir}.")
+            say(self._evaluations.summary())
+        say(f"Saved the pipeline, samples and curves in {self.output_dir}.")
 
     def _command_to_resume(self) -> str:
         if "command" not in self.record:
@@ -531,9 +528,9 @@ class WGANTrainer:
         if not self.config.push_to_hub or (self.interrupted and not self._pushes_checkpoints()):
             return
         try:
-            self._say(f"Pushed to {push_folder(self.output_dir, self.config.push)}.")
+            say(f"Pushed to {push_folder(self.output_dir, self.config.push)}.")
         except (InputError, PushError) as error:
-            self._say(str(error))
+            say(str(error))
 
     def _pipeline(self) -> WGANPipeline:
         """What is shipped: copies of the networks, the generator with its averaged weights if there are any."""
@@ -599,12 +596,9 @@ class WGANTrainer:
             | {library: version(library) for library in libraries},
         }
 
-    def _say(self, message: str) -> None:
-        tqdm.write(message, file=sys.stderr)
-
     def _say_once(self, message: str) -> None:
         if self.accelerator.is_main_process:
-            self._say(message)
+            say(message)
 
     @contextmanager
     def _telling_errors(self) -> Iterator[None]:
@@ -615,7 +609,7 @@ class WGANTrainer:
             self._writer.settle()  # the checkpoint in hand is one more to go on from
             told = self._told(error)
             if isinstance(told, (DiskError, InputError)) and not self.accelerator.is_main_process:
-                self._say(f"process {self.accelerator.process_index}: {told}")
+                say(f"process {self.accelerator.process_index}: {told}")
             if told is error:
                 raise
             try:

@@ -55,7 +55,8 @@ def test_training_through_accelerate_launch_leaves_a_pipeline(tmp_path):
     command = [*ACCELERATE, SCRIPTS / "train_wgan.py", *TINY.split(), "--output_dir", tmp_path / "run"]
     result = run(command)
     assert result.returncode == 0, result.stderr
-    assert "100%" in result.stderr and "Wasserstein" in result.stderr and "images/s" in result.stderr
+    assert "4 of 4 steps (100%)" in result.stderr and "Wasserstein" in result.stderr and "images/s" in result.stderr
+    assert "\r" not in result.stderr, "a log has nothing to go back over"
     assert len(WGANPipeline.from_pretrained(tmp_path / "run")(3).images) == 3
 
 

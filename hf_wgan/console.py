@@ -1,0 +1,89 @@
+"""How far something is, and what is said meanwhile: a bar on a terminal and in a notebook, a line in a log now and
+then."""
+
+import importlib.util
+import sys
+import time
+from typing import Any, TextIO
+
+from tqdm.auto import tqdm
+
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"  # tqdm's own rate would be one too many
+SECONDS_BETWEEN_LINES = 30
+LINES = 10  # at least so many, evenly spread, however short it all takes
+
+
+def in_notebook() -> bool:
+    """Whether this is a kernel that shows what it is given, as Jupyter's, Colab's and Kaggle's are."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and "IPKernelApp" in getattr(ipython.get_ipython(), "config", ())
+
+
+def stream() -> TextIO:
+    """Where a person reads: notebooks show what goes to stderr as if it were an error."""
+    return sys.stdout if in_notebook() else sys.stderr
+
+
+def say(message: str) -> None:
+    """A line of its own, above a bar if there is one."""
+    tqdm.write(message, file=stream())
+    stream().flush()
+
+
+def progress_bar(total: int, unit: str, initial: int = 0, desc: str | None = None, disable: bool = False) -> Any:
+    """tqdm's bar where it can be redrawn in place, and elsewhere `Lines`.
+
+    Args:
+        total: How many there are to do.
+        unit: What they are, with a space before it.
+        initial: How many are done already.
+        desc: What is being done.
+        disable: To show nothing.
+    """
+    redrawn = importlib.util.find_spec("ipywidgets") is not None if in_notebook() else sys.stderr.isatty()
+    if not redrawn:
+        return Lines(total, unit, initial, desc, disable)
+    return tqdm(total=total, initial=initial, desc=desc, bar_format=BAR, dynamic_ncols=True, disable=disable)
+
+
+class Lines:
+    """What is used of tqdm's interface, as a line after each tenth of the whole, or after half a minute."""
+
+    def __init__(self, total: int, unit: str, initial: int = 0, desc: str | None = None, disable: bool = False):
+        self.total, self.unit, self.initial, self.disable = total, unit, initial, disable
+        self.n = self._said = initial
+        self._desc, self._postfix = desc, ""
+        self._started = self._said_at = time.monotonic()
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def set_description(self, desc: str) -> None:
+        self._desc = desc
+
+    def set_postfix_str(self, postfix: str, refresh: bool = True) -> None:
+        self._postfix = postfix
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+        self._said = min(self._said, self.n)
+        late = time.monotonic() - self._said_at >= SECONDS_BETWEEN_LINES
+        if self.n >= self.total or late or self.n - self._said >= self.total / LINES:
+            self._say()
+
+    def close(self) -> None:
+        self._say()
+
+    def _say(self) -> None:
+        if self.disable or self.n == self._said:
+            return
+        self._said, self._said_at = self.n, time.monotonic()
+        seconds = self._said_at - self._started
+        done = f"{self.n:,} of {self.total:,}{self.unit} ({self.n / self.total:.0%}), {tqdm.format_interval(seconds)}"
+        if self.initial < self.n < self.total:
+            left = seconds * (self.total - self.n) / (self.n - self.initial)
+            done += f", {tqdm.format_interval(left)} to go"
+        say(": ".join(filter(None, (self._desc, done, self._postfix))))

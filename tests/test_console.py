@@ -1,0 +1,89 @@
+import fcntl
+import os
+import struct
+import sys
+import termios
+import tty
+
+import pytest
+
+from hf_wgan import console
+from hf_wgan.training.report import Report
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes when it is told to."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_gets_a_line_after_each_tenth_and_nothing_to_go_back_over(clock, capsys):
+    with console.progress_bar(1000, " steps", desc="Training") as bar:
+        for _ in range(1000):
+            clock[0] += 1 / 64
+            bar.set_postfix_str("all is well")
+            bar.update()
+    said = capsys.readouterr().err
+    lines = said.splitlines()
+    assert len(lines) == 10 and "\r" not in said
+    assert lines[0] == "Training: 100 of 1,000 steps (10%), 00:01, 00:14 to go: all is well"
+    assert lines[-1] == "Training: 1,000 of 1,000 steps (100%), 00:15: all is well"
+
+
+def test_a_log_of_a_long_run_gets_a_line_every_half_minute(clock, capsys):
+    bar = console.progress_bar(1_000_000, " steps", initial=500_000)
+    for _ in range(90):
+        clock[0] += 1
+        bar.update()
+    assert [line.partition(" of")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "500,030",
+        "500,060",
+        "500,090",
+    ]
+    bar.close()
+    assert capsys.readouterr().err == "", "it has all been said"
+
+
+def test_a_log_tells_how_far_it_came_before_it_ended(clock, capsys):
+    bar = console.progress_bar(100, " steps")
+    bar.update(7)
+    assert capsys.readouterr().err == ""
+    bar.close()
+    assert capsys.readouterr().err.startswith("7 of 100 steps (7%)")
+
+
+def test_a_run_that_goes_back_is_reported_from_there(clock, capsys):
+    bar = console.progress_bar(100, " steps")
+    for steps in (50, -30, 10):
+        bar.update(steps)
+    assert [line.partition(" of")[0] for line in capsys.readouterr().err.splitlines()] == ["50", "30"]
+
+
+def test_what_is_disabled_says_nothing(capsys):
+    with console.progress_bar(1, " steps", disable=True) as bar:
+        bar.update()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_one_bar_with_what_matters_most_within_80_columns(tmp_path, monkeypatch):
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    losses = {"critic_loss": -0.1234, "generator_loss": -0.5678, "wasserstein_estimate": 0.1234}
+    with os.fdopen(theirs, "w", buffering=1) as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        report = Report(tmp_path, 3000)
+        report.bar.mininterval = 0
+        report.metrics(300, **losses, images_per_second=4321.0)
+        console.say("A word in between.")
+        report.metrics(3000, **losses, images_per_second=4321.0)
+        report.close()
+        written = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert written.count("\n") == 2, "one after the word, one after the bar"
+    assert "\rA word in between.\n" in written
+    shown = written.rstrip("\n").rpartition("\r")[2]
+    assert "100%" in shown and "3000/3000" in shown and "Wasserstein 0.1234, generator -0.5678, 4321" in shown
+    assert len(shown) <= 80
