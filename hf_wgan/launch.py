@@ -16,6 +16,8 @@ from accelerate.commands.config.config_args import default_config_file, load_con
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import get_int_from_env, parse_flag_from_env
 
+SIGNALS_TO_PASS_ON = ["PET_SIGNALS_TO_HANDLE", "TORCHELASTIC_SIGNALS_TO_HANDLE"]
+"""Where torchrun reads which signals it passes on to its processes, today and before. SLURM's is SIGUSR1."""
 WORLD_SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 
 
@@ -36,8 +38,8 @@ def relaunch_on_cpus() -> None:
         if interface := _interface_towards(os.environ["MASTER_ADDR"]):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     command += ["--master_port", os.environ["MASTER_PORT"], *sys.argv]
-    # torchrun passes these on to its processes; SLURM sends SIGUSR1 ahead of time.
-    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+    for name in SIGNALS_TO_PASS_ON:
+        os.environ.setdefault(name, "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)
@@ -57,12 +59,15 @@ def _interface_towards(address: str) -> str | None:
 
 
 def command_line() -> str:
-    """The command that started this process, with the launcher's options where it was `accelerate launch`, and without
-    the token, for the record of a run."""
+    """The command that started this process, with the launcher's options where it was `accelerate launch` or `uv run`,
+    and without the token, for the record of a run."""
     words = ["python", *sys.argv]
     for process in psutil.Process().parents():
         if launched := _words_after_launch(process):
             words = ["accelerate", "launch", *launched]
+            break
+        if run := _words_after_uv(process):
+            words = ["uv", *run]
             break
     public = [word for word in words if not word.startswith("--hub_token=")]
     while "--hub_token" in public:
@@ -77,8 +82,9 @@ def _launch_arguments(launcher: psutil.Process | None) -> Namespace | None:
     if words is None:
         return None
     arguments = launch_command_parser().parse_args(words)
-    config_file = arguments.config_file or (default_config_file if os.path.isfile(default_config_file) else None)
-    config = load_config_from_file(config_file) if config_file and not arguments.cpu else None
+    by_default = os.path.isfile(default_config_file) and not arguments.cpu  # as Accelerate has it
+    config_file = arguments.config_file or (default_config_file if by_default else None)
+    config = load_config_from_file(config_file) if config_file else None
     for name in ("num_processes", "num_machines", "machine_rank"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(config, name, None))
@@ -87,10 +93,7 @@ def _launch_arguments(launcher: psutil.Process | None) -> Namespace | None:
 
 def _words_after_launch(process: psutil.Process) -> list[str] | None:
     """What follows `accelerate launch` on a process's command line; None if it is something else."""
-    try:
-        words = process.cmdline()
-    except psutil.Error:
-        return None
+    words = _words(process)
     names = [os.path.basename(word) for word in words]
     if "accelerate" in names and "launch" in names:
         return words[names.index("launch", names.index("accelerate")) + 1 :]
@@ -98,3 +101,16 @@ def _words_after_launch(process: psutil.Process) -> list[str] | None:
         if name in names:
             return words[names.index(name) + 1 :]
     return None
+
+
+def _words_after_uv(process: psutil.Process) -> list[str] | None:
+    """What follows `uv` on the command line of `uv run`; None if it is something else."""
+    words = _words(process)
+    return words[1:] if words and os.path.basename(words[0]) == "uv" and "run" in words else None
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

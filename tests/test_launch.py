@@ -29,6 +29,7 @@ def relaunched(monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "1"])
         started = []
         monkeypatch.setattr(launch.os, "execv", lambda path, command: started.append(command))
+        monkeypatch.delenv("PET_SIGNALS_TO_HANDLE", raising=False)
         launch.relaunch_on_cpus()
         return " ".join(started[0][1:]) if started else None
 
@@ -44,6 +45,13 @@ def test_several_cpu_processes_are_started_by_torchrun(program, relaunched):
     assert command == f"{TORCHRUN} --nproc_per_node 2 --master_port 29500 train.py --seed 1"
 
 
+def test_torchrun_passes_slurms_signal_on(relaunched):
+    from torch.distributed.run import get_args_parser
+
+    relaunched("accelerate launch --cpu --num_processes 2 train.py")
+    assert "SIGUSR1" in get_args_parser().parse_args(["train.py"]).signals_to_handle
+
+
 def test_several_machines_find_each_other(relaunched):
     line = "python accelerate launch --cpu --num_processes 4 --num_machines 2 --machine_rank 1"
     line += " --main_process_ip 10.0.0.1 --main_process_port 1234 train.py"
@@ -53,12 +61,15 @@ def test_several_machines_find_each_other(relaunched):
     )
 
 
-def test_the_configuration_file_counts(relaunched, tmp_path):
+def test_the_configuration_file_counts_as_it_does_for_accelerate(relaunched, tmp_path):
     (tmp_path / "config.yaml").write_text(
         "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 3\nuse_cpu: true\n"
         "machine_rank: 0\nnum_machines: 1\n"
     )
     assert "--nproc_per_node 3" in relaunched("python accelerate launch train.py")
+    assert relaunched("python accelerate launch --cpu train.py") is None
+    named = f"python accelerate launch --cpu --config_file {tmp_path / 'config.yaml'} train.py"
+    assert "--nproc_per_node 3" in relaunched(named)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +94,7 @@ def test_everything_else_is_left_alone(line, environment, relaunched):
             "python accelerate launch --num_processes 2 train.py --hub_token hf_x --seed 1",
             "accelerate launch --num_processes 2 train.py --seed 1",
         ),
+        ("/bin/uv run --with . train.py --hub_token hf_x --seed 1", "uv run --with . train.py --seed 1"),
     ],
 )
 def test_the_command_is_recorded_with_its_launcher_and_without_its_token(launcher, command, monkeypatch):
