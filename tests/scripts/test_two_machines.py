@@ -1,4 +1,5 @@
-"""Two machines of one process each: two network namespaces, or two loopback addresses where those cannot be made."""
+"""Two machines of one process each, by the example's configuration: two network namespaces, or one machine with two
+launchers where those cannot be made."""
 
 import json
 import os
@@ -9,7 +10,9 @@ from pathlib import Path
 
 from processes import SMALL, free_port, outcome
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train_wgan.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "train_wgan.py"
+CONFIG = ROOT / "examples" / "two_machines.yaml"
 ADDRESSES = ["10.77.0.1", "10.77.0.2"]
 
 
@@ -43,12 +46,12 @@ def machines():
 
 
 def launch(machine, rank, address, port, folder):
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    where = ["--num_machines", "2", "--machine_rank", rank, "--main_process_ip", address, "--main_process_port", port]
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIG, "--machine_rank", rank]
+    where = ["--cpu", "--num_processes", "2", "--main_process_ip", address, "--main_process_port", port]
     run = [SCRIPT, *SMALL, "--max_train_steps", "12", "--train_batch_size", "4", "--output_dir", folder]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*machine, *accelerate, *map(str, where), *map(str, run)],
+        [*machine, *map(str, [*accelerate, *where, *run])],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,0 +1,57 @@
+#!/bin/bash
+# Trains on the GPUs of several nodes, or on their CPUs where they have no GPUs, and goes on by itself after its time is
+# up. From the clone's folder, in an environment with hf_wgan, with an output folder that all nodes share:
+#
+#   OUTPUT_DIR=/shared/wgan-photos sbatch --nodes 2 --gpus-per-node 4 examples/slurm.sh --train_data_dir photos
+#
+# What follows the script's name goes to scripts/train_wgan.py.
+#SBATCH --job-name=hf_wgan
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+output_dir=${OUTPUT_DIR:-wgan-$SLURM_JOB_ID}
+resume=()
+if compgen -G "$output_dir/checkpoint-*" > /dev/null; then
+  resume=(--resume_from_checkpoint latest)
+fi
+
+gpus=${SLURM_GPUS_ON_NODE:-0}
+processes=$((SLURM_NNODES * (gpus > 0 ? gpus : 1)))
+launch=(--quiet --num_machines "$SLURM_NNODES" --num_processes "$processes")
+launch+=(--main_process_ip "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)")
+launch+=(--main_process_port "${MAIN_PROCESS_PORT:-$((20000 + SLURM_JOB_ID % 10000))}")
+launch+=(--mixed_precision "${MIXED_PRECISION:-no}" --dynamo_backend no)
+if ((gpus == 0)); then
+  launch+=(--cpu)
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+elif ((processes > 1)); then
+  launch+=(--multi_gpu)
+fi
+
+# Five minutes before the time is up SLURM sends SIGUSR1 to this shell alone, which has srun send it to every process.
+# torchrun passes it on to the training, which saves, and has four minutes for that. Accelerate's launcher would die of it.
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
+export PET_SHUTDOWN_TIMEOUT=240
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+time_is_up=
+trap 'time_is_up=yes; kill -USR1 "$step"' USR1
+# The single quotes are meant: each task has a SLURM_NODEID of its own.
+# shellcheck disable=SC2016
+srun --kill-on-bad-exit=0 bash -c 'trap "" USR1; exec accelerate launch --machine_rank "$SLURM_NODEID" "$@"' bash \
+  "${launch[@]}" scripts/train_wgan.py --output_dir "$output_dir" "${resume[@]}" "$@" &
+step=$!
+wait "$step"
+code=$?
+while kill -0 "$step" 2> /dev/null; do # a signal ends the wait before srun has ended
+  wait "$step"
+  code=$?
+done
+if [ -n "$time_is_up" ] && [ "$code" -ne 0 ]; then # otherwise the training has ended by itself
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
