@@ -1,11 +1,44 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#     "torch>=2.4",
+#     "accelerate>=1.10",
+#     "diffusers>=0.35",
+#     "datasets>=4.0",
+#     "huggingface_hub>=0.34",
+#     "safetensors>=0.5",
+#     "matplotlib>=3.8",
+#     "pot>=0.9.5",
+#     "scikit-learn>=1.8",
+#     "scipy>=1.11",
+# ]
+#
+# [tool.hf-jobs]
+# volumes = ["./hf_wgan:/hf_wgan", "./model_cards:/model_cards"]
+# ///
 """Trains a Wasserstein GAN on images and leaves a diffusers pipeline, a sample grid and curves.
 
 accelerate launch scripts/train_wgan.py                                        # scikit-learn's digits, minutes on a CPU
 accelerate launch scripts/train_wgan.py --train_data_dir photos --resolution 64 --output_dir wgan-photos
 accelerate launch scripts/train_wgan.py --dataset_name huggan/smithsonian_butterflies_subset --mixed_precision bf16
+uv run scripts/train_wgan.py                                                   # where nothing is installed
 """
 
-from hf_wgan.commands import train
+import sys
+from pathlib import Path
+
+# Where hf_wgan is not installed it is taken from the clone that this file lies in.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+try:
+    from hf_wgan.commands import train
+except ModuleNotFoundError as error:
+    if error.name != "hf_wgan":
+        raise
+    raise SystemExit(
+        "error: hf_wgan is neither installed nor beside this file's folder; run it in a clone, or name one: "
+        "uv run --with PATH_OR_ADDRESS_OF_A_CLONE train_wgan.py"
+    ) from error
 
 if __name__ == "__main__":
     raise SystemExit(train(__doc__))
