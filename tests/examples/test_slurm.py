@@ -12,9 +12,9 @@ from processes import SMALL, free_port
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "slurm.sh"
 SCONTROL = """#!/bin/bash
-if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> "$CALLS"; fi
+if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" with "$OUTPUT_DIR"/checkpoint-* >> "$CALLS"; fi
 """
-# A task on each node; a signal goes to every process of every task.
+# A task on each node; a signal goes to every process of every task, and none outlives the first.
 SRUN = """#!/bin/bash
 shift
 for ((node = 0; node < SLURM_NNODES; node++)); do
@@ -26,6 +26,7 @@ code=0
 for task in "${tasks[@]}"; do
   while kill -0 "$task" 2> /dev/null; do wait "$task"; done
   wait "$task" || code=1
+  kill -KILL -- -"$task" 2> /dev/null
 done
 exit $code
 """
@@ -61,11 +62,12 @@ def test_a_job_whose_time_is_up_saves_is_put_back_into_the_queue_and_goes_on(tmp
     job.send_signal(signal.SIGUSR1)
     said = job.communicate(timeout=120)[0]
     assert job.returncode != 0 and "Interrupted at step" in said, said
-    assert (tmp_path / "calls").read_text() == "requeue 7\n"
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    calls = f"requeue 7 with {checkpoint}\n"
+    assert (tmp_path / "calls").read_text() == calls
 
     job = batch(tmp_path, *arguments, "--max_train_minutes", "0.0001")
     said = job.communicate(timeout=120)[0]
     assert job.returncode == 0, said
     assert f"Resumed at step {int(checkpoint.name.rpartition('-')[2])}." in said
-    assert (tmp_path / "calls").read_text() == "requeue 7\n", "what has ended by itself is not put back"
+    assert (tmp_path / "calls").read_text() == calls, "what has ended by itself is not put back"
