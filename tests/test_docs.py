@@ -131,11 +131,17 @@ def run_script(path, arguments, monkeypatch, arguments_only):
 
 
 def run_command(words, monkeypatch):
+    while "=" in words[0]:  # a variable for the command
+        words = words[1:]
     if words[:2] == ["accelerate", "launch"]:
         launched = launch_command_parser().parse_args(words[2:])
         script, arguments = launched.training_script, launched.training_script_args
     elif words[0] == "python" and words[1].endswith(".py"):
         script, arguments = words[1], words[2:]
+    elif words[:2] == ["uv", "run"]:
+        script, arguments = words[2], words[3:]
+    elif "examples/slurm.sh" in words:
+        script, arguments = "scripts/train_wgan.py", words[words.index("examples/slurm.sh") + 1 :]
     else:
         assert any(" ".join(words).startswith(name) for name in NOT_RUN), f"{words}: a test does not know what to do"
         if words[0] == "pip":
