@@ -113,6 +113,7 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     generator, critic = networks(dataset.shape[0])
     trainer = WGANTrainer(generator, critic, dataset, config, record, held_out)
     trainer.train()
+    trainer.accelerator.end_training()  # a process that ends within its group may abort, with all of its work done
     return 128 + trainer.interrupted if trainer.interrupted else 0
 
 
@@ -614,6 +615,7 @@ def evaluate(description: str, args: Sequence[str] | None = None) -> int:
         cache_dir=data_config.cache_dir,
         progress=True,
     )
+    state.end_training()
     if not state.is_main_process:
         return 0
     print(json.dumps({"figures": result.figures, "floor": result.floor, "settings": result.settings}, indent=2))

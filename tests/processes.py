@@ -56,6 +56,8 @@ def start_run(folder, arguments, num_processes=1, before=None):
 
 
 def train(folder, arguments, index, num_processes, port, before):
+    import torch
+
     from hf_wgan import commands
 
     join(index, num_processes, port)
@@ -64,7 +66,9 @@ def train(folder, arguments, index, num_processes, port, before):
     os.dup2(log, 2)
     if before:
         before()
-    sys.exit(commands.train("", [*arguments, "--output_dir", folder]))
+    code = commands.train("", [*arguments, "--output_dir", folder])
+    assert code or not torch.distributed.is_initialized(), "an interpreter that ends within a group may abort"
+    sys.exit(code)
 
 
 def join(index, num_processes, port):

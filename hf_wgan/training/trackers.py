@@ -61,7 +61,7 @@ class Trackers:
             raise InputError(
                 f"report_to: {', '.join(map(str, accelerator.log_with))} cannot be started ({one_line(error)})"
             ) from error
-        self._trackers = list(accelerator.trackers)
+        self._trackers = accelerator.trackers  # the same list, so that nothing else closes them again
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._tell(lambda tracker: tracker.log(values, step=step))

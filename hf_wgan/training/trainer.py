@@ -208,6 +208,8 @@ class WGANTrainer:
         SIGINT (Ctrl-C), SIGTERM and SIGUSR1 end the run after the step in hand, with a checkpoint to go on from and the
         pipeline as it is; `interrupted` is then the signal's number. A second SIGINT stops at once.
 
+        A script in several processes calls `trainer.accelerator.end_training()` last.
+
         Returns:
             The pipeline, as saved in `output_dir`.
 

@@ -60,7 +60,7 @@ def trains(constraint, architecture, precision):
 
 
 def combinations():
-    return itertools.product(CONSTRAINTS, SIZES, ("no", "bf16"))
+    return list(itertools.product(CONSTRAINTS, SIZES, ("no", "bf16")))
 
 
 @pytest.mark.parametrize("constraint, architecture, precision", combinations())
@@ -73,7 +73,7 @@ def test_two_processes_train_and_agree():
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     result = subprocess.run([*torchrun, __file__], env=environment, capture_output=True, text=True, timeout=400)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("trained by 2") == len(list(combinations()))
+    assert result.stdout.count("trained by 2") == len(combinations())
 
 
 if __name__ == "__main__":
@@ -86,3 +86,4 @@ if __name__ == "__main__":
             raise SystemExit(f"{combination}: {wrong}")
         if os.environ["RANK"] == "0":
             print(*combination, "trained by", os.environ["WORLD_SIZE"])
+    torch.distributed.destroy_process_group()
