@@ -1,3 +1,4 @@
+import os
 import sys
 
 import psutil
@@ -29,6 +30,7 @@ def relaunched(monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "1"])
         started = []
         monkeypatch.setattr(launch.os, "execv", lambda path, command: started.append(command))
+        monkeypatch.setattr(os, "environ", os.environ.copy())  # which it changes for the process that it becomes
         monkeypatch.delenv("PET_SIGNALS_TO_HANDLE", raising=False)
         launch.relaunch_on_cpus()
         return " ".join(started[0][1:]) if started else None

@@ -2,12 +2,14 @@
 
 import atexit
 import itertools
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -93,7 +95,8 @@ class StreamedBatches(Iterator[Batch]):
             drop_last=True,
             pin_memory=self.device.type == "cuda",
         )
-        self._batches = iter(loader)
+        with _signals_held_back():
+            self._batches = iter(loader)
         # Before PyTorch's own and Python's, which send SIGTERM and wait.
         atexit.register(_end_workers, weakref.ref(self._batches))
 
@@ -152,6 +155,19 @@ class _Decoded(torch.utils.data.IterableDataset):
                 return  # a worker without a part of the stream, or a stream without a good picture
 
 
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Workers started meanwhile get no signal that asks a run to end, until they take it up themselves."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _unsignalled(worker: int) -> None:
     """Signals that ask a run to end often reach all of its processes; a worker ends when its own process says so."""
     for number in STOPPING:
@@ -159,7 +175,10 @@ def _unsignalled(worker: int) -> None:
             signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # which tells who sent a signal; macOS has none
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+        own_process: Any = multiprocessing.parent_process()  # not os.getppid(), which may be multiprocessing's server
+        threading.Thread(target=_obey, args=(own_process.pid,), daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 def _obey(parent: int) -> None:

@@ -124,13 +124,13 @@ def test_a_folder_and_a_saved_dataset_can_be_streamed(tmp_path):
 
 def test_workers_outlive_a_signal_to_all_and_end_when_their_own_process_says_so():
     batches = StreamedBatches(stream(numbered(24), dataloader_num_workers=2), 6, seed=0)
-    next(batches)
     workers = multiprocessing.active_children()
     assert len(workers) == 2
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        for worker in workers:
-            subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
-    assert len(numbers(batches, 8)) == 48
+    for when in ("while they start", "later"):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            for worker in workers:
+                subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
+        assert len(numbers(batches, 8)) == 48, when
     for worker in workers:
         worker.terminate()
         worker.join(timeout=60)
