@@ -42,6 +42,7 @@ class Evaluations:
     ):
         self.config, self.images, self.held_out, self.cache_dir = config, images, held_out, cache_dir
         self.folder = Path(config.output_dir)
+        self._last: tuple[int, Evaluation] | None = None  # the step and what was found
         with PartialState().main_process_first():  # which may train it
             self.features = feature_network(config.evaluation_features, images, held_out, device, cache_dir)
 
@@ -61,6 +62,7 @@ class Evaluations:
         )
         if not state.is_main_process:
             return {}
+        self._last = step, result
         if self._is_best(result):
             self._keep(pipeline, step, result)
         return {**result.figures, "evaluation_seconds": round(time.monotonic() - began, 3)}
@@ -85,6 +87,11 @@ class Evaluations:
             best.rename(old)
         temporary.rename(best)
         shutil.rmtree(old, ignore_errors=True)
+
+    def record(self, step: int) -> None:
+        """Puts what was found at this step, if something was, into the card of the run's own pipeline."""
+        if self._last and self._last[0] == step:
+            record_evaluation(self.folder, self._last[1].rows(step=step))
 
     def summary(self) -> str:
         """Of a run that has ended: its best, and what measuring cost."""

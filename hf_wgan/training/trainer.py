@@ -504,6 +504,7 @@ class WGANTrainer:
         if self.interrupted:
             say(f"Interrupted at step {self.progress.step}. To go on from there: {self._command_to_resume()}")
         if self._evaluations:
+            self._evaluations.record(self.progress.step)
             say(self._evaluations.summary())
         say(f"Saved the pipeline, samples and curves in {self.output_dir}.")
 

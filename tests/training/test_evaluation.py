@@ -20,9 +20,9 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def kept(folder):
-    """The step and the figures of the best model."""
-    found = json.loads((folder / "best" / "evaluation.json").read_text())
+def recorded(folder):
+    """The step and the figures of the model in a folder."""
+    found = json.loads((folder / "evaluation.json").read_text())
     return found[0]["settings"]["step"], {row["metric_type"]: row["metric_value"] for row in found}
 
 
@@ -31,9 +31,13 @@ def test_figures_go_into_the_rows_of_their_steps_and_the_best_model_is_kept(tiny
     measured = {row["step"]: row for row in rows(tmp_path / "run") if set(row) >= FIGURES}
     assert list(measured) == [2, 4, 5], "and the last"
     best = min(measured, key=lambda step: measured[step]["frechet_distance"])
-    step, figures = kept(tmp_path / "run")
+    step, figures = recorded(tmp_path / "run" / "best")
     assert step == best
     assert figures["frechet_distance"] == round(measured[best]["frechet_distance"], 4)
+    step, figures = recorded(tmp_path / "run")
+    assert step == 5, "the run's own pipeline is that of its last step"
+    assert figures["frechet_distance"] == round(measured[5]["frechet_distance"], 4)
+    assert str(figures["frechet_distance"]) in (tmp_path / "run" / "README.md").read_text()
     said = capsys.readouterr().err
     assert f"at step {best}, kept in {tmp_path / 'run' / 'best'}" in said
     assert "Evaluation took" in said and "% of the time" in said
@@ -42,7 +46,7 @@ def test_figures_go_into_the_rows_of_their_steps_and_the_best_model_is_kept(tiny
 def test_what_is_measured_and_kept_is_the_averaged_generator_of_that_step(tiny_config, tmp_path):
     options = {"use_ema": True, "generator_learning_rate": 1e-2, "metric_for_best_model": "density"}
     trainer(tiny_config(max_train_steps=4, **options, **EVALUATED)).train()
-    step, _ = kept(tmp_path / "run")
+    step, _ = recorded(tmp_path / "run" / "best")
     trainer(tiny_config(output_dir=str(tmp_path / "short"), max_train_steps=step, **options)).train()
     best, expected = (
         WGANPipeline.from_pretrained(folder).generator for folder in (tmp_path / "run" / "best", tmp_path / "short")
@@ -89,7 +93,8 @@ def test_a_resumed_run_measures_and_keeps_as_one_never_stopped(tiny_config, tmp_
     whole, again = outcome(tmp_path / "whole"), outcome(tmp_path / "parts")
     del again["samples/step-000005.png"]  # the first run's last
     assert again == whole
-    assert kept(tmp_path / "parts") == kept(tmp_path / "whole")
+    for folder in ("", "best"):
+        assert recorded(tmp_path / "parts" / folder) == recorded(tmp_path / "whole" / folder)
 
 
 def test_samples_are_compared_with_held_out_images_if_there_are_some(tiny_config, tmp_path):
