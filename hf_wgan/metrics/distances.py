@@ -18,13 +18,18 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
         generated: `(M, D)`, likewise.
     """
     a, b = (np.asarray(features, np.float64) for features in (real, generated))
-    covariance_a, covariance_b = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b))
-    # Σa Σb has the eigenvalues of Σa^½ Σb Σa^½, which is symmetric: so no complex roots where it is singular.
-    values, vectors = np.linalg.eigh(covariance_a)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    trace_of_root = np.sqrt(np.linalg.eigvalsh(root @ covariance_b @ root).clip(min=0)).sum()
-    spread = np.trace(covariance_a) + np.trace(covariance_b) - 2 * trace_of_root
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + max(spread, 0))
+    between_means = ((a.mean(0) - b.mean(0)) ** 2).sum()
+    # Scaled so that the covariances are a.T @ a and b.T @ b.
+    a, b = ((features - features.mean(0)) / np.sqrt(len(features) - 1) for features in (a, b))
+    if a.shape[1] > max(len(a), len(b)):  # fewer images than features, such as pixels
+        # Σa Σb has the eigenvalues of (a bᵀ)(a bᵀ)ᵀ.
+        trace_of_root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    else:
+        # And those of Σa^½ Σb Σa^½, which is symmetric: so no complex roots where it is singular.
+        values, vectors = np.linalg.eigh(a.T @ a)
+        root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+        trace_of_root = np.sqrt(np.linalg.eigvalsh(root @ (b.T @ b) @ root).clip(min=0)).sum()
+    return float(between_means + max((a**2).sum() + (b**2).sum() - 2 * trace_of_root, 0))
 
 
 def kernel_distance(

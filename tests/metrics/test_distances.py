@@ -48,6 +48,8 @@ def test_the_frechet_distance_is_that_of_the_matrix_square_root():
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root.real)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
     assert frechet_distance(a.astype(np.float32), b.astype(np.float32)) == pytest.approx(expected, rel=1e-4)
+    rotation, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(1000, 12)))
+    assert frechet_distance(a @ rotation.T, b @ rotation.T) == pytest.approx(expected, rel=1e-8), "of 1,000 features"
 
 
 def test_the_kernel_distance_of_all_points_is_the_double_sum():
