@@ -81,7 +81,7 @@ def join(index, num_processes, port):
         os.environ.update({name: str(value) for name, value in {**rank, **where}.items()})
 
 
-def ended(processes, timeout=60):
+def ended(processes, timeout=200):  # seconds, of a machine that may be busy
     """Their exit codes, once all have ended; minus the signal's number where one was killed."""
     for process in processes:
         process.join(timeout)

@@ -155,7 +155,7 @@ def test_the_command_listens_on_loopback_only_and_ends_without_a_trace(model, tm
         assert f"port={port}: is in use; name another, or leave it out" in capsys.readouterr().err
     finally:
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=200)[1]
     assert process.returncode == 130
     assert said.splitlines()[-1] == "Stopped at once." and "Traceback" not in said
     assert not list(tmp_path.glob("tmp*")), "no files are left behind"

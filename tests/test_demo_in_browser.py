@@ -47,7 +47,7 @@ def address(request, tmp_path_factory):
 def page(browser, address):
     """The page, loaded; at the end nothing may have been asked of any other host."""
     context = browser.new_context(viewport=DESK)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(120_000)  # on a busy machine
     page = context.new_page()
     hosts, faults = set(), []
     page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))

@@ -162,7 +162,7 @@ def idx_folder(tmp_path):
 def test_two_processes_that_start_together_build_it_once(idx_folder, tmp_path):
     command = [sys.executable, "-c", BUILDER, str(idx_folder), str(tmp_path / "cache")]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0].split() for process in processes]
+    outputs = [process.communicate(timeout=200)[0].split() for process in processes]
     assert outputs[0] == outputs[1] and len(outputs[0]) == 2
     times = [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*/*")]
     assert len(times) == 3, "one cache of three files"

@@ -54,7 +54,7 @@ def load():
         def make(**options):
             environment = {**os.environ, **server.environment()}
             command = [sys.executable, "-c", LOAD, repr({"dataset_name": "me/photos", **options})]
-            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120).stdout.strip()
+            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200).stdout.strip()
 
         make.requests = server.requests
         yield make

@@ -60,14 +60,14 @@ def test_a_job_whose_time_is_up_saves_is_put_back_into_the_queue_and_goes_on(tmp
         assert time.monotonic() < deadline and job.poll() is None, job.communicate()[0]
         time.sleep(0.1)
     job.send_signal(signal.SIGUSR1)
-    said = job.communicate(timeout=120)[0]
+    said = job.communicate(timeout=200)[0]
     assert job.returncode != 0 and "Interrupted at step" in said, said
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     calls = f"requeue 7 with {checkpoint}\n"
     assert (tmp_path / "calls").read_text() == calls
 
     job = batch(tmp_path, *arguments, "--max_train_minutes", "0.0001")
-    said = job.communicate(timeout=120)[0]
+    said = job.communicate(timeout=200)[0]
     assert job.returncode == 0, said
     assert f"Resumed at step {int(checkpoint.name.rpartition('-')[2])}." in said
     assert (tmp_path / "calls").read_text() == calls, "what has ended by itself is not put back"

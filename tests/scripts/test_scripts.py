@@ -188,7 +188,7 @@ def test_ctrl_c_saves_what_there_is(launcher, tmp_path):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the launcher and the script alike
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=200)[1]
     assert process.returncode != 0
     assert "--resume_from_checkpoint latest" in said
     assert len(WGANPipeline.from_pretrained(tmp_path / "run")(2).images) == 2

@@ -63,7 +63,7 @@ def test_two_machines_train_together_as_two_processes_of_one(tmp_path):
     with machines() as (prefixes, address):
         port = free_port()
         started = [launch(prefix, rank, address, port, tmp_path / "two") for rank, prefix in enumerate(prefixes)]
-        said = [process.communicate(timeout=120)[0] for process in started]
+        said = [process.communicate(timeout=200)[0] for process in started]
         assert [process.returncode for process in started] == [0, 0], "\n".join(said)
     assert "on 2 × cpu" in said[0] and "on 2 × cpu" not in said[1]
     record = json.loads((tmp_path / "two" / "training_config.json").read_text())
