@@ -1,5 +1,7 @@
 """The site: `sphinx-build -W docs docs/_build` makes HTML of the pages of this folder."""
 
+import re
+
 from hf_wgan import __version__
 
 project = "hf_wgan"
@@ -19,6 +21,12 @@ default_role = "code"  # docstrings are Markdown, where one backtick means code
 
 def setup(app):
     app.connect("autodoc-process-docstring", to_restructured_text, priority=400)  # before napoleon
+    app.connect("source-read", with_cards)
+
+
+def with_cards(app, name, source):
+    """Links to model cards, which are no pages of the site, become files to download."""
+    source[0] = re.sub(r"\[([^]]+)]\((\.\./model_cards/[^)]+\.md)\)", r"{download}`\1 <\2>`", source[0])
 
 
 def to_restructured_text(app, what, name, obj, options, lines):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import sphinx.cmd.build
 from accelerate.commands.launch import launch_command_parser
+from accelerate.state import AcceleratorState
 from conftest import pictures
 from datasets import Dataset
 from hub_server import hub
@@ -64,6 +65,7 @@ def write_idx(path, array):
 
 
 def train(words):
+    AcceleratorState._reset_state(True)  # as in a process of its own
     assert commands.train("", [*words, *SMALL["train_wgan.py"].split()]) == 0
 
 
@@ -74,7 +76,7 @@ def prepared(tmp_path_factory):
     rng = np.random.default_rng(0)
     for place in ("photos", "node_modules/emoji-datasource-google/img/google/64"):
         (folder / place).mkdir(parents=True)
-        for number, picture in enumerate(pictures(8, size=(64, 64))):
+        for number, picture in enumerate(pictures(20, size=(64, 64))):
             picture.save(folder / place / f"{number}.png")
     # In the place of one on the Hub, whose loading by name tests/data/test_hub_datasets.py tests.
     (folder / "user" / "dataset").mkdir(parents=True)
@@ -178,8 +180,18 @@ def test_every_page_is_in_the_contents_and_every_link_leads_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.parametrize("card", (ROOT / "model_cards").glob("*/README.md"), ids=lambda card: card.parent.name)
+def test_a_card_has_its_pictures_and_is_of_the_command_in_the_recipes(card):
+    page = ROOT / "docs" / "recipes.md"
+    recipes = [words for kind, code in blocks(page) if kind == "bash" for words in commands_of(code)]
+    [made_by] = [words for kind, code in blocks(card) if kind == "bash" for words in commands_of(code)]
+    assert made_by in recipes
+    pictures_of_card = re.findall(r"!\[.*?\]\((.*?)\)", card.read_text())
+    assert pictures_of_card and all((card.parent / picture).is_file() for picture in pictures_of_card)
+
+
 def test_the_site_is_built_without_a_warning(tmp_path):
     assert sphinx.cmd.build.main(["-q", "-W", "--keep-going", str(ROOT / "docs"), str(tmp_path / "site")]) == 0
     front = (tmp_path / "site" / "index.html").read_text()
-    assert "quick_start.html" in front and "samples.png" in front
+    assert "quick_start.html" in front and "step-003000.png" in front
     assert "num_candidates" in (tmp_path / "site" / "api.html").read_text()
