@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
 from PIL import Image
 
 from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig
@@ -54,9 +55,10 @@ def pictures(count=3, mode="RGB", size=(8, 8), seed=0):
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps its precision for the life of a process; each test chooses anew."""
+def as_in_a_new_process():
+    """Accelerate keeps its precision for the life of a process, and random numbers would depend on the tests before."""
     AcceleratorState._reset_state(reset_partial_state=True)
+    set_seed(0)
 
 
 @pytest.fixture

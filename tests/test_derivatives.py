@@ -83,7 +83,7 @@ def test_gradients_of_bfloat16_weights_by_a_matrix_product(layer):
             found[name, enabled] = layer.weight.grad.clone()
     exact = found["plain", False]
     far = {name: (found[name, True] - exact).norm() / exact.norm() for name in ("plain", "fast")}
-    assert far["fast"] < 1.1 * far["plain"] < 0.02
+    assert far["fast"] < 1.2 * far["plain"] < 0.02  # at most 1.13 times as far with 300 other random numbers
 
 
 def test_other_forms_are_left_to_pytorch():

@@ -180,7 +180,7 @@ def test_every_page_is_in_the_contents_and_every_link_leads_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("card", (ROOT / "model_cards").glob("*/README.md"), ids=lambda card: card.parent.name)
+@pytest.mark.parametrize("card", sorted((ROOT / "model_cards").glob("*/README.md")), ids=lambda card: card.parent.name)
 def test_a_card_has_its_pictures_and_is_of_the_command_in_the_recipes(card):
     page = ROOT / "docs" / "recipes.md"
     recipes = [words for kind, code in blocks(page) if kind == "bash" for words in commands_of(code)]
