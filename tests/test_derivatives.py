@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -67,23 +68,26 @@ def test_a_critic_without_normalisation_is_not_gone_through_twice():
     assert fast < plain
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(32, 40, 4, 2, 1), nn.ConvTranspose2d(32, 40, 4, 2, 1)], ids=repr)
-def test_gradients_of_bfloat16_weights_by_a_matrix_product(layer):
-    """As near to those of float32 as PyTorch's own are."""
-    layer = layer.to(memory_format=torch.channels_last)
-    images = torch.randn(3, 32, 8, 8)
-    found = {}
-    for name, context in {"plain": torch.enable_grad(), "fast": FastDerivatives()}.items():
-        for enabled in (True, False):
-            layer.zero_grad()
-            with context, torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                output = layer(images)
-            assert output.dtype == (torch.bfloat16 if enabled else torch.float32)
-            (output.float() ** 2).mean().backward()
-            found[name, enabled] = layer.weight.grad.clone()
-    exact = found["plain", False]
-    far = {name: (found[name, True] - exact).norm() / exact.norm() for name in ("plain", "fast")}
-    assert far["fast"] < 1.2 * far["plain"] < 0.02  # at most 1.13 times as far with 300 other random numbers
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_gradients_of_bfloat16_weights_by_a_matrix_product(kind):
+    """As near to those of float32 as PyTorch's own are, in the mean: of one draw in fifty they are not."""
+    far = {"plain": [], "fast": []}
+    for _ in range(8):
+        layer = kind(32, 40, 4, 2, 1).to(memory_format=torch.channels_last)
+        images = torch.randn(3, 32, 8, 8)
+        found = {}
+        for name, context in {"plain": torch.enable_grad(), "fast": FastDerivatives()}.items():
+            for enabled in (True, False):
+                layer.zero_grad()
+                with context, torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                    output = layer(images)
+                assert output.dtype == (torch.bfloat16 if enabled else torch.float32)
+                (output.float() ** 2).mean().backward()
+                found[name, enabled] = layer.weight.grad.clone()
+        exact = found["plain", False]
+        for name, distances in far.items():
+            distances.append((found[name, True] - exact).norm().item() / exact.norm().item())
+    assert np.mean(far["fast"]) < 1.1 * np.mean(far["plain"]) < 0.02
 
 
 def test_other_forms_are_left_to_pytorch():

@@ -49,7 +49,6 @@ class Trackers:
     """
 
     def __init__(self, accelerator: Accelerator, run_name: str, hyperparameters: dict[str, Any]):
-        self._trackers: list[GeneralTracker] = []
         options = {name: {argument: run_name} for name, argument in RUN_NAME.items()}
         plain = {
             name: value if isinstance(value, (bool, int, float, str)) else str(value)
@@ -61,7 +60,8 @@ class Trackers:
             raise InputError(
                 f"report_to: {', '.join(map(str, accelerator.log_with))} cannot be started ({one_line(error)})"
             ) from error
-        self._trackers = accelerator.trackers  # the same list, so that nothing else closes them again
+        # The same list, so that nothing else closes them again.
+        self._trackers: list[GeneralTracker] = accelerator.trackers
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._tell(lambda tracker: tracker.log(values, step=step))

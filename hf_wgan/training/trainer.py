@@ -504,7 +504,6 @@ class WGANTrainer:
         if self.interrupted:
             say(f"Interrupted at step {self.progress.step}. To go on from there: {self._command_to_resume()}")
         if self._evaluations:
-            self._evaluations.record(self.progress.step)
             say(self._evaluations.summary())
         say(f"Saved the pipeline, samples and curves in {self.output_dir}.")
 
@@ -522,6 +521,8 @@ class WGANTrainer:
             self._measured(portable_copy(self.generator)).save_pretrained(self.output_dir / "generator", variant="raw")
         pipeline.register_to_config(_name_or_path=str(self.output_dir))
         write_card(self.output_dir)
+        if self._evaluations:
+            self._evaluations.record(self.progress.step)
 
     def _pushes_checkpoints(self) -> bool:
         return self.config.push_to_hub and self.config.hub_strategy == "checkpoint"

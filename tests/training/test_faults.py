@@ -298,7 +298,7 @@ def test_a_process_that_is_killed_takes_the_other_down_within_a_minute(tmp_path)
 
 
 def test_a_process_that_fails_takes_the_other_down_and_shows_its_own_error(tmp_path):
-    assert ended(start_run(tmp_path / "run", STEPS, 2, fail_in_process_1)) == [1, 1]
+    assert ended(start_run(tmp_path / "run", STEPS, 2, fail_in_process_1), timeout=60) == [1, 1]
     said = log(tmp_path / "run")
     assert "process 1: " in said and "the images are gone" in said
     assert "process 0 ends because another one has ended" in said
