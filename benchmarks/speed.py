@@ -65,6 +65,10 @@ class PlainLoop:
     def __init__(self, images: Tensor, width: int, lipschitz: str, device: torch.device):
         channels, resolution = images.shape[1:3]
         self.generator, self.critic = (each.to(device) for each in networks(resolution, channels, width, lipschitz))
+        for layer in (*self.generator.modules(), *self.critic.modules()):
+            for kind in (nn.Conv2d, nn.ConvTranspose2d):  # as the paper's code has them
+                if isinstance(layer, kind):
+                    layer.__class__ = kind
         self.images, self.lipschitz, self.device = images, lipschitz, device
         players = (self.generator, self.critic)
         if lipschitz == "clip":

@@ -21,6 +21,8 @@ from .checks import (
 )
 from .layers import (
     CLASS_EMBEDDING_DIM,
+    MapToVector,
+    VectorToMap,
     add_spectral_norm,
     latent_embedding,
     normalization,
@@ -77,7 +79,7 @@ class DCGANGenerator(Network):
         channels = width * sample_size // (2 * SMALLEST_MAP)
         num_inputs = latent_dim + (CLASS_EMBEDDING_DIM if num_classes else 0)
         check_num_parameters(self, _num_weights(num_inputs, channels, width, num_extra_layers))
-        layers = _hidden(nn.ConvTranspose2d(num_inputs, channels, 4, 1, 0, bias=False), norm_type, nn.ReLU())
+        layers = _hidden(VectorToMap(num_inputs, channels, SMALLEST_MAP), norm_type, nn.ReLU())
         while channels > width:
             upsample = nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1, bias=False)
             layers += _hidden(upsample, norm_type, nn.ReLU())
@@ -156,7 +158,7 @@ class DCGANCritic(Network):
             downsample = nn.Conv2d(channels, 2 * channels, 4, 2, 1, bias=False)
             layers += _hidden(downsample, norm_type, nn.LeakyReLU(0.2))
             channels, size = 2 * channels, size // 2
-        layers += [nn.Conv2d(channels, 1, 4, 1, 0, bias=False), nn.Flatten(start_dim=0)]
+        layers += [MapToVector(channels, 1, SMALLEST_MAP), nn.Flatten(start_dim=0)]
         self.layers = nn.Sequential(*layers)
         if num_classes is not None:
             self.class_embedding = projection_embedding(num_classes, channels, spectral_norm)

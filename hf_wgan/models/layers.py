@@ -1,6 +1,8 @@
-"""The parts that several networks have in common: normalisation, spectral normalisation, and classes."""
+"""The parts that several networks have in common: convolutions between a map and a vector, normalisation, spectral
+normalisation, and classes."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -23,6 +25,32 @@ def normalization(norm_type: str, channels: int, affine: bool = True) -> nn.Modu
     if norm_type == "instance":
         return nn.InstanceNorm2d(channels, affine=affine)
     return nn.Identity()
+
+
+class MapToVector(nn.Conv2d):
+    """A convolution with a kernel as large as the map: one matrix product, several times as fast as by PyTorch's
+    convolutions on a CPU. Weights are those of `Conv2d`."""
+
+    def __init__(self, in_channels: int, out_channels: int, map_size: int):
+        super().__init__(in_channels, out_channels, map_size, bias=False)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:  # (N, C, S, S) to (N, out_channels, 1, 1)
+        # In the order that channels-last memory has, so that nothing is copied.
+        rows, kernels = maps.permute(0, 2, 3, 1).flatten(1), self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(rows, kernels)[:, :, None, None]
+
+
+class VectorToMap(nn.ConvTranspose2d):
+    """A transposed convolution of a single pixel: likewise. Weights are those of `ConvTranspose2d`."""
+
+    def __init__(self, in_channels: int, out_channels: int, map_size: int):
+        super().__init__(in_channels, out_channels, map_size, bias=False)
+
+    def forward(  # (N, C, 1, 1) to (N, out_channels, S, S)
+        self, vectors: torch.Tensor, output_size: list[int] | None = None
+    ) -> torch.Tensor:
+        rows = vectors.flatten(1) @ self.weight.permute(0, 2, 3, 1).flatten(1)
+        return rows.unflatten(1, (*self.kernel_size, self.out_channels)).permute(0, 3, 1, 2)
 
 
 def add_spectral_norm(network: nn.Module) -> None:

@@ -17,6 +17,7 @@ from hf_wgan import (
     ResNetGenerator,
 )
 from hf_wgan.models.factory import shape_of
+from hf_wgan.models.layers import MapToVector, VectorToMap
 from hf_wgan.training.checkpoint import portable_copy
 
 PAIRS = [
@@ -264,6 +265,24 @@ def test_dcgan_has_the_layers_of_the_authors_code(size, generator_parameters, cr
     # Counted by hand for nz 100, nc 3, ngf = ndf = 64, no extra layers.
     assert sum(p.numel() for p in DCGANGenerator(size).parameters()) == generator_parameters
     assert sum(p.numel() for p in DCGANCritic(size).parameters()) == critic_parameters
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "layer, convolution, inputs",
+    [
+        (MapToVector(6, 3, 4), nn.Conv2d(6, 3, 4, bias=False), (5, 6, 4, 4)),
+        (VectorToMap(6, 3, 4), nn.ConvTranspose2d(6, 3, 4, bias=False), (5, 6, 1, 1)),
+    ],
+)
+def test_a_product_between_map_and_vector_is_the_convolution_of_the_same_weights(layer, convolution, inputs, layout):
+    inputs = torch.randn(inputs).to(memory_format=layout)
+    convolution.load_state_dict(layer.to(memory_format=layout).state_dict())
+    expected = convolution(inputs)
+    found = layer(inputs)
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last), "the layout that the next convolution works in"
 
 
 def test_extra_layers_are_3x3_convolutions_at_the_finest_hidden_map():
