@@ -10,9 +10,9 @@ FAULTS = """
 import numpy as np
 import resource
 from hf_wgan.memory import kept_memory
-def faults(million):
+def faults(million, times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
+    for _ in range(times):
         np.full(million * 1_000_000, 1.0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 """
@@ -26,9 +26,9 @@ def in_a_process_of_its_own(code):
 def test_freed_memory_is_used_again():
     code = """
 with kept_memory() as kept:
-    faults(10)  # of 80 MB each
-    inside = faults(10)
-print(kept, inside, faults(10))
+    faults(10, 5)  # of 80 MB each
+    inside = faults(10, 5)
+print(kept, inside, faults(10, 5))
 """
     kept, inside, afterwards = in_a_process_of_its_own(code).split()
     if kept == "False":
@@ -40,8 +40,8 @@ def test_afterwards_blocks_of_middling_size_are_still_used_again():
     code = """
 with kept_memory():
     pass
-faults(1)  # of 8 MB each
-print(faults(1))
+faults(1, 10)  # of 8 MB each
+print(faults(1, 10))
 """
     assert int(in_a_process_of_its_own(code)) < 100
 
