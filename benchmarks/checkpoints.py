@@ -19,11 +19,11 @@ from options import split_options
 
 from hf_wgan import TrainingConfig, WGANTrainer, load_images
 from hf_wgan.data import DataConfig
-from hf_wgan.knobs import KnobParser
 from hf_wgan.models.factory import NetworkConfig, build_networks
-from hf_wgan.signals import Interrupts
 from hf_wgan.training.config import DIGITS_DEFAULTS
 from hf_wgan.training.report import Report
+from hf_wgan.utils.options import OptionParser
+from hf_wgan.utils.signals import Interrupts
 
 NEVER = 10**9
 
@@ -32,10 +32,10 @@ class Run:
     """A run that is taken some steps further at a time."""
 
     def __init__(self, folder: Path, every: int, extra: list[str]):
-        parser = KnobParser(DataConfig, NetworkConfig, TrainingConfig)
+        parser = OptionParser(DataConfig, NetworkConfig, TrainingConfig)
         defaults = {**DIGITS_DEFAULTS, "output_dir": str(folder), "validation_steps": NEVER, "max_train_steps": NEVER}
         parser.set_defaults(**defaults, checkpointing_steps=every)
-        data_config, network_config, config = parser.parse_knobs(extra)
+        data_config, network_config, config = parser.parse_options(extra)
         dataset = load_images(data_config)
         torch.manual_seed(config.seed)
         networks = build_networks(network_config, data_config.resolution, dataset.shape[0])

@@ -20,7 +20,7 @@ import torch
 from diffusers.utils import logging
 from options import split_options
 
-from hf_wgan import ImageSet, WGANPipeline, files, load_images
+from hf_wgan import ImageSet, WGANPipeline, load_images
 from hf_wgan.data import DataConfig
 from hf_wgan.data.batches import normalised
 from hf_wgan.metrics.classifier import (
@@ -32,7 +32,8 @@ from hf_wgan.metrics.classifier import (
 )
 from hf_wgan.metrics.distances import frechet_distance
 from hf_wgan.metrics.neighbours import coverage
-from hf_wgan.presets import PRESETS
+from hf_wgan.training.presets import PRESETS
+from hf_wgan.utils import files
 
 RESOLUTION = 32
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_wgan.py"

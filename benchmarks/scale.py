@@ -16,7 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hf_wgan import DCGANCritic, DCGANGenerator, files
+from hf_wgan import DCGANCritic, DCGANGenerator
+from hf_wgan.utils import files
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_wgan.py"
 BATCH, N_CRITIC = 64, 5

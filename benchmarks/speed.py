@@ -36,10 +36,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig, WGANPipeline, WGANTrainer
-from hf_wgan.knobs import KnobParser
-from hf_wgan.memory import kept_memory
 from hf_wgan.pipelines.pipeline_wgan import PIXELS_PER_CHUNK
-from hf_wgan.signals import Interrupts
+from hf_wgan.utils.memory import kept_memory
+from hf_wgan.utils.options import OptionParser
+from hf_wgan.utils.signals import Interrupts
 
 BATCH, N_CRITIC, LATENT_DIM, NUM_IMAGES, NEVER = 64, 5, 100, 512, 10**9
 spawning = multiprocessing.get_context("spawn")
@@ -129,8 +129,8 @@ class Ours:
             checkpointing_steps=NEVER,
             **OPTIMIZERS[lipschitz],
         )
-        parser = KnobParser(TrainingConfig)
-        given = {name: getattr(parser.parse_knobs(extra)[0], name) for name in parser.given(extra)}
+        parser = OptionParser(TrainingConfig)
+        given = {name: getattr(parser.parse_options(extra)[0], name) for name in parser.given(extra)}
         config = dataclasses.replace(config, **given)
         self.trainer = WGANTrainer(*networks(resolution, channels, width, lipschitz), ImageSet(images), config)
         self.report = self.trainer._start()

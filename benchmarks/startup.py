@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hf_wgan import files
+from hf_wgan.utils import files
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_wgan.py"
 IMPORTS = (

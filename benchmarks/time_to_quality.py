@@ -26,17 +26,17 @@ from presets import first
 from speed import LATENT_DIM, NEVER, PlainLoop
 
 from hf_wgan import ImageSet, TrainingConfig, WGANTrainer, load_images
+from hf_wgan.algorithm.step import critic_steps
 from hf_wgan.data import DataConfig
 from hf_wgan.data.cache import cache_folder
-from hf_wgan.grid import image_grid
-from hf_wgan.knobs import KnobParser
-from hf_wgan.memory import kept_memory
 from hf_wgan.metrics.classifier import SmallClassifier, extract, load_or_train_classifier
 from hf_wgan.metrics.distances import frechet_distance
 from hf_wgan.models.factory import NetworkConfig, build_networks
-from hf_wgan.presets import PRESETS
-from hf_wgan.signals import Interrupts
-from hf_wgan.training.step import critic_steps
+from hf_wgan.training.presets import PRESETS
+from hf_wgan.utils.grids import image_grid
+from hf_wgan.utils.memory import kept_memory
+from hf_wgan.utils.options import OptionParser
+from hf_wgan.utils.signals import Interrupts
 
 RESOLUTION, BATCH, N_CRITIC = 32, 64, 5
 MARKS = (10, 20, 30, 40, 50, 60, 90, 120, 180, 300, 600)
@@ -95,8 +95,8 @@ def main(given: argparse.Namespace, extra: list[str]) -> None:
     images, held_out = (load_images(DataConfig(**data, dataset_split=split)) for split in ("train", "test"))
     network, accuracy = load_or_train_classifier(Path(cache_folder(None), "time-to-quality"), images, held_out)
     judge = Judge(network, held_out, given.num_images)
-    parser = KnobParser(TrainingConfig, NetworkConfig)
-    configs, set_by_hand = parser.parse_knobs(extra), parser.given(extra)
+    parser = OptionParser(TrainingConfig, NetworkConfig)
+    configs, set_by_hand = parser.parse_options(extra), parser.given(extra)
     chosen = {name: value for config in configs for name, value in vars(config).items() if name in set_by_hand}
     steps = {"max_train_steps": NEVER, "validation_steps": NEVER, "checkpointing_steps": NEVER}
     settings = {**PRESETS[given.preset], **steps, **chosen}

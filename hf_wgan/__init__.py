@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 from diffusers.pipelines import pipeline_loading_utils
 
-from .errors import InputError
 from .hub.code import without_carried_code
 from .models import (
     DCGANCritic,
@@ -24,6 +23,7 @@ from .models import (
     ResNetGenerator,
 )
 from .pipelines import WGANPipeline
+from .utils.errors import InputError
 from .version import __version__
 
 if TYPE_CHECKING:

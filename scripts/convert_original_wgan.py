@@ -3,7 +3,7 @@
 python scripts/convert_original_wgan.py netG_epoch_24.pth --config generator_config.json --critic netD_epoch_24.pth
 """
 
-from hf_wgan.convert import convert_original_wgan
+from hf_wgan.cli.convert import convert_original_wgan
 
 if __name__ == "__main__":
     raise SystemExit(convert_original_wgan(__doc__))

@@ -3,7 +3,7 @@
 python scripts/demo.py wgan-digits
 """
 
-from hf_wgan.commands import demo
+from hf_wgan.cli.commands import demo
 
 if __name__ == "__main__":
     raise SystemExit(demo(__doc__))

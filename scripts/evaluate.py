@@ -5,7 +5,7 @@ python scripts/evaluate.py wgan-clothes --dataset_name path/to/fashion-mnist --h
 accelerate launch scripts/evaluate.py me/wgan-photos --train_data_dir photos --features timm:resnet50.a1_in1k
 """
 
-from hf_wgan.commands import evaluate
+from hf_wgan.cli.commands import evaluate
 
 if __name__ == "__main__":
     raise SystemExit(evaluate(__doc__))

@@ -3,7 +3,7 @@
 python scripts/evaluate_digits.py wgan-digits
 """
 
-from hf_wgan.commands import evaluate_digits
+from hf_wgan.cli.commands import evaluate_digits
 
 if __name__ == "__main__":
     raise SystemExit(evaluate_digits(__doc__))

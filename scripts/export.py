@@ -4,7 +4,7 @@ python scripts/export.py wgan-digits --format onnx --output wgan-digits.onnx
 python scripts/generate.py wgan-digits.onnx --num_images 16 --seed 0
 """
 
-from hf_wgan.commands import export
+from hf_wgan.cli.commands import export
 
 if __name__ == "__main__":
     raise SystemExit(export(__doc__))

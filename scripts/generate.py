@@ -3,7 +3,7 @@
 python scripts/generate.py wgan-digits --num_images 1000 --output_dir generated
 """
 
-from hf_wgan.commands import generate
+from hf_wgan.cli.commands import generate
 
 if __name__ == "__main__":
     raise SystemExit(generate(__doc__))

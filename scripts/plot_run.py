@@ -3,7 +3,7 @@
 python scripts/plot_run.py wgan-digits wgan-other --output runs.png
 """
 
-from hf_wgan.commands import plot_run
+from hf_wgan.cli.commands import plot_run
 
 if __name__ == "__main__":
     raise SystemExit(plot_run(__doc__))

@@ -3,7 +3,7 @@
 python scripts/push_space.py me/wgan-digits --hub_space_id me/wgan-digits
 """
 
-from hf_wgan.commands import push_space
+from hf_wgan.cli.commands import push_space
 
 if __name__ == "__main__":
     raise SystemExit(push_space(__doc__))

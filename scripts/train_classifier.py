@@ -3,7 +3,7 @@
 python scripts/train_classifier.py --dataset_name path/to/fashion-mnist --resolution 32 --held_out_split test
 """
 
-from hf_wgan.commands import train_classifier
+from hf_wgan.cli.commands import train_classifier
 
 if __name__ == "__main__":
     raise SystemExit(train_classifier(__doc__))

@@ -31,7 +31,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 try:
-    from hf_wgan.commands import train
+    from hf_wgan.cli.commands import train
 except ModuleNotFoundError as error:
     if error.name != "hf_wgan":
         raise

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from hf_wgan.demo import launch, page
+from hf_wgan.pipelines.demo import launch, page
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from datasets import Dataset
 from hub_server import hub
 from test_convert import Run as OriginalRun
 
-from hf_wgan import commands
+from hf_wgan.cli import commands
 from hf_wgan.hub.publish import Push, push_folder
 
 ROOT = Path(__file__).parents[1]

@@ -32,12 +32,12 @@ from standard_gan import StandardGANStep, jensen_shannon_estimate
 from torch import nn
 
 from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, MLPGenerator, load_images
+from hf_wgan.algorithm.lipschitz import build_constraint
+from hf_wgan.algorithm.step import RealBatch, WGANStep, critic_steps
 from hf_wgan.data import DataConfig, RealBatches
 from hf_wgan.data.batches import normalised
-from hf_wgan.lipschitz import build_constraint
 from hf_wgan.metrics.classifier import SmallClassifier, extract, load_or_train_classifier
 from hf_wgan.metrics.distances import frechet_distance
-from hf_wgan.training.step import RealBatch, WGANStep, critic_steps
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

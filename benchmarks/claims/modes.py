@@ -37,9 +37,9 @@ from torch import Tensor, nn
 from toy_distributions import DEVIATIONS, FOUND, NUM_SAMPLES, batches, grid
 
 from hf_wgan import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
+from hf_wgan.algorithm.lipschitz import build_constraint
+from hf_wgan.algorithm.step import RealBatch, WGANStep
 from hf_wgan.data import DataConfig, load_images
-from hf_wgan.lipschitz import build_constraint
-from hf_wgan.training.step import RealBatch, WGANStep
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from hf_wgan import MLPCritic
-from hf_wgan.lipschitz import build_constraint
-from hf_wgan.training.step import RealBatch, WGANStep
+from hf_wgan.algorithm.lipschitz import build_constraint
+from hf_wgan.algorithm.step import RealBatch, WGANStep
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -33,12 +33,12 @@ from pictures import save_picture
 from torch import nn
 
 from hf_wgan import DCGANCritic, DCGANGenerator, MLPGenerator
+from hf_wgan.algorithm.step import RealBatch
 from hf_wgan.data import RealBatches
 from hf_wgan.data.batches import normalised
 from hf_wgan.metrics.classifier import class_shares, extract
 from hf_wgan.metrics.distances import frechet_distance
 from hf_wgan.metrics.neighbours import coverage
-from hf_wgan.training.step import RealBatch
 
 SETTINGS = {
     "resolution": 16,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
-from hf_wgan.training.step import RealBatch
+from hf_wgan.algorithm.step import RealBatch
 
 
 class StandardGANRecord(NamedTuple):

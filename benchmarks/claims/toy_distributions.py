@@ -27,8 +27,8 @@ from scipy.spatial import cKDTree
 from sklearn.datasets import make_swiss_roll
 
 from hf_wgan import MLPCritic, MLPGenerator
-from hf_wgan.lipschitz import LipschitzPenalty
-from hf_wgan.training.step import RealBatch, WGANStep
+from hf_wgan.algorithm.lipschitz import LipschitzPenalty
+from hf_wgan.algorithm.step import RealBatch, WGANStep
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

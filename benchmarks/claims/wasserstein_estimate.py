@@ -43,9 +43,9 @@ from scipy.stats.qmc import Sobol
 from torch import Tensor, nn
 
 from hf_wgan import MLPCritic
-from hf_wgan.lipschitz import build_constraint
-from hf_wgan.losses import wasserstein_estimate
-from hf_wgan.training.step import RealBatch, WGANStep
+from hf_wgan.algorithm.lipschitz import build_constraint
+from hf_wgan.algorithm.losses import wasserstein_estimate
+from hf_wgan.algorithm.step import RealBatch, WGANStep
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import torch
 
-from ..errors import InputError
+from ..utils.errors import InputError
 from .config import DataConfig
 from .images import TOUCHED_PER_IMAGE, ImageSet
 

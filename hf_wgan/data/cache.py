@@ -24,9 +24,9 @@ import PIL
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 
-from ..console import progress_bar
-from ..errors import InputError
-from ..files import flush
+from ..utils.console import progress_bar
+from ..utils.errors import InputError
+from ..utils.files import flush
 from .decode import Preprocessing, bad_image, decode, is_grey, reason
 from .sources import Source
 

@@ -1,11 +1,11 @@
-"""Every knob of the training images, once."""
+"""Every option of the training images, once."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import InputError
-from ..knobs import knob
+from ..utils.errors import InputError
+from ..utils.options import option
 
 
 @dataclass(frozen=True)
@@ -17,42 +17,44 @@ class DataConfig:
     """
 
     # Where they come from.
-    dataset_name: str | None = knob(
+    dataset_name: str | None = option(
         None,
         "Name of a dataset on the Hub, or path of a local one: a folder that the datasets library can load or has "
         "saved, a .parquet, .arrow or WebDataset .tar file, or IDX files (the MNIST family's format, gzipped or not).",
     )
-    dataset_config_name: str | None = knob(None, "Configuration of the dataset, where it has several.")
-    dataset_revision: str | None = knob(None, "Branch, tag or commit of a dataset on the Hub.")
-    dataset_split: str = knob("train", "Split of the dataset.")
-    train_data_dir: str | None = knob(
+    dataset_config_name: str | None = option(None, "Configuration of the dataset, where it has several.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of a dataset on the Hub.")
+    dataset_split: str = option("train", "Split of the dataset.")
+    train_data_dir: str | None = option(
         None, "Folder of image files, at any depth; with a folder a class, or a metadata.jsonl, they have labels."
     )
-    image_column: str | None = knob(None, "Column that holds the images; found by its type where there is only one.")
-    label_column: str | None = knob(None, "Column that holds the labels; found by its type where there is only one.")
-    max_train_samples: int | None = knob(None, "Use only so many images, the first.")
-    streaming: bool = knob(False, "Read the dataset as a stream, for what does not fit the disk.")
-    shuffle_buffer_size: int = knob(10_000, "Streaming: images among which the next is chosen at random.")
-    dataloader_num_workers: int = knob(2, "Streaming: processes that decode.", matters=False)
+    image_column: str | None = option(None, "Column that holds the images; found by its type where there is only one.")
+    label_column: str | None = option(None, "Column that holds the labels; found by its type where there is only one.")
+    max_train_samples: int | None = option(None, "Use only so many images, the first.")
+    streaming: bool = option(False, "Read the dataset as a stream, for what does not fit the disk.")
+    shuffle_buffer_size: int = option(10_000, "Streaming: images among which the next is chosen at random.")
+    dataloader_num_workers: int = option(2, "Streaming: processes that decode.", matters=False)
 
     # What is done to them.
-    resolution: int = knob(64, "Height and width of the training images, in pixels; the shorter side is scaled to it.")
-    center_crop: bool = knob(True, "Crop to the middle; otherwise to a random square, another one each time.")
-    random_flip: bool = knob(False, "Mirror each image left to right half of the time.")
-    channels: int | None = knob(
+    resolution: int = option(
+        64, "Height and width of the training images, in pixels; the shorter side is scaled to it."
+    )
+    center_crop: bool = option(True, "Crop to the middle; otherwise to a random square, another one each time.")
+    random_flip: bool = option(False, "Mirror each image left to right half of the time.")
+    channels: int | None = option(
         None, "1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; by default 1 where every image is grey, else 3."
     )
-    background: str = knob("white", "What shows through transparent pixels: a colour name or #rrggbb.")
+    background: str = option("white", "What shows through transparent pixels: a colour name or #rrggbb.")
 
     # What happens to bad ones, and where good ones are kept.
-    on_bad_image: Literal["skip", "error"] = knob(
+    on_bad_image: Literal["skip", "error"] = option(
         "skip", "skip: name a bad image and go on without it; error: stop at the first.", matters=False
     )
-    max_bad_images: float = knob(0.5, "Stop if a larger share of the images is bad, in [0, 1].", matters=False)
-    cache_dir: str | None = knob(
+    max_bad_images: float = option(0.5, "Stop if a larger share of the images is bad, in [0, 1].", matters=False)
+    cache_dir: str | None = option(
         None, "Folder for decoded images; by default hf_wgan in the Hugging Face cache.", matters=False
     )
-    memory_limit_gb: float | None = knob(
+    memory_limit_gb: float | None = option(
         None,
         "A set that takes more memory than this, in 10^9 bytes, is read from the cache batch by batch; by default "
         "half of what the device has free.",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from ..errors import BadImageError, InputError, one_line
+from ..utils.errors import BadImageError, InputError, one_line
 from .config import DataConfig
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}

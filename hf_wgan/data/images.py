@@ -6,7 +6,7 @@ import mmap
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..utils.errors import InputError
 from .cache import Cached
 from .config import DataConfig
 

@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-from ..console import say
-from ..errors import InputError
+from ..utils.console import say
+from ..utils.errors import InputError
 from .cache import open_cache
 from .config import DataConfig
 from .decode import Preprocessing, too_many_bad

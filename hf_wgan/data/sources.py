@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError, one_line
+from ..utils.errors import InputError, one_line
 from .config import DataConfig
 from .decode import Picture
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
 
-from ..errors import InputError
-from ..signals import STOPPING
+from ..utils.errors import InputError
+from ..utils.signals import STOPPING
 from .batches import Batch, normalised
 from .cache import decode_or_error
 from .config import DataConfig

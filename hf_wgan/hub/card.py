@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .. import files
+from ..utils import files
 
 TASK = "unconditional-image-generation"
 ALWAYS_MADE = (  # metadata of a model's card, and of a Space's

@@ -15,10 +15,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import HFValidationError, disable_progress_bars, enable_progress_bars, validate_repo_id
 
-from .. import files
-from ..console import say
-from ..errors import InputError, PushError, one_line
 from ..models.network import weights_name
+from ..utils import files
+from ..utils.console import say
+from ..utils.errors import InputError, PushError, one_line
 from .card import make_card, merge
 
 VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}

@@ -10,9 +10,9 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from .. import files
-from ..errors import InputError, PushError, one_line
 from ..models.network import weights_name
+from ..utils import files
+from ..utils.errors import InputError, PushError, one_line
 from .card import assemble, merge, metadata
 from .code import PACKAGE
 from .publish import check_pipeline_folder, published_text, reason
@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from hf_wgan import WGANPipeline
-from hf_wgan.demo import launch, page
+from hf_wgan.pipelines.demo import launch, page
 
 pipeline = WGANPipeline.from_pretrained({place})
 launch(page(pipeline.to("cuda" if torch.cuda.is_available() else "cpu"), {name!r}))

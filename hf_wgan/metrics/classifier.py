@@ -12,7 +12,7 @@ from torch import nn
 
 from ..data import ImageSet, RealBatches
 from ..data.batches import normalised
-from ..errors import InputError, one_line
+from ..utils.errors import InputError, one_line
 
 NUM_FEATURES = 64
 IMAGES_AT_ONCE = 500

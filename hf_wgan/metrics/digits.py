@@ -15,8 +15,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
 from ..data import DataConfig, ImageSet, load_images
-from ..errors import InputError
 from ..pipelines import WGANPipeline
+from ..utils.errors import InputError
 
 SURE = 0.7  # probability from which a sample counts as read
 NO_DIGIT = 10

@@ -15,13 +15,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from ..console import progress_bar
+from ..algorithm.losses import wasserstein_estimate
 from ..data import ImageSet
 from ..data.batches import normalised
 from ..data.cache import cache_folder
-from ..errors import InputError
-from ..losses import wasserstein_estimate
 from ..pipelines import WGANPipeline
+from ..utils.console import progress_bar
+from ..utils.errors import InputError
 from .classifier import class_entropy, class_shares
 from .distances import NUM_MATCHED, frechet_distance, kernel_distance, sliced_wasserstein_distance, wasserstein_1
 from .features import FeatureNetwork

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data import ImageSet
 from ..data.batches import normalised
 from ..data.cache import cache_folder
-from ..errors import InputError, one_line
+from ..utils.errors import InputError, one_line
 from .classifier import load_classifier, load_or_train_classifier
 
 KINDS = """classifier (a small one of the dataset's own classes, trained once), classifier:FOLDER (one that was trained

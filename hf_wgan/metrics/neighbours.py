@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.metrics import pairwise_distances_argmin_min, pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 PRECISION_NEIGHBOURS = 3  # as in Kynkäänniemi et al. 2019
 DENSITY_NEIGHBOURS = 5  # as in Naeem et al. 2020

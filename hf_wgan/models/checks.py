@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 MOST_PARAMETERS = 2**32  # 16 GiB in float32
 

@@ -9,7 +9,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from ..errors import InputError
+from ..utils.errors import InputError
 from .checks import (
     check_at_least,
     check_choice,

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from diffusers import ModelMixin
 
-from ..errors import InputError
-from ..knobs import knob
+from ..utils.errors import InputError
+from ..utils.options import option
 from .checks import height_and_width
 from .dcgan import DCGANCritic, DCGANGenerator
 from .mlp import MLPCritic, MLPGenerator
@@ -26,32 +26,32 @@ ARCHITECTURES: dict[str, tuple[type[ModelMixin], type[ModelMixin]]] = {
 class NetworkConfig:
     """Networks"""
 
-    pretrained_model_name_or_path: str | None = knob(
+    pretrained_model_name_or_path: str | None = option(
         None, "Start from the networks of a pipeline on the Hub or in a folder, which then decides on all of these."
     )
-    revision: str | None = knob(None, "Branch, tag or commit of that pipeline.")
-    variant: str | None = knob(None, "Variant of that pipeline's weights, such as fp16.")
-    architecture: Literal["dcgan", "mlp", "resnet", "r3gan"] = knob(
+    revision: str | None = option(None, "Branch, tag or commit of that pipeline.")
+    variant: str | None = option(None, "Variant of that pipeline's weights, such as fp16.")
+    architecture: Literal["dcgan", "mlp", "resnet", "r3gan"] = option(
         "dcgan",
         "dcgan: strided convolutions; mlp: four fully connected layers; resnet: the residual blocks of WGAN-GP; "
         "r3gan: residual blocks without normalisation.",
     )
-    latent_dim: int | None = knob(
+    latent_dim: int | None = option(
         None, "Length of the generator's latent vectors (100 for dcgan and mlp, 128 for resnet, 64 for r3gan)."
     )
-    generator_width: int | None = knob(
+    generator_width: int | None = option(
         None,
         "Channels of the generator's last hidden map, or its hidden units (64 for dcgan, 512 for mlp, 32 for r3gan; "
         "for resnet 128 at 32 pixels, else 64).",
     )
-    critic_width: int | None = knob(
+    critic_width: int | None = option(
         None, "Channels of the critic's first hidden map, or its hidden units (as for the generator)."
     )
-    num_extra_layers: int = knob(0, "dcgan: further 3x3 convolutions in each network, at its finest hidden map.")
-    generator_norm_type: Literal["batch", "none"] | None = knob(
+    num_extra_layers: int = option(0, "dcgan: further 3x3 convolutions in each network, at its finest hidden map.")
+    generator_norm_type: Literal["batch", "none"] | None = option(
         None, "dcgan, resnet: normalisation in the generator (batch)."
     )
-    critic_norm_type: Literal["batch", "layer", "instance", "none"] | None = knob(
+    critic_norm_type: Literal["batch", "layer", "instance", "none"] | None = option(
         None, "dcgan, resnet: normalisation in the critic (batch for dcgan, layer for resnet)."
     )
 
@@ -116,12 +116,12 @@ def _arguments(network_class: type[ModelMixin], options: dict[str, Any], archite
     """Those options that were set, by the names of the network's arguments."""
     known = inspect.signature(network_class.__init__).parameters
     arguments = {}
-    for option, value in options.items():
-        name = option.removeprefix("generator_").removeprefix("critic_")
+    for option_name, value in options.items():
+        name = option_name.removeprefix("generator_").removeprefix("critic_")
         if value is None:
             continue
         if name not in known:
-            raise InputError(f"{option}={value!r}: the {architecture} networks have no such option; leave it out")
+            raise InputError(f"{option_name}={value!r}: the {architecture} networks have no such option; leave it out")
         arguments[name] = value
     return arguments
 

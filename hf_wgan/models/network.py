@@ -8,7 +8,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 
-from ..errors import InputError, one_line
+from ..utils.errors import InputError, one_line
 
 
 class Network(ModelMixin, ConfigMixin):

@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
-from ..errors import InputError
+from ..utils.errors import InputError
 from .checks import (
     check_at_least,
     check_choice,

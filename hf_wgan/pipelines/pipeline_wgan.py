@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 PIXELS_PER_CHUNK = 2**20
 REFERENCE_SCORES = 1024  # samples that rejection learns the range of the scores from, of each class

@@ -8,10 +8,10 @@ from typing import Any
 
 from diffusers import ModelMixin
 
-from .. import files
-from ..errors import InputError, one_line
 from ..hub.code import code_of
 from ..hub.publish import Push, files_that_belong, push_folder
+from ..utils import files
+from ..utils.errors import InputError, one_line
 from . import pipeline_wgan
 
 

@@ -9,8 +9,8 @@ from .config import TrainingConfig
 
 HARMLESS = {
     prefix + field.name
-    for prefix, knobs in {"training.": TrainingConfig, "dataset.config.": DataConfig}.items()
-    for field in dataclasses.fields(knobs)
+    for prefix, options in {"training.": TrainingConfig, "dataset.config.": DataConfig}.items()
+    for field in dataclasses.fields(options)
     if not field.metadata["matters"]
 } | {"machine.num_processes", "machine.device"}
 """What leaves the experiment what it is. The batch size of one process does: what counts is that of all processes and

@@ -19,8 +19,8 @@ import torch
 from diffusers import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
-from .. import files
-from ..errors import DiskError, InputError, one_line
+from ..utils import files
+from ..utils.errors import DiskError, InputError, one_line
 
 STATES = "optimizers.pt"
 PROGRESS = "progress.json"

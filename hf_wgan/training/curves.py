@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import files
-from ..errors import InputError
+from ..utils import files
+from ..utils.errors import InputError
 from .config import TrainingConfig
 
 LABELS = {"wasserstein_estimate": "Wasserstein estimate", "frechet_distance": "Fréchet distance"}

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from .. import files
 from ..data import ImageSet
-from ..errors import InputError
 from ..hub.card import record_evaluation
 from ..metrics.evaluate import NAMES, SMALLER_IS_BETTER, Evaluation, evaluate
 from ..metrics.features import feature_network
 from ..pipelines import WGANPipeline
+from ..utils import files
+from ..utils.errors import InputError
 from .config import TrainingConfig
 from .curves import read_metrics
 

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from accelerate import Accelerator
 
+from ..algorithm.step import WGANStep
 from .config import TrainingConfig
-from .step import WGANStep
 
 
 class FastPaths(NamedTuple):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import torch
 from accelerate import Accelerator
 
-from ..errors import InputError
+from ..algorithm.step import RealBatch, StepRecord, WGANStep
+from ..utils.errors import InputError
 from .config import TrainingConfig
-from .step import RealBatch, StepRecord, WGANStep
 
 WARM_UP_STEPS = 3  # in which optimizers make their states and libraries choose their kernels
 Capture = Callable[[Callable[[], StepRecord]], tuple[Callable[[], None], StepRecord]]

@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from .. import files
-from ..console import in_notebook, progress_bar
-from ..grid import image_grid
+from ..utils import files
+from ..utils.console import in_notebook, progress_bar
+from ..utils.grids import image_grid
 from .curves import can_plot, plot_runs, read_metrics
 from .trackers import Trackers
 

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from PIL import Image
 
-from ..console import say
-from ..errors import InputError, one_line
+from ..utils.console import say
+from ..utils.errors import InputError, one_line
 
 PROJECT = "hf_wgan"
 LOGS = "logs"

@@ -22,20 +22,21 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.optim.swa_utils import update_bn
 
-from .. import files
-from ..augment import Augmentation
-from ..console import say
+from ..algorithm.augment import Augmentation
+from ..algorithm.derivatives import FastDerivatives
+from ..algorithm.lipschitz import build_constraint
+from ..algorithm.random import Draws
+from ..algorithm.step import RealBatch, StepRecord, WGANStep, critic_steps
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of
-from ..derivatives import FastDerivatives
-from ..draws import Draws
-from ..errors import DiskError, InputError, NotFiniteError, ProcessLostError, PushError, one_line
 from ..hub.card import write_card
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
-from ..lipschitz import build_constraint
-from ..memory import kept_memory
 from ..models.factory import shape_of
 from ..pipelines import WGANPipeline
-from ..signals import Interrupts
+from ..utils import files
+from ..utils.console import say
+from ..utils.errors import DiskError, InputError, NotFiniteError, ProcessLostError, PushError, one_line
+from ..utils.memory import kept_memory
+from ..utils.signals import Interrupts
 from ..version import __version__
 from .changes import changes
 from .checkpoint import (
@@ -57,7 +58,6 @@ from .curves import can_plot
 from .fast import FastPaths
 from .graphs import GraphedStep, check_graphs
 from .report import Report
-from .step import RealBatch, StepRecord, WGANStep, critic_steps
 from .trackers import LOGS, Trackers, tracker_names
 
 RUN_FILES = (
@@ -94,7 +94,7 @@ class WGANTrainer:
         dataset: The training images: what `load_images` returns, a uint8 tensor `(N, C, H, W)`, or a dataset of the
             datasets library (map-style, iterable or a dictionary of splits) with one image column, whose images are
             scaled and cropped to what the generator makes.
-        config: Every knob of the run.
+        config: Every option of the run.
         record: What else `training_config.json` and the card shall tell: `"command"`, the command that started the run,
             and `"base_model"`, the model on the Hub that the networks were loaded from.
         held_out: Images that are not trained on, for `evaluation_steps` to compare samples with.
@@ -372,13 +372,13 @@ class WGANTrainer:
     def _trackers(self) -> Trackers | None:
         if not self.accelerator.log_with:
             return None
-        knobs = {field.name: getattr(self.config, field.name) for field in fields(self.config) if field.repr}
+        options = {field.name: getattr(self.config, field.name) for field in fields(self.config) if field.repr}
         networks = {
             f"{name}.{setting}": value
             for name, network in self._networks().items()
             for setting, value in {"class": type(network).__name__, **settings_of(network)}.items()
         }
-        return Trackers(self.accelerator, self.output_dir.name, {**knobs, **networks, "dataset": self.dataset.name})
+        return Trackers(self.accelerator, self.output_dir.name, {**options, **networks, "dataset": self.dataset.name})
 
     def _take_up(self, folder: Path) -> str:
         """Goes on from a checkpoint, and returns its metrics."""

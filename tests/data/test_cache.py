@@ -16,7 +16,7 @@ from datasets import Dataset, Features, Image
 from hf_wgan import InputError, load_images
 from hf_wgan.data import DataConfig, cache, images_of
 from hf_wgan.data.sources import ArraySource
-from hf_wgan.errors import BadImageError
+from hf_wgan.utils.errors import BadImageError
 
 
 @pytest.fixture

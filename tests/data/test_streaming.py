@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Image, Value
 
 from hf_wgan import InputError, load_images
 from hf_wgan.data import DataConfig, ImageStream, StreamedBatches, images_of
-from hf_wgan.errors import BadImageError
+from hf_wgan.utils.errors import BadImageError
 
 
 def stream(images, num_shards=4, **options):

@@ -17,9 +17,9 @@ from conftest import tiny_critic, tiny_generator, tiny_images
 from hub_server import hub
 
 from hf_wgan import InputError, WGANPipeline, WGANTrainer
-from hf_wgan.commands import push_to_hub
-from hf_wgan.errors import PushError
+from hf_wgan.cli.commands import push_to_hub
 from hf_wgan.hub.publish import Push, push_folder
+from hf_wgan.utils.errors import PushError
 
 ROOT = Path(__file__).parents[2]
 

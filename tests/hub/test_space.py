@@ -15,8 +15,9 @@ from hub_server import hub
 from huggingface_hub import ModelCard, RepoCard, snapshot_download
 from PIL import Image
 
-import hf_wgan.demo
-from hf_wgan import InputError, WGANPipeline, commands
+import hf_wgan.pipelines.demo
+from hf_wgan import InputError, WGANPipeline
+from hf_wgan.cli import commands
 from hf_wgan.hub.space import SpacePush
 
 
@@ -57,7 +58,7 @@ def test_a_space_has_the_program_the_package_and_a_card(server, model, capsys):
     files = server.files("spaces/me/play")
     assert {name for name in files if "/" not in name} == {".gitattributes", "README.md", "app.py", "requirements.txt"}
     assert {name.split("/")[0] for name in files if "/" in name} == {"hf_wgan"}
-    assert "hf_wgan/demo.py" in files and not any("__pycache__" in name for name in files)
+    assert "hf_wgan/pipelines/demo.py" in files and not any("__pycache__" in name for name in files)
     requirements = dict(line.split("==") for line in files["requirements.txt"].decode().splitlines())
     assert requirements["torch"] == torch.__version__.partition("+")[0] and "hf_wgan" not in requirements
     assert len(server.commits("spaces/me/play")) == 2, "the one that made it, and ours"
@@ -115,8 +116,8 @@ def test_the_pipeline_of_a_folder_goes_into_the_space(server, folder, tmp_path, 
     assert "models" not in card_of(server, "spaces/me/play").data.to_dict()
 
     shown = []
-    monkeypatch.setattr(hf_wgan.demo, "page", lambda *given: given)
-    monkeypatch.setattr(hf_wgan.demo, "launch", shown.append)
+    monkeypatch.setattr(hf_wgan.pipelines.demo, "page", lambda *given: given)
+    monkeypatch.setattr(hf_wgan.pipelines.demo, "launch", shown.append)
     runpy.run_path(str(tmp_path / "space" / "app.py"))
     [(pipeline, name)] = shown
     assert name == "wgan-tiny"

@@ -4,8 +4,8 @@ import pytest
 
 from hf_wgan import InputError, TrainingConfig
 from hf_wgan.data import DataConfig
-from hf_wgan.knobs import KnobParser
 from hf_wgan.models.factory import NetworkConfig
+from hf_wgan.utils.options import OptionParser
 
 
 def test_the_defaults_are_those_of_the_paper():
@@ -35,17 +35,17 @@ def test_values_out_of_range_are_named(name, value):
         TrainingConfig(**{name: value})
 
 
-def test_every_knob_is_an_option_with_a_sentence_of_help():
+def test_every_option_is_an_option_with_a_sentence_of_help():
     classes = (DataConfig, NetworkConfig, TrainingConfig)
-    assert KnobParser(*classes).parse_knobs([]) == [knob_class() for knob_class in classes]
-    for knob_class in classes:
-        for field in dataclasses.fields(knob_class):
+    assert OptionParser(*classes).parse_options([]) == [option_class() for option_class in classes]
+    for option_class in classes:
+        for field in dataclasses.fields(option_class):
             assert field.metadata["help"].endswith((".", ")")), field.name
 
 
 def test_options_are_parsed_into_their_types():
     args = "--train_batch_size 7 --clip_value 0.1 --critic_warmup --optimizer adam --resume_from_checkpoint latest"
-    (config,) = KnobParser(TrainingConfig).parse_knobs(args.split())
+    (config,) = OptionParser(TrainingConfig).parse_options(args.split())
     assert config == TrainingConfig(
         train_batch_size=7, clip_value=0.1, critic_warmup=True, optimizer="adam", resume_from_checkpoint="latest"
     )
@@ -61,5 +61,5 @@ def test_options_are_parsed_into_their_types():
 )
 def test_unknown_options_and_values_are_one_line(args, message):
     with pytest.raises(InputError, match=message) as caught:
-        KnobParser(TrainingConfig).parse_knobs(args.split())
+        OptionParser(TrainingConfig).parse_options(args.split())
     assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hf_wgan import commands
+from hf_wgan.cli import commands
 
 
 @pytest.fixture

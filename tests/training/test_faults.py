@@ -14,13 +14,14 @@ import pytest
 from conftest import tiny_critic, tiny_generator, tiny_images
 from processes import ended, outcome, start_run
 
-from hf_wgan import InputError, WGANTrainer, files
-from hf_wgan.errors import DiskError, NotFiniteError
-from hf_wgan.presets import PRESETS
+from hf_wgan import InputError, WGANTrainer
+from hf_wgan.algorithm import step as step_module
 from hf_wgan.training import checkpoint as checkpoint_module
-from hf_wgan.training import step as step_module
 from hf_wgan.training import trainer as trainer_module
 from hf_wgan.training.checkpoint import damage
+from hf_wgan.training.presets import PRESETS
+from hf_wgan.utils import files
+from hf_wgan.utils.errors import DiskError, NotFiniteError
 
 STEPS = ["--max_train_steps", "30", "--train_batch_size", "4"]
 

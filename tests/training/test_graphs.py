@@ -3,8 +3,8 @@ import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
 
 from hf_wgan import InputError, WGANTrainer
+from hf_wgan.algorithm.step import StepRecord
 from hf_wgan.training.graphs import WARM_UP_STEPS, GraphedStep, check_graphs
-from hf_wgan.training.step import StepRecord
 
 
 def recorded(calls):

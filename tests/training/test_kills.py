@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from processes import ended, outcome, start, start_run, taken_down
 
-from hf_wgan import files
 from hf_wgan.training import checkpoint as checkpoint_module
 from hf_wgan.training.checkpoint import damage
+from hf_wgan.utils import files
 
 STEPS = 24
 KILLS = 4  # of each kind of run

@@ -14,7 +14,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from hf_wgan import ImageSet, InputError, TrainingConfig, WGANTrainer
-from hf_wgan.lipschitz import CONSTRAINTS
+from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.models.factory import NetworkConfig, build_networks
 
 STEPS = 20

@@ -88,7 +88,7 @@ def test_reported_losses_are_means_over_the_steps_since_the_last_report(tiny_con
         assert [row[name] for row in pairs] == pytest.approx([np.mean(values[:2]), np.mean(values[2:])])
 
 
-def test_the_record_of_a_run_holds_every_knob(tiny_config, tmp_path):
+def test_the_record_of_a_run_holds_every_option(tiny_config, tmp_path):
     config = tiny_config()
     trainer(config).train()
     record = json.loads((tmp_path / "run" / "training_config.json").read_text())

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hf_wgan.draws import Draws
+from hf_wgan.algorithm.random import Draws
 
 KINDS = {"rand": {}, "randn": {}, "float64": {"dtype": torch.float64}}
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from conftest import seeded_rand
 
-from hf_wgan.augment import OPERATIONS, Augmentation
-from hf_wgan.errors import InputError
+from hf_wgan.algorithm.augment import OPERATIONS, Augmentation
+from hf_wgan.utils.errors import InputError
 
 
 def images(number=8, channels=3, height=16, width=16):

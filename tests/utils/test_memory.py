@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from hf_wgan.memory import kept_memory
+from hf_wgan.utils.memory import kept_memory
 
 FAULTS = """
 import numpy as np
 import resource
-from hf_wgan.memory import kept_memory
+from hf_wgan.utils.memory import kept_memory
 def faults(million, times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):

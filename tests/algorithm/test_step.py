@@ -9,10 +9,10 @@ from accelerate.optimizer import AcceleratedOptimizer
 from conftest import seeded_rand, tiny_critic, tiny_generator
 from torch import nn
 
-from hf_wgan.lipschitz import Constraint, GradientPenalty, WeightClipping
-from hf_wgan.losses import wasserstein_estimate
-from hf_wgan.training import step as step_module
-from hf_wgan.training.step import RealBatch, WGANStep, critic_steps
+from hf_wgan.algorithm import step as step_module
+from hf_wgan.algorithm.lipschitz import Constraint, GradientPenalty, WeightClipping
+from hf_wgan.algorithm.losses import wasserstein_estimate
+from hf_wgan.algorithm.step import RealBatch, WGANStep, critic_steps
 
 CLIP = 0.01
 

@@ -1,4 +1,4 @@
-"""Dataclasses whose fields are a command's options: each knob is named, defaulted and explained once."""
+"""Dataclasses whose fields are a command's options: each option is named, defaulted and explained once."""
 
 import argparse
 import dataclasses
@@ -10,22 +10,22 @@ from typing import Any, Literal, NoReturn
 from .errors import InputError
 
 
-def knob(default: Any, help: str, *, secret: bool = False, matters: bool = True) -> Any:
+def option(default: Any, help: str, *, secret: bool = False, matters: bool = True) -> Any:
     """A dataclass field with the sentence that `--help` prints for it. A secret is left out of `repr`. What does not
     matter leaves the outcome of a run what it is, and may change when the run is resumed."""
     return dataclasses.field(default=default, repr=not secret, metadata={"help": help, "matters": matters})
 
 
-class KnobParser(argparse.ArgumentParser):
-    """An argument parser over dataclasses of knobs. A mistake is answered with one line, not with every option."""
+class OptionParser(argparse.ArgumentParser):
+    """An argument parser over dataclasses of options. A mistake is answered with one line, not with every option."""
 
-    def __init__(self, *knob_classes: type, **kwargs: Any):
+    def __init__(self, *option_classes: type, **kwargs: Any):
         super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
-        self.knob_classes = knob_classes
-        for knob_class in knob_classes:
-            group = self.add_argument_group((knob_class.__doc__ or "").splitlines()[0].rstrip(":."))
-            hints = typing.get_type_hints(knob_class)
-            for field in dataclasses.fields(knob_class):
+        self.option_classes = option_classes
+        for option_class in option_classes:
+            group = self.add_argument_group((option_class.__doc__ or "").splitlines()[0].rstrip(":."))
+            hints = typing.get_type_hints(option_class)
+            for field in dataclasses.fields(option_class):
                 group.add_argument(
                     f"--{field.name}",
                     default=field.default,
@@ -33,7 +33,7 @@ class KnobParser(argparse.ArgumentParser):
                     **_argument_type(hints[field.name]),
                 )
 
-    def parse_knobs(self, args: Sequence[str] | None = None) -> list[Any]:
+    def parse_options(self, args: Sequence[str] | None = None) -> list[Any]:
         """One instance of each dataclass, in the order given.
 
         Raises:
@@ -41,8 +41,8 @@ class KnobParser(argparse.ArgumentParser):
         """
         values = vars(self.parse_args(args))
         return [
-            knob_class(**{field.name: values[field.name] for field in dataclasses.fields(knob_class)})
-            for knob_class in self.knob_classes
+            option_class(**{field.name: values[field.name] for field in dataclasses.fields(option_class)})
+            for option_class in self.option_classes
         ]
 
     def given(self, args: Sequence[str] | None = None) -> set[str]:

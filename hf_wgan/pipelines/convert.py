@@ -3,9 +3,8 @@ this package: the same layers under other names."""
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,10 @@ import torch
 from diffusers import ModelMixin
 from torch import nn
 
-from .commands import command, empty_folder
-from .errors import InputError, one_line
-from .hub.card import write_card
-from .knobs import KnobParser, knob
-from .models import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
-from .models.checks import check_at_least, check_choice
-from .pipelines import WGANPipeline
+from ..models import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
+from ..models.checks import check_at_least, check_choice
+from ..utils.errors import InputError, one_line
+from . import WGANPipeline
 
 Weights = dict[str, torch.Tensor]
 
@@ -185,30 +181,3 @@ def _original_names(network: ModelMixin) -> dict[str, str]:
         for key in layer.state_dict():
             names[f"layers.{index}.{key}"] = f"main.{name}.{key}"
     return names
-
-
-@dataclass(frozen=True)
-class ConvertConfig:
-    """Conversion"""
-
-    config: str | None = knob(None, "Its generator_config.json; the one beside the weights if not given.")
-    critic: str | None = knob(None, "netD_epoch_*.pth of the same run, to keep the critic beside the generator.")
-    output_dir: str = knob("wgan-converted", "Folder for the pipeline.")
-    overwrite_output_dir: bool = knob(False, "Write into the folder even if it is not empty.")
-
-
-@command
-def convert_original_wgan(description: str, args: Sequence[str] | None = None) -> int:
-    """`scripts/convert_original_wgan.py`."""
-    parser = KnobParser(ConvertConfig, description=description)
-    parser.add_argument("generator", help="netG_epoch_*.pth that the authors' code saved.")
-    (options,) = parser.parse_knobs(args)
-    weights = Path(parser.parse_args(args).generator)
-    folder = empty_folder(options.output_dir, options.overwrite_output_dir)
-    config = Path(options.config) if options.config else weights.with_name("generator_config.json")
-    pipeline = convert_original(weights, config, Path(options.critic) if options.critic else None)
-    pipeline.save_pretrained(folder)
-    write_card(folder)
-    made = type(pipeline.generator).__name__ + (f" and {type(pipeline.critic).__name__}" if pipeline.critic else "")
-    print(f"Saved {made} in {folder}; to see images: python scripts/generate.py {folder}")
-    return 0

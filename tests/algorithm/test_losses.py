@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from hf_wgan.errors import InputError
-from hf_wgan.losses import (
+from hf_wgan.algorithm.losses import (
     HIGH_IS_REAL,
     LOW_IS_REAL,
     critic_loss,
@@ -10,6 +9,7 @@ from hf_wgan.losses import (
     wasserstein_estimate,
     wasserstein_loss,
 )
+from hf_wgan.utils.errors import InputError
 
 REAL = torch.tensor([3.0, 5.0])
 FAKE = torch.tensor([-1.0, 0.0, 2.5])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError
+from ..utils.errors import InputError
 
 Rand = Callable[..., Tensor]
 Operation = Callable[[Tensor, Rand], Tensor]

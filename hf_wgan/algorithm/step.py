@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..derivatives import FastDerivatives
-from ..lipschitz import Constraint, is_spectrally_normalised
-from ..losses import critic_loss, generator_loss, mean_score
+from .derivatives import FastDerivatives
+from .lipschitz import Constraint, is_spectrally_normalised
+from .losses import critic_loss, generator_loss, mean_score
 
 MAX_SKIPPED_UPDATES = 100  # a float16 loss scale of 2^16 reaches 2^-84 by then: no scale will help
 

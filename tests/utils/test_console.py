@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from hf_wgan import console
 from hf_wgan.training.report import Report
+from hf_wgan.utils import console
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ from PIL import Image
 from processes import free_port
 from served import served
 
-from hf_wgan import InputError, WGANPipeline, commands
-from hf_wgan.demo import ALL_CLASSES, MAX_IMAGES, MAX_SEED, NO_TRUNCATION, interpolation, sample, zipped
+from hf_wgan import InputError, WGANPipeline
+from hf_wgan.cli import commands
+from hf_wgan.pipelines.demo import ALL_CLASSES, MAX_IMAGES, MAX_SEED, NO_TRUNCATION, interpolation, sample, zipped
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "demo.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "demo.py"
 NAMES = ["cat", "dog", "owl"]
 
 

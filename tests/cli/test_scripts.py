@@ -16,10 +16,11 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
-from hf_wgan import WGANPipeline, commands
-from hf_wgan.grid import image_grid
+from hf_wgan import WGANPipeline
+from hf_wgan.cli import commands
 from hf_wgan.hub.publish import Push, push_folder
-from hf_wgan.presets import PRESETS
+from hf_wgan.training.presets import PRESETS
+from hf_wgan.utils.grids import image_grid
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --max_train_steps 4"
@@ -61,7 +62,7 @@ def test_training_through_accelerate_launch_leaves_a_pipeline(tmp_path):
 
 
 def test_two_processes_train_together_and_leave_one_set_of_files(tmp_path):
-    # Accelerate's launcher starts one process for this; hf_wgan.launch starts the other.
+    # Accelerate's launcher starts one process for this; hf_wgan.cli.launch starts the other.
     launch = [*ACCELERATE, "--cpu", "--num_processes", "2", "--main_process_port", "29517"]
     result = run([*launch, SCRIPTS / "train_wgan.py", *TINY.split(), "--output_dir", tmp_path / "run"])
     assert result.returncode == 0, result.stderr

@@ -3,8 +3,7 @@ import torch
 from conftest import seeded_rand, tiny_critic
 from torch import nn
 
-from hf_wgan.errors import InputError
-from hf_wgan.lipschitz import (
+from hf_wgan.algorithm.lipschitz import (
     CONSTRAINTS,
     DRAGAN,
     R1,
@@ -16,6 +15,7 @@ from hf_wgan.lipschitz import (
     WeightClipping,
     build_constraint,
 )
+from hf_wgan.utils.errors import InputError
 
 
 def test_clipping_bounds_every_parameter_and_leaves_those_inside_alone():

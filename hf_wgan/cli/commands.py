@@ -18,9 +18,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
-from . import files
-from .errors import BadImageError, ExportError, InputError, ProcessLostError, PushError, one_line
-from .knobs import KnobParser, knob
+from ..utils import files
+from ..utils.errors import BadImageError, ExportError, InputError, ProcessLostError, PushError, one_line
+from ..utils.options import OptionParser, option
 
 Command = Callable[..., int]
 MODEL_HELP = "A folder that training left, or the name of a model on the Hub."
@@ -59,16 +59,16 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
     import torch
     from accelerate.utils import set_seed
 
-    from .data import DataConfig, load_images
+    from ..algorithm.lipschitz import build_constraint
+    from ..data import DataConfig, load_images
+    from ..models.factory import NetworkConfig, build_networks, has_norm_type
+    from ..training import TrainingConfig, WGANTrainer
+    from ..training.config import DIGITS_DEFAULTS, DIGITS_SIZE
+    from ..training.presets import PRESETS
+    from ..training.trainer import check_output_dir
     from .launch import command_line, relaunch_on_cpus
-    from .lipschitz import build_constraint
-    from .models.factory import NetworkConfig, build_networks, has_norm_type
-    from .presets import PRESETS
-    from .training import TrainingConfig, WGANTrainer
-    from .training.config import DIGITS_DEFAULTS, DIGITS_SIZE
-    from .training.trainer import check_output_dir
 
-    parser = KnobParser(DataConfig, NetworkConfig, TrainingConfig, description=description)
+    parser = OptionParser(DataConfig, NetworkConfig, TrainingConfig, description=description)
     parser.epilog = "Without --dataset_name and --train_data_dir the defaults are: " + " ".join(
         f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
     )
@@ -80,7 +80,7 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
         if "architecture" in set_by_hand and not has_norm_type(given.architecture):
             preset.pop("critic_norm_type", None)
         parser.set_defaults(**preset)
-    data_config, network_config, config = parser.parse_knobs(args)
+    data_config, network_config, config = parser.parse_options(args)
 
     # What can be wrong is found before the images are decoded, which may take long.
     check_output_dir(config)
@@ -119,7 +119,7 @@ def train(description: str, args: Sequence[str] | None = None) -> int:
 
 def _held_out(data_config: Any, split: str | None) -> Any:
     """All images of another split, prepared alike; None if none is named."""
-    from .data import load_image_set
+    from ..data import load_image_set
 
     return load_image_set(replace(data_config, dataset_split=split, max_train_samples=None)) if split else None
 
@@ -140,7 +140,7 @@ def _for_networks(published: Any, network_config: Any, data_config: Any, given: 
     Raises:
         InputError: an option was given that these networks contradict.
     """
-    from .models.factory import shape_of
+    from ..models.factory import shape_of
 
     name = network_config.pretrained_model_name_or_path
     fixed = {field.name for field in fields(network_config)} & given - {
@@ -156,9 +156,11 @@ def _for_networks(published: Any, network_config: Any, data_config: Any, given: 
             f"{', '.join(sorted(fixed))}: {name} has its networks already; leave out what would shape them anew"
         )
     channels, size, _ = shape_of(published.generator)
-    for option, value in {"resolution": size, "channels": channels}.items():
-        if option in given and getattr(data_config, option) != value:
-            raise InputError(f"{option}={getattr(data_config, option)}: {name} makes images with {value}; leave it out")
+    for fixed_name, value in {"resolution": size, "channels": channels}.items():
+        if fixed_name in given and getattr(data_config, fixed_name) != value:
+            raise InputError(
+                f"{fixed_name}={getattr(data_config, fixed_name)}: {name} makes images with {value}; leave it out"
+            )
     return replace(data_config, resolution=size, channels=channels)
 
 
@@ -166,42 +168,42 @@ def _for_networks(published: Any, network_config: Any, data_config: Any, given: 
 class GenerateConfig:
     """Images"""
 
-    num_images: int = knob(64, "How many images to make; of a film, the places that it goes through.")
-    output_dir: str = knob("generated", "Folder for 00000.png, 00001.png, … and grid.png.")
-    overwrite_output_dir: bool = knob(False, "Write into the folder even if it is not empty.")
-    seed: int = knob(0, "Image k is made from the seed plus k, whatever the other options.")
-    class_labels: str | None = knob(
+    num_images: int = option(64, "How many images to make; of a film, the places that it goes through.")
+    output_dir: str = option("generated", "Folder for 00000.png, 00001.png, … and grid.png.")
+    overwrite_output_dir: bool = option(False, "Write into the folder even if it is not empty.")
+    seed: int = option(0, "Image k is made from the seed plus k, whatever the other options.")
+    class_labels: str | None = option(
         None, "Classes by number or name, separated by commas, in turn; by default all of the model's."
     )
-    truncation: float | None = knob(
+    truncation: float | None = option(
         None, "Largest absolute value of a latent number: the smaller, the more typical and the less varied."
     )
-    num_candidates: int = knob(1, "Keep of so many images for each the one that the critic scores highest.")
-    rejection_temperature: float | None = knob(
+    num_candidates: int = option(1, "Keep of so many images for each the one that the critic scores highest.")
+    rejection_temperature: float | None = option(
         None,
         "Draw each image until the critic accepts one: the lower, the stricter; in standard deviations of its scores.",
     )
-    num_neighbours: int = knob(
+    num_neighbours: int = option(
         0,
         "Write neighbours.png: at the left of each row one of the first images, then so many training images, the "
         "nearest by their pixels. The training images are those that the model's folder names, or those of "
         "--dataset_name or --train_data_dir.",
     )
-    scores: bool = knob(False, "Write the critic's scores to scores.csv, the highest first.")
-    film: Literal["gif", "webp", "mp4", "frames"] | None = knob(
+    scores: bool = option(False, "Write the critic's scores to scores.csv, the highest first.")
+    film: Literal["gif", "webp", "mp4", "frames"] | None = option(
         None,
         "Instead of single images, a film of a walk from one to the next and back to the first, or its frames as "
         "00000.png, 00001.png, …",
     )
-    num_frames: int = knob(60, "Of a film.")
-    interpolation: Literal["spherical", "linear"] = knob("spherical", "Of a film's latents.")
-    invert: str | None = knob(
+    num_frames: int = option(60, "Of a film.")
+    interpolation: Literal["spherical", "linear"] = option("spherical", "Of a film's latents.")
+    invert: str | None = option(
         None,
         "Instead of random images, the nearest that the model makes to those of a file or folder: inverted.png has them"
         " in pairs, latents.safetensors where they lie.",
     )
-    revision: str | None = knob(None, "Branch, tag or commit of a model on the Hub.")
-    variant: str | None = knob(None, "Variant of the weights, such as fp16.")
+    revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
+    variant: str | None = option(None, "Variant of the weights, such as fp16.")
 
     def __post_init__(self) -> None:
         for name in ("num_images", "num_candidates", "num_frames"):
@@ -230,11 +232,11 @@ def generate(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/generate.py`."""
     import torch
 
-    from .data import DataConfig, load_image_set
+    from ..data import DataConfig, load_image_set
 
-    parser = KnobParser(GenerateConfig, DataConfig, description=description)
+    parser = OptionParser(GenerateConfig, DataConfig, description=description)
     parser.add_argument("model", help=f"{MODEL_HELP[:-1]}, or a file that scripts/export.py wrote.")
-    config, data_config = parser.parse_knobs(args)
+    config, data_config = parser.parse_options(args)
     model = parser.parse_args(args).model
     folder = empty_folder(config.output_dir, config.overwrite_output_dir)
     if Path(model).is_file():
@@ -257,7 +259,7 @@ def generate(description: str, args: Sequence[str] | None = None) -> int:
 
 
 def _exported(file: str, config: GenerateConfig) -> Any:
-    from .export import load_exported
+    from ..pipelines.export import load_exported
 
     for name in ("num_candidates", "rejection_temperature", "scores", "invert", "revision", "variant"):
         if getattr(config, name) != getattr(GenerateConfig, name):
@@ -268,7 +270,7 @@ def _exported(file: str, config: GenerateConfig) -> Any:
 def _neighbours(pipeline: Any, config: GenerateConfig, folder: Path, images: list[Any], training_images: Any) -> None:
     from PIL import Image
 
-    from .grid import image_grid
+    from ..utils.grids import image_grid
 
     images = images[:IMAGES_WITH_NEIGHBOURS]
     references = training_images.images
@@ -286,9 +288,9 @@ def _neighbours(pipeline: Any, config: GenerateConfig, folder: Path, images: lis
 
 def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> list[Any]:
     """The first of the images, as many as the grid shows."""
-    from .console import progress_bar
-    from .draws import seeded
-    from .grid import image_grid
+    from ..algorithm.random import seeded
+    from ..utils.console import progress_bar
+    from ..utils.grids import image_grid
 
     pipeline.set_progress_bar_config(disable=True)
     labels = _labels(config.class_labels)
@@ -327,8 +329,8 @@ def _images(pipeline: Any, config: GenerateConfig, folder: Path) -> list[Any]:
 def _film(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
     import torch
 
-    from .draws import seeded
-    from .grid import FILM_WIDTH, FRAME_MILLISECONDS, image_grid, save_film
+    from ..algorithm.random import seeded
+    from ..utils.grids import FILM_WIDTH, FRAME_MILLISECONDS, image_grid, save_film
 
     labels = _labels(config.class_labels)
     if labels and len(labels) > 1:
@@ -369,8 +371,8 @@ def _invert(pipeline: Any, config: GenerateConfig, folder: Path) -> None:
     import torch
     from PIL import Image, UnidentifiedImageError
 
-    from .grid import image_grid
-    from .models.factory import shape_of
+    from ..models.factory import shape_of
+    from ..utils.grids import image_grid
 
     source = Path(str(config.invert))
     if not source.exists():
@@ -409,21 +411,21 @@ def _labels(given: str | None) -> list[int | str] | None:
 class ExportConfig:
     """Export"""
 
-    format: Literal["onnx", "torch"] = knob(
+    format: Literal["onnx", "torch"] = option(
         "onnx", "onnx: one .onnx file with the weights in it; torch: torch.export's program, a .pt2 file."
     )
-    output: str | None = knob(None, "The file, replaced if it is there; by default the model's name in this folder.")
-    component: Literal["generator", "critic"] = knob(
+    output: str | None = option(None, "The file, replaced if it is there; by default the model's name in this folder.")
+    component: Literal["generator", "critic"] = option(
         "generator", "generator: latents to images in [0, 1]; critic: such images to scores."
     )
-    revision: str | None = knob(None, "Branch, tag or commit of a model on the Hub.")
-    variant: str | None = knob(None, "Variant of the weights, such as fp16.")
+    revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
+    variant: str | None = option(None, "Variant of the weights, such as fp16.")
 
 
 @command
 def export(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/export.py`."""
-    from .export import BATCH_SIZES, SUFFIXES, export_pipeline
+    from ..pipelines.export import BATCH_SIZES, SUFFIXES, export_pipeline
 
     model, config = _model_and_config(ExportConfig, description, args)
     suffix = SUFFIXES[config.format]
@@ -442,11 +444,11 @@ def export(description: str, args: Sequence[str] | None = None) -> int:
 class DemoConfig:
     """The page"""
 
-    host: str = knob("127.0.0.1", "Address to listen on: only this machine's own; 0.0.0.0 lets the network in.")
-    port: int | None = knob(None, "By default the first from 7860 on that is free.")
-    share: bool = knob(False, "Have Gradio's servers give the page a public address, for a week.")
-    revision: str | None = knob(None, "Branch, tag or commit of a model on the Hub.")
-    variant: str | None = knob(None, "Variant of the weights, such as fp16.")
+    host: str = option("127.0.0.1", "Address to listen on: only this machine's own; 0.0.0.0 lets the network in.")
+    port: int | None = option(None, "By default the first from 7860 on that is free.")
+    share: bool = option(False, "Have Gradio's servers give the page a public address, for a week.")
+    revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
+    variant: str | None = option(None, "Variant of the weights, such as fp16.")
 
 
 @command
@@ -454,7 +456,7 @@ def demo(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/demo.py`. Serves until it is ended."""
     import torch
 
-    from .demo import launch, page
+    from ..pipelines.demo import launch, page
 
     model, config = _model_and_config(DemoConfig, description, args)
     _check_address(config.host, config.port)
@@ -496,26 +498,26 @@ def _check_address(host: str, port: int | None) -> None:
 class PushConfig:
     """Publishing"""
 
-    hub_model_id: str | None = knob(None, "Repository, as user/model; by default the folder's name.")
-    hub_token: str | None = knob(
+    hub_model_id: str | None = option(None, "Repository, as user/model; by default the folder's name.")
+    hub_token: str | None = option(
         None, "Token that may write; by default that of hf auth login, or HF_TOKEN.", secret=True
     )
-    hub_private_repo: bool = knob(False, "Make the repository private, if it is not there yet.")
-    revision: str | None = knob(None, "Branch to push to, made if it is not there; the main one by default.")
-    create_pr: bool = knob(False, "Open a pull request instead of changing the branch.")
-    commit_message: str = knob("Upload a Wasserstein GAN", "What the commit is called.")
-    variant: str | None = knob(None, "fp16 or bf16: add weights of that precision beside the full ones.")
-    with_checkpoint: bool = knob(False, "Push the newest checkpoint too, with its optimizers.")
+    hub_private_repo: bool = option(False, "Make the repository private, if it is not there yet.")
+    revision: str | None = option(None, "Branch to push to, made if it is not there; the main one by default.")
+    create_pr: bool = option(False, "Open a pull request instead of changing the branch.")
+    commit_message: str = option("Upload a Wasserstein GAN", "What the commit is called.")
+    variant: str | None = option(None, "fp16 or bf16: add weights of that precision beside the full ones.")
+    with_checkpoint: bool = option(False, "Push the newest checkpoint too, with its optimizers.")
 
 
 @command
 def push_to_hub(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/push_to_hub.py`."""
-    from .hub.publish import Push, push_folder
+    from ..hub.publish import Push, push_folder
 
-    parser = KnobParser(PushConfig, description=description)
+    parser = OptionParser(PushConfig, description=description)
     parser.add_argument("folder", help="A folder that training or save_pretrained left.")
-    (config,) = parser.parse_knobs(args)
+    (config,) = parser.parse_options(args)
     folder = Path(parser.parse_args(args).folder)
     push = Push(
         repo_id=config.hub_model_id or folder.resolve().name,
@@ -535,17 +537,17 @@ def push_to_hub(description: str, args: Sequence[str] | None = None) -> int:
 class PushSpaceConfig:
     """Publishing"""
 
-    hub_space_id: str | None = knob(None, "The Space, as user/space; by default called as the model is.")
-    hub_token: str | None = knob(
+    hub_space_id: str | None = option(None, "The Space, as user/space; by default called as the model is.")
+    hub_token: str | None = option(
         None, "Token that may write; by default that of hf auth login, or HF_TOKEN.", secret=True
     )
-    hub_private_repo: bool = knob(False, "Make the Space private, if it is not there yet.")
+    hub_private_repo: bool = option(False, "Make the Space private, if it is not there yet.")
 
 
 @command
 def push_space(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/push_space.py`."""
-    from .hub import space
+    from ..hub import space
 
     model, config = _model_and_config(PushSpaceConfig, description, args)
     name = Path(model).resolve().name if Path(model).is_dir() else model
@@ -561,20 +563,20 @@ def push_space(description: str, args: Sequence[str] | None = None) -> int:
 class EvaluateConfig:
     """Measurement"""
 
-    features: str = knob(
+    features: str = option(
         "classifier",
         "The network whose features are compared: classifier (a small one of the dataset's own classes, trained once), "
         "classifier:FOLDER, pixels, inception:FILE, timm:NAME, transformers:NAME or module:PACKAGE.MODULE:NAME.",
     )
-    held_out_split: str | None = knob(
+    held_out_split: str | None = option(
         None, "Split that the model was not trained on, to compare with; by default the training images."
     )
-    num_images: int = knob(10_000, "How many samples; fewer where there are fewer real images.")
-    seed: int = knob(0, "Sample k is made from the seed plus k.")
-    batch_size: int = knob(500, "Images that pass through the networks at once.")
+    num_images: int = option(10_000, "How many samples; fewer where there are fewer real images.")
+    seed: int = option(0, "Sample k is made from the seed plus k.")
+    batch_size: int = option(500, "Images that pass through the networks at once.")
 
     def __post_init__(self) -> None:
-        from .metrics.evaluate import LEAST_IMAGES
+        from ..metrics.evaluate import LEAST_IMAGES
 
         for name, least in {"num_images": LEAST_IMAGES, "batch_size": 1, "seed": 0}.items():
             if getattr(self, name) < least:
@@ -586,15 +588,15 @@ def evaluate(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/evaluate.py`."""
     from accelerate import Accelerator
 
-    from .data import DataConfig, load_image_set
-    from .hub.card import record_evaluation
-    from .metrics.evaluate import evaluate as measure
-    from .metrics.features import feature_network
+    from ..data import DataConfig, load_image_set
+    from ..hub.card import record_evaluation
+    from ..metrics.evaluate import evaluate as measure
+    from ..metrics.features import feature_network
 
-    parser = KnobParser(EvaluateConfig, DataConfig, description=description)
+    parser = OptionParser(EvaluateConfig, DataConfig, description=description)
     parser.epilog = "Without --dataset_name and --train_data_dir the images are those that the model was trained on."
     parser.add_argument("model", help=MODEL_HELP)
-    config, data_config = parser.parse_knobs(args)
+    config, data_config = parser.parse_options(args)
     model = parser.parse_args(args).model
     state = Accelerator()
     pipeline = load_pipeline(model).to(state.device)
@@ -631,8 +633,8 @@ def _trained_on(model: str, pipeline: Any, given: Any, set_by_hand: set[str]) ->
     Raises:
         InputError: neither says which images.
     """
-    from .data import DataConfig
-    from .models.factory import shape_of
+    from ..data import DataConfig
+    from ..models.factory import shape_of
 
     config, record = given, Path(model) / files.CONFIG
     if given.dataset_name is None and given.train_data_dir is None:
@@ -653,21 +655,21 @@ def _trained_on(model: str, pipeline: Any, given: Any, set_by_hand: set[str]) ->
 class TrainClassifierConfig:
     """Training"""
 
-    output_dir: str = knob("classifier", "Folder for the network and its accuracy.")
-    held_out_split: str | None = knob(
+    output_dir: str = option("classifier", "Folder for the network and its accuracy.")
+    held_out_split: str | None = option(
         None, "Split to measure the accuracy on; by default every tenth image, left out of training."
     )
-    seed: int = knob(0, "Of the weights and the order of the images.")
+    seed: int = option(0, "Of the weights and the order of the images.")
 
 
 @command
 def train_classifier(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/train_classifier.py`."""
-    from .data import DataConfig, load_image_set
-    from .metrics.classifier import load_or_train_classifier
+    from ..data import DataConfig, load_image_set
+    from ..metrics.classifier import load_or_train_classifier
 
-    parser = KnobParser(TrainClassifierConfig, DataConfig, description=description)
-    config, data_config = parser.parse_knobs(args)
+    parser = OptionParser(TrainClassifierConfig, DataConfig, description=description)
+    config, data_config = parser.parse_options(args)
     folder = Path(config.output_dir)
     images = load_image_set(data_config)
     held_out = _held_out(data_config, config.held_out_split)
@@ -680,15 +682,15 @@ def train_classifier(description: str, args: Sequence[str] | None = None) -> int
 class EvaluateDigitsConfig:
     """Measurement"""
 
-    num_images: int = knob(1000, "How many samples to classify.")
-    seed: int = knob(0, "Of the samples.")
+    num_images: int = option(1000, "How many samples to classify.")
+    seed: int = option(0, "Of the samples.")
 
 
 @command
 def evaluate_digits(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/evaluate_digits.py`."""
-    from .hub.card import record_evaluation
-    from .metrics.digits import evaluate
+    from ..hub.card import record_evaluation
+    from ..metrics.digits import evaluate
 
     model, config = _model_and_config(EvaluateDigitsConfig, description, args)
     if config.num_images < 1:
@@ -718,13 +720,13 @@ def evaluate_digits(description: str, args: Sequence[str] | None = None) -> int:
 class PlotConfig:
     """Picture"""
 
-    output: str = knob("runs.png", "File for the picture: .png, .svg or .pdf.")
-    metrics: str | None = knob(
+    output: str = option("runs.png", "File for the picture: .png, .svg or .pdf.")
+    metrics: str | None = option(
         None,
         "Names in metrics.jsonl, separated by commas; by default wasserstein_estimate, generator_loss, and "
         "frechet_distance where it was measured.",
     )
-    against: Literal["step", "seconds"] = knob("step", "What runs to the right: steps, or seconds of training.")
+    against: Literal["step", "seconds"] = option("step", "What runs to the right: steps, or seconds of training.")
 
     def __post_init__(self) -> None:
         if Path(self.output).suffix not in (".png", ".svg", ".pdf"):
@@ -734,11 +736,11 @@ class PlotConfig:
 @command
 def plot_run(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/plot_run.py`."""
-    from .training.curves import can_plot, compare_runs
+    from ..training.curves import can_plot, compare_runs
 
-    parser = KnobParser(PlotConfig, description=description)
+    parser = OptionParser(PlotConfig, description=description)
     parser.add_argument("runs", nargs="+", help="Folders that training left, also of runs that go on.")
-    (config,) = parser.parse_knobs(args)
+    (config,) = parser.parse_options(args)
     if not can_plot():
         raise InputError('a picture needs matplotlib and scipy; pip install "hf_wgan[train]" brings them')
     metrics = config.metrics and [name.strip() for name in config.metrics.split(",")]
@@ -763,9 +765,9 @@ def empty_folder(output_dir: str, overwrite: bool) -> Path:
 
 
 def _model_and_config(config_class: type, description: str, args: Sequence[str] | None) -> tuple[str, Any]:
-    parser = KnobParser(config_class, description=description)
+    parser = OptionParser(config_class, description=description)
     parser.add_argument("model", help=MODEL_HELP)
-    (config,) = parser.parse_knobs(args)
+    (config,) = parser.parse_options(args)
     return parser.parse_args(args).model, config
 
 
@@ -777,7 +779,7 @@ def load_pipeline(model: str, **options: Any) -> Any:
     """
     from diffusers.utils import logging
 
-    from .pipelines import WGANPipeline
+    from ..pipelines import WGANPipeline
 
     logging.disable_progress_bar()  # of two parts, which are loaded at once
     try:

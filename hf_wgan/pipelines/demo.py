@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .draws import seeded
-from .errors import InputError
-from .grid import FILM_WIDTH, image_grid, save_film
-from .models.factory import shape_of
+from ..algorithm.random import seeded
+from ..models.factory import shape_of
+from ..utils.errors import InputError
+from ..utils.grids import FILM_WIDTH, image_grid, save_film
 
 MAX_SEED = 2**32 - 1
 MAX_IMAGES = 256

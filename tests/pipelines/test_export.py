@@ -25,12 +25,12 @@ from hf_wgan import (
     ResNetCritic,
     ResNetGenerator,
     WGANPipeline,
-    commands,
-    export,
 )
-from hf_wgan.errors import ExportError
-from hf_wgan.export import export_pipeline, load_exported
+from hf_wgan.cli import commands
 from hf_wgan.hub.publish import Push, push_folder
+from hf_wgan.pipelines import export
+from hf_wgan.pipelines.export import export_pipeline, load_exported
+from hf_wgan.utils.errors import ExportError
 
 NAMES = ["bag", "coat", "shoe"]
 NETWORKS = {
@@ -127,9 +127,9 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(model):
     """What the command says, and by its suffix each file that it leaves beside the model."""
-    code = "from hf_wgan.commands import export\n"
+    code = "from hf_wgan.cli.commands import export\n"
     code += "raise SystemExit(export('', ['wgan-clothes']) or export('', ['wgan-clothes', '--format', 'torch']))"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=model.parent, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
@@ -179,7 +179,7 @@ def test_a_file_says_what_it_is_and_not_where_it_was_made(suffix, written):
     if suffix == "pt2":
         with zipfile.ZipFile(file) as archive:
             content = b"".join(map(archive.read, archive.namelist()))
-    for path in (Path(__file__).parents[1], Path(torch.__file__).parent, file.parent):
+    for path in (Path(__file__).parents[2], Path(torch.__file__).parent, file.parent):
         assert str(path).encode() not in content
 
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from hf_wgan import DCGANGenerator, InputError, MLPGenerator, WGANPipeline
-from hf_wgan.convert import convert_original, convert_original_wgan
+from hf_wgan.cli.convert import convert_original_wgan
+from hf_wgan.pipelines.convert import convert_original
 
 LATENT_DIM = 5
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from hf_wgan import DCGANCritic, ResNetCritic
-from hf_wgan.derivatives import FastDerivatives
+from hf_wgan.algorithm.derivatives import FastDerivatives
 
 CONVOLUTIONS = [
     nn.Conv2d(6, 8, 4, 2, 1),

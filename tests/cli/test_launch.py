@@ -4,7 +4,7 @@ import sys
 import psutil
 import pytest
 
-from hf_wgan import launch
+from hf_wgan.cli import launch
 
 
 class Launcher:

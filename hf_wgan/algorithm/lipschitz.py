@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
+from ..utils.errors import InputError
 
 Score = Callable[[Tensor], Tensor]
 """Images `(N, C, H, W)` to scores `(N,)`, in float32 and differentiable twice."""

@@ -20,11 +20,11 @@ from diffusers.configuration_utils import FrozenDict
 from huggingface_hub import ModelCard
 from torch import nn
 
-from . import files
-from .errors import ExportError, InputError, one_line
-from .models.factory import shape_of
-from .pipelines import WGANPipeline
-from .version import __version__
+from ..models.factory import shape_of
+from ..utils import files
+from ..utils.errors import ExportError, InputError, one_line
+from ..version import __version__
+from . import WGANPipeline
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 BATCH_SIZES = (1, 7, 64)
@@ -59,7 +59,7 @@ def export_pipeline(pipeline: WGANPipeline, path: str | Path, component: str = "
 
     ```py
     >>> from hf_wgan import WGANPipeline
-    >>> from hf_wgan.export import export_pipeline
+    >>> from hf_wgan.pipelines.export import export_pipeline
 
     >>> export_pipeline(WGANPipeline.from_pretrained("wgan-digits"), "wgan-digits.onnx")
     ```
@@ -122,7 +122,7 @@ def load_exported(path: str | Path) -> ExportedPipeline:
 
     ```py
     >>> import torch
-    >>> from hf_wgan.export import load_exported
+    >>> from hf_wgan.pipelines.export import load_exported
 
     >>> pipeline = load_exported("wgan-digits.onnx")
     >>> images = pipeline(batch_size=16, generator=torch.Generator().manual_seed(0)).images

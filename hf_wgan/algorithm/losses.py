@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from .errors import InputError
+from ..utils.errors import InputError
 
 
 def critic_loss(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
