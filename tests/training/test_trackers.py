@@ -56,7 +56,7 @@ from pathlib import Path
 assert all((Path(trackio.TRACKIO_DIR) / "media" / picture["file_path"]).is_file() for _, picture in pictures), pictures
 print("read back")
 """
-    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(Path(__file__).parents[1])}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "read back" in result.stdout, result.stderr
 
