@@ -1,5 +1,7 @@
 """`WGANPipeline` with saving, publishing and loading: what the code that a model carries can do without."""
 
+import inspect
+import json
 import shutil
 import sys
 import tempfile
@@ -7,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import ModelMixin
+from huggingface_hub import hf_hub_download, snapshot_download
 
-from ..hub.code import code_of
+from ..hub.code import code_of, without_carried_code
 from ..hub.publish import Push, files_that_belong, push_folder
+from ..models.network import weights_name
 from ..utils import files
 from ..utils.errors import InputError, one_line
 from . import pipeline_wgan
@@ -20,17 +24,21 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
-        """Loads a pipeline from a folder or from the Hub.
+        """Load a pipeline from a folder or from the Hub.
+
+        No code is ever taken from the folder or the repository: the networks are built from classes that this process
+        has imported already, whatever files lie beside their weights. Only safetensors are read.
 
         Args:
             pretrained_model_name_or_path: `"me/model"`, or a folder that `save_pretrained` or training left.
-            options: Those of `DiffusionPipeline.from_pretrained`, among them `revision`, `variant`, `torch_dtype`,
-                `cache_dir`, `local_files_only` and `token`. No code is ever taken from the repository, and only
-                safetensors are read, whatever they say.
+            options: Those of `DiffusionPipeline.from_pretrained` that apply here: `torch_dtype` (or `dtype`),
+                `variant`, `device_map`, `low_cpu_mem_usage`, `generator` and `critic` (networks to use instead of the
+                saved ones), and for the Hub `revision`, `cache_dir`, `local_files_only`, `force_download`, `token`.
 
         Raises:
-            InputError: what is there is no Wasserstein GAN pipeline, or not a safe and whole one.
-            OSError: the files cannot be had.
+            InputError: The index names no Wasserstein GAN pipeline, the weights are not safe or not whole, or an option
+                is unknown.
+            OSError: A file is missing, or the Hub cannot be reached.
 
         Example:
 
@@ -41,24 +49,65 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
         >>> pipeline = WGANPipeline.from_pretrained("me/model", variant="fp16", torch_dtype=torch.float16)
         ```
         """
-        if options.get("use_safetensors") is False:
+        if options.pop("use_safetensors", None) is False:
             raise InputError("use_safetensors=False: pickled weights can run code, so only safetensors are loaded")
         options.pop("trust_remote_code", None)  # there is nothing to trust
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **{**options, "use_safetensors": True})
-        except OSError as error:
-            if "necessary `safetensors` weights" not in str(error):
-                raise
-            raise InputError(
-                f"{pretrained_model_name_or_path} has no safetensors weights for each of its networks; pickled ones "
-                f"are not loaded, as they can run code ({one_line(error)})"
-            ) from error
+        parameters = list(inspect.signature(cls.__init__).parameters)[1:]
+        arguments = {name: options.pop(name) for name in parameters if name in options}
+        hub_options = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
+        variant = options.pop("variant", None)
+        dtype = options.pop("torch_dtype", None)
+        dtype = options.pop("dtype", dtype)
+        for name, value in options.items():
+            if name not in _NETWORK_OPTIONS:
+                known = ", ".join((*_DTYPE_OPTIONS, "variant", *_NETWORK_OPTIONS, *_HUB_OPTIONS))
+                raise InputError(f"{name}={value!r}: WGANPipeline.from_pretrained takes {known}")
+
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            folder = cls.download(pretrained_model_name_or_path, variant=variant, **hub_options)
+        index = _read_index(cls, folder / files.INDEX)
+        classes = {name: value for name, value in _classes(index).items() if name not in arguments}
+        variants = {name: variant for name in classes if variant and _weights(folder / name, variant)}
+        if variant and classes and not variants:
+            raise InputError(f"variant={variant!r}: {pretrained_model_name_or_path} has no weights of this variant")
+        for name, network in classes.items():
+            if not _weights(folder / name, variants.get(name)):
+                raise InputError(
+                    f"{pretrained_model_name_or_path} has no safetensors weights for its {name} "
+                    f"({name}/{weights_name()}); pickled ones are not loaded, as they can run code"
+                )
+            arguments[name] = network.from_pretrained(
+                folder / name,
+                variant=variants.get(name),
+                torch_dtype=dtype.get(name, dtype.get("default")) if isinstance(dtype, dict) else dtype,
+                use_safetensors=True,
+                **options,
+            )
+        values = {name: index[name] for name in parameters if name in index and not isinstance(index[name], list)}
+        pipeline = cls(**{**values, **arguments})
+        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipeline
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: Any, **options: Any) -> dict[str, Any]:
-        index = super()._dict_from_json_file(json_file, **options)
-        _check_index(cls, index, json_file)
-        return index
+    def download(cls, pretrained_model_name: Any, variant: str | None = None, **options: Any) -> Path:
+        """Download what `from_pretrained` reads of a model on the Hub, which is no code, and return its folder.
+
+        Args:
+            pretrained_model_name: `"me/model"`.
+            variant: Variant of the weights; networks that lack it are downloaded in full precision.
+            options: `revision`, `cache_dir`, `local_files_only`, `force_download` and `token`.
+        """
+        name = str(pretrained_model_name)
+        index = Path(hf_hub_download(name, files.INDEX, **options))
+        folder, parts = index.parent, list(_classes(_read_index(cls, index)))
+        options["revision"] = folder.name  # the commit, in case the branch moves meanwhile
+        if variant:
+            snapshot_download(name, allow_patterns=_patterns(parts, variant), **options)
+            parts = [part for part in parts if not _weights(folder / part, variant)]
+        if parts:
+            snapshot_download(name, allow_patterns=_patterns(parts), **options)
+        return folder
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
         if options.pop("safe_serialization", True) is False:
@@ -123,31 +172,72 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
 
 
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr", "revision")
+_DTYPE_OPTIONS = ("torch_dtype", "dtype")
+_HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "force_download", "token")
+_NETWORK_OPTIONS = ("device_map", "max_memory", "offload_folder", "offload_state_dict", "low_cpu_mem_usage")
 
 
-def _check_index(cls: type, index: Any, json_file: Any) -> None:
-    """Refuses a `model_index.json` that names anything but networks which this process knows already.
+def _read_index(cls: type, path: Path) -> dict[str, Any]:
+    """Read a `model_index.json`, and check that it names nothing but networks which this process knows already.
 
     Raises:
-        InputError: it does.
+        InputError: It does not.
     """
-    found = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
-    if found not in ("WGANPipeline", cls.__name__):
-        raise InputError(f"{json_file} describes no Wasserstein GAN pipeline, but {found}")
-    named = {name: value for name, value in index.items() if isinstance(value, list)}
-    if "generator" not in named:
-        raise InputError(f"{json_file} names no generator")
-    for name, value in named.items():
+    if not path.is_file():
+        raise InputError(f"{str(path.parent)!r} holds no pipeline: there is no {path.name} in it")
+    try:
+        index = without_carried_code(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a valid JSON file ({one_line(error)})") from error
+    kind = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
+    if kind not in ("WGANPipeline", cls.__name__):
+        raise InputError(f"{path} describes no Wasserstein GAN pipeline, but {kind}")
+    entries = {name: value for name, value in index.items() if isinstance(value, list)}
+    if "generator" not in entries:
+        raise InputError(f"{path} names no generator")
+    for name, value in entries.items():
         if value == [None, None] and name != "generator":
             continue
-        library, class_name = value if len(value) == 2 else (None, None)
-        # Only what was imported before: importing runs code.
-        network = getattr(sys.modules.get(str(library)), str(class_name), None)
-        if name not in files.NETWORKS or not (isinstance(network, type) and issubclass(network, ModelMixin)):
+        if name not in files.NETWORKS or _class_of(value) is None:
             raise InputError(
-                f"{json_file} names {value} as {name}, which is no network of hf_wgan or of a module imported before: "
+                f"{path} names {value} as {name}, which is no network of hf_wgan or of a module imported before: "
                 "not loaded, as importing it would run its code"
             )
+    return index
+
+
+def _classes(index: dict[str, Any]) -> dict[str, Any]:
+    """Return the classes of the networks in an index that `_read_index` has checked, by component."""
+    classes = {name: _class_of(index.get(name)) for name in files.NETWORKS}
+    return {name: network for name, network in classes.items() if network is not None}
+
+
+def _class_of(entry: Any) -> Any:
+    """Return the network class that `[module, class]` names; None if it is none of a module imported before.
+
+    Only modules that are imported already are looked into, and no file is looked for: importing runs code.
+    """
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)):
+        return None
+    network = getattr(sys.modules.get(entry[0]), entry[1], None)
+    return network if isinstance(network, type) and issubclass(network, ModelMixin) else None
+
+
+def _weights(folder: Path, variant: str | None) -> list[str]:
+    """Return the names of a network's safetensors files of a variant, or of none, and of their list if sharded."""
+    name = weights_name(variant)
+    shard = name.removesuffix(".safetensors") + "-"
+    listing = f"{weights_name()}.index.{variant}.json" if variant else f"{name}.index.json"
+    found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return [each for each in found if each in (name, listing) or each.startswith(shard)]
+
+
+def _patterns(parts: list[str], variant: str | None = None) -> list[str]:
+    """Return the patterns of the files that the networks of these components are loaded from."""
+    stem, name = weights_name(variant).removesuffix(".safetensors"), weights_name()
+    listing = f"{name}.index.{variant}.json" if variant else f"{name}.index.json"
+    names = ("config.json", f"{stem}.safetensors", f"{stem}-*.safetensors", listing)
+    return [f"{part}/{file}" for part in parts for file in names]
 
 
 def _take_along(run: Path, folder: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_variant_lies_beside_the_full_weights(variant, dtype, server, folder):
     assert half.generator.dtype == dtype
     latents = torch.Generator().manual_seed(0)
     assert (half(4, generator=latents, output_type="pt").images.float() - full).abs().max() < 0.02
-    with pytest.raises(ValueError, match="no such modeling files"):
+    with pytest.raises(InputError, match="variant='int3': me/tiny has no weights of this variant"):
         WGANPipeline.from_pretrained("me/tiny", variant="int3")
 
 

@@ -207,10 +207,6 @@ SPOILT = {
         evil_module({"generator": ["evil", "Evil"]}, "generator/evil.py"),
         r"names \['evil', 'Evil'\] as generator",
     ),
-    "code under our name": (
-        evil_module({"generator": ["hf_wgan", "DCGANGenerator"]}, "generator/hf_wgan.py"),
-        "trust_remote_code|custom code",
-    ),
     "code for the pipeline": (
         evil_module({"_class_name": ["evil", "Evil"]}, "evil.py"),
         "describes no Wasserstein GAN pipeline",
