@@ -28,7 +28,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .data import ImageSet, load_images
-    from .training import TrainingConfig, WGANTrainer
+    from .training import RunConfig, TrainingConfig, WGANTrainer, build_trainer
 
 __all__ = [
     "DCGANCritic",
@@ -41,18 +41,22 @@ __all__ = [
     "R3GANGenerator",
     "ResNetCritic",
     "ResNetGenerator",
+    "RunConfig",
     "TrainingConfig",
     "WGANPipeline",
     "WGANTrainer",
     "__version__",
+    "build_trainer",
     "load_images",
 ]
 
 _ON_FIRST_USE = {
     "ImageSet": ".data",
     "load_images": ".data",
+    "RunConfig": ".training",
     "TrainingConfig": ".training",
     "WGANTrainer": ".training",
+    "build_trainer": ".training",
 }
 
 # diffusers loads components only from the libraries in this table (huggingface/diffusers#6563). Without this a

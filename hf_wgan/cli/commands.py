@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
@@ -56,112 +56,22 @@ def command(function: Command) -> Command:
 def train(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/train_wgan.py`. Exit codes 130 (Ctrl-C), 143 (SIGTERM) and 138 (SIGUSR1) say that the run was saved, and
     can be resumed."""
-    import torch
-    from accelerate.utils import set_seed
-
-    from ..algorithm.lipschitz import build_constraint
-    from ..data import DataConfig, load_images
-    from ..models.factory import NetworkConfig, build_networks, has_norm_type
-    from ..training import TrainingConfig, WGANTrainer
-    from ..training.config import DIGITS_DEFAULTS, DIGITS_SIZE
-    from ..training.presets import PRESETS
-    from ..training.trainer import check_output_dir
+    from ..training.build import build_trainer
+    from ..training.resolve import HINTS, OPTION_CLASSES, RunConfig
     from .launch import command_line, relaunch_on_cpus
 
-    parser = OptionParser(DataConfig, NetworkConfig, TrainingConfig, description=description)
-    parser.epilog = "Without --dataset_name and --train_data_dir the defaults are: " + " ".join(
-        f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
+    parser = OptionParser(*OPTION_CLASSES, hints=HINTS, description=description)
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML or JSON file of options, or the training_config.json of an earlier run."
     )
-    given, set_by_hand = parser.parse_args(args), parser.given(args)
-    if given.dataset_name is None and given.train_data_dir is None:
-        parser.set_defaults(**(DIGITS_DEFAULTS if given.preset is None else DIGITS_SIZE))
-    if given.preset in PRESETS:
-        preset = dict(PRESETS[given.preset])
-        if "architecture" in set_by_hand and not has_norm_type(given.architecture):
-            preset.pop("critic_norm_type", None)
-        parser.set_defaults(**preset)
-    data_config, network_config, config = parser.parse_options(args)
-
-    # What can be wrong is found before the images are decoded, which may take long.
-    check_output_dir(config)
+    parsed = parser.parse(args)
+    config = RunConfig.resolve(parsed.arguments.config, **parsed.options)
     if args is None:  # not when called from Python
         relaunch_on_cpus()
-    record = {"command": command_line()} if args is None else {}
-    published = None
-    if name := network_config.pretrained_model_name_or_path:
-        published = load_pipeline(name, revision=network_config.revision, variant=network_config.variant)
-        data_config = _for_networks(published, network_config, data_config, set_by_hand)
-        if not Path(name).is_dir():
-            record["base_model"] = name
-    options: dict[str, Any] = {"spectral_norm": config.lipschitz == "spectral"}
-
-    def networks(channels: int) -> tuple[Any, Any]:
-        if published and published.critic:
-            return published.generator, published.critic
-        generator, critic = build_networks(network_config, data_config.resolution, channels, **options)
-        return published.generator if published else generator, critic
-
-    with torch.device("meta"):
-        build_constraint(config.lipschitz).check(networks(channels=1)[1])
-    dataset = load_images(data_config)
-    held_out = None
-    if config.evaluation_steps:
-        held_out = _held_out(replace(data_config, channels=dataset.shape[0]), config.held_out_split)
-    if config.class_conditional:
-        options["num_classes"], options["class_names"] = _classes(dataset)
-    set_seed(config.seed)
-    generator, critic = networks(dataset.shape[0])
-    trainer = WGANTrainer(generator, critic, dataset, config, record, held_out)
+    trainer = build_trainer(config, {"command": command_line()} if args is None else None)
     trainer.train()
     trainer.accelerator.end_training()  # a process that ends within its group may abort, with all of its work done
     return 128 + trainer.interrupted if trainer.interrupted else 0
-
-
-def _held_out(data_config: Any, split: str | None) -> Any:
-    """All images of another split, prepared alike; None if none is named."""
-    from ..data import load_image_set
-
-    return load_image_set(replace(data_config, dataset_split=split, max_train_samples=None)) if split else None
-
-
-def _classes(dataset: Any) -> tuple[int, list[str] | None]:
-    """How many classes the labels tell, and their names if they have some."""
-    if dataset.label_names:
-        return len(dataset.label_names), dataset.label_names
-    labels = getattr(dataset, "labels", None)
-    if labels is None:
-        raise InputError(f"class_conditional: {dataset.name} has no labels; set label_column")
-    return int(labels.max()) + 1, None
-
-
-def _for_networks(published: Any, network_config: Any, data_config: Any, given: set[str]) -> Any:
-    """The data options, with the resolution and the channels of networks that exist already.
-
-    Raises:
-        InputError: an option was given that these networks contradict.
-    """
-    from ..models.factory import shape_of
-
-    name = network_config.pretrained_model_name_or_path
-    fixed = {field.name for field in fields(network_config)} & given - {
-        "pretrained_model_name_or_path",
-        "revision",
-        "variant",
-    }
-    if published.critic is None:
-        print(f"{name} has no critic: a new one is trained.", file=sys.stderr)
-        fixed -= {"architecture", "critic_width", "critic_norm_type", "num_extra_layers"}
-    if fixed:
-        raise InputError(
-            f"{', '.join(sorted(fixed))}: {name} has its networks already; leave out what would shape them anew"
-        )
-    channels, size, _ = shape_of(published.generator)
-    for fixed_name, value in {"resolution": size, "channels": channels}.items():
-        if fixed_name in given and getattr(data_config, fixed_name) != value:
-            raise InputError(
-                f"{fixed_name}={getattr(data_config, fixed_name)}: {name} makes images with {value}; leave it out"
-            )
-    return replace(data_config, resolution=size, channels=channels)
 
 
 @dataclass(frozen=True)
@@ -234,7 +144,7 @@ def generate(description: str, args: Sequence[str] | None = None) -> int:
 
     from ..data import DataConfig, load_image_set
 
-    parser = OptionParser(GenerateConfig, DataConfig, description=description)
+    parser = OptionParser(GenerateConfig, DataConfig, exclude=("held_out_split",), description=description)
     parser.add_argument("model", help=f"{MODEL_HELP[:-1]}, or a file that scripts/export.py wrote.")
     config, data_config = parser.parse_options(args)
     model = parser.parse_args(args).model
@@ -568,9 +478,6 @@ class EvaluateConfig:
         "The network whose features are compared: classifier (a small one of the dataset's own classes, trained once), "
         "classifier:FOLDER, pixels, inception:FILE, timm:NAME, transformers:NAME or module:PACKAGE.MODULE:NAME.",
     )
-    held_out_split: str | None = option(
-        None, "Split that the model was not trained on, to compare with; by default the training images."
-    )
     num_images: int = option(10_000, "How many samples; fewer where there are fewer real images.")
     seed: int = option(0, "Sample k is made from the seed plus k.")
     batch_size: int = option(500, "Images that pass through the networks at once.")
@@ -588,7 +495,7 @@ def evaluate(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/evaluate.py`."""
     from accelerate import Accelerator
 
-    from ..data import DataConfig, load_image_set
+    from ..data import DataConfig, load_held_out, load_image_set
     from ..hub.card import record_evaluation
     from ..metrics.evaluate import evaluate as measure
     from ..metrics.features import feature_network
@@ -603,7 +510,7 @@ def evaluate(description: str, args: Sequence[str] | None = None) -> int:
     pipeline.set_progress_bar_config(disable=True)
     data_config = _trained_on(model, pipeline, data_config, parser.given(args))
     images = load_image_set(data_config)
-    held_out = _held_out(data_config, config.held_out_split)
+    held_out = load_held_out(data_config)
     with state.main_process_first():  # which may train it
         features = feature_network(config.features, images, held_out, state.device, data_config.cache_dir)
     result = measure(
@@ -656,23 +563,20 @@ class TrainClassifierConfig:
     """Training"""
 
     output_dir: str = option("classifier", "Folder for the network and its accuracy.")
-    held_out_split: str | None = option(
-        None, "Split to measure the accuracy on; by default every tenth image, left out of training."
-    )
     seed: int = option(0, "Of the weights and the order of the images.")
 
 
 @command
 def train_classifier(description: str, args: Sequence[str] | None = None) -> int:
     """`scripts/train_classifier.py`."""
-    from ..data import DataConfig, load_image_set
+    from ..data import DataConfig, load_held_out, load_image_set
     from ..metrics.classifier import load_or_train_classifier
 
     parser = OptionParser(TrainClassifierConfig, DataConfig, description=description)
     config, data_config = parser.parse_options(args)
     folder = Path(config.output_dir)
     images = load_image_set(data_config)
-    held_out = _held_out(data_config, config.held_out_split)
+    held_out = load_held_out(data_config)
     _, accuracy = load_or_train_classifier(folder, images, held_out, config.seed)
     print(f"Right about {accuracy:.2%} of held-out images: {folder}, for --features classifier:{folder}")
     return 0
@@ -772,26 +676,7 @@ def _model_and_config(config_class: type, description: str, args: Sequence[str] 
 
 
 def load_pipeline(model: str, **options: Any) -> Any:
-    """`WGANPipeline.from_pretrained`, with what goes wrong in one line.
+    """`WGANPipeline.from_pretrained`, with what goes wrong in one line."""
+    from ..pipelines import loading
 
-    Raises:
-        InputError: the model cannot be loaded.
-    """
-    from diffusers.utils import logging
-
-    from ..pipelines import WGANPipeline
-
-    logging.disable_progress_bar()  # of two parts, which are loaded at once
-    try:
-        return WGANPipeline.from_pretrained(model, **options)
-    except InputError:
-        raise
-    except Exception as error:  # diffusers, huggingface_hub and safetensors raise a dozen types here
-        if Path(model).is_dir() and not (Path(model) / "model_index.json").is_file():
-            raise InputError(f"{model!r} holds no pipeline: there is no model_index.json in it") from error
-        why = one_line(error.__cause__ if isinstance(error.__cause__, OSError) else error)
-        raise InputError(
-            f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({why})"
-        ) from error
-    finally:
-        logging.enable_progress_bar()
+    return loading.load_pipeline(model, **options)

@@ -3,7 +3,7 @@
 from .batches import Batch, RealBatches
 from .config import DataConfig
 from .images import ImageSet
-from .load import images_of, load_image_set, load_images
+from .load import images_of, load_held_out, load_image_set, load_images
 from .streaming import ImageStream, StreamedBatches
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "RealBatches",
     "StreamedBatches",
     "images_of",
+    "load_held_out",
     "load_image_set",
     "load_images",
 ]

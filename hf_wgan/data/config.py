@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from ..utils.errors import InputError
-from ..utils.options import option
+from ..utils.options import Options, option
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Images (without --dataset_name and --train_data_dir: scikit-learn's 1,797 handwritten digits)
+class DataConfig(Options):
+    """Images (without --dataset_name and --train_data_dir: scikit-learn's 1,797 handwritten digits).
 
     Raises:
         InputError: a value is out of its range.
@@ -21,28 +21,55 @@ class DataConfig:
         None,
         "Name of a dataset on the Hub, or path of a local one: a folder that the datasets library can load or has "
         "saved, a .parquet, .arrow or WebDataset .tar file, or IDX files (the MNIST family's format, gzipped or not).",
+        common=True,
     )
     dataset_config_name: str | None = option(None, "Configuration of the dataset, where it has several.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of a dataset on the Hub.")
     dataset_split: str = option("train", "Split of the dataset.")
+    held_out_split: str | None = option(
+        None,
+        "Split that is not trained on, to compare samples with; without it they are compared with the training images.",
+        matters=False,
+    )
     train_data_dir: str | None = option(
-        None, "Folder of image files, at any depth; with a folder a class, or a metadata.jsonl, they have labels."
+        None,
+        "Folder of image files, at any depth; with a folder a class, or a metadata.jsonl, they have labels.",
+        common=True,
     )
     image_column: str | None = option(None, "Column that holds the images; found by its type where there is only one.")
     label_column: str | None = option(None, "Column that holds the labels; found by its type where there is only one.")
-    max_train_samples: int | None = option(None, "Use only so many images, the first.")
+    max_train_samples: int | None = option(
+        None,
+        "Use only so many images, the first.",
+        minimum=1,
+    )
     streaming: bool = option(False, "Read the dataset as a stream, for what does not fit the disk.")
-    shuffle_buffer_size: int = option(10_000, "Streaming: images among which the next is chosen at random.")
-    dataloader_num_workers: int = option(2, "Streaming: processes that decode.", matters=False)
+    shuffle_buffer_size: int = option(
+        10_000,
+        "Streaming: images among which the next is chosen at random.",
+        minimum=1,
+    )
+    dataloader_num_workers: int = option(
+        2,
+        "Streaming: processes that decode.",
+        matters=False,
+        minimum=0,
+    )
 
     # What is done to them.
     resolution: int = option(
-        64, "Height and width of the training images, in pixels; the shorter side is scaled to it."
+        64,
+        "Height and width of the training images, in pixels; the shorter side is scaled to it.",
+        minimum=1,
+        common=True,
     )
     center_crop: bool = option(True, "Crop to the middle; otherwise to a random square, another one each time.")
     random_flip: bool = option(False, "Mirror each image left to right half of the time.")
     channels: int | None = option(
-        None, "1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; by default 1 where every image is grey, else 3."
+        None,
+        "1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; by default 1 where every image is grey, else 3.",
+        minimum=1,
+        maximum=4,
     )
     background: str = option("white", "What shows through transparent pixels: a colour name or #rrggbb.")
 
@@ -50,7 +77,9 @@ class DataConfig:
     on_bad_image: Literal["skip", "error"] = option(
         "skip", "skip: name a bad image and go on without it; error: stop at the first.", matters=False
     )
-    max_bad_images: float = option(0.5, "Stop if a larger share of the images is bad, in [0, 1].", matters=False)
+    max_bad_images: float = option(
+        0.5, "Stop if a larger share of the images is bad, in [0, 1].", matters=False, minimum=0, maximum=1
+    )
     cache_dir: str | None = option(
         None, "Folder for decoded images; by default hf_wgan in the Hugging Face cache.", matters=False
     )
@@ -59,21 +88,13 @@ class DataConfig:
         "A set that takes more memory than this, in 10^9 bytes, is read from the cache batch by batch; by default "
         "half of what the device has free.",
         matters=False,
+        above=0,
     )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check what options mean together."""
         if self.dataset_name and self.train_data_dir:
             raise InputError("dataset_name and train_data_dir were both given: give one of them")
-        for name in ("resolution", "max_train_samples", "shuffle_buffer_size", "memory_limit_gb"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name}={value}: must be positive")
-        if self.channels not in (None, 1, 2, 3, 4):
-            raise InputError(f"channels={self.channels}: must be 1, 2, 3 or 4")
-        if self.dataloader_num_workers < 0:
-            raise InputError(f"dataloader_num_workers={self.dataloader_num_workers}: must be at least 0")
-        if not 0 <= self.max_bad_images <= 1:
-            raise InputError(f"max_bad_images={self.max_bad_images}: must be a share, from 0 to 1")
         if self.streaming and not self.dataset_name and not self.train_data_dir:
             raise InputError("streaming: the digits are no stream; name data with dataset_name or train_data_dir")
 

@@ -1,6 +1,7 @@
 """From the options, or from a dataset in Python, to training images; and a word about the bad ones."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from ..utils.console import say
@@ -36,6 +37,19 @@ def load_image_set(config: DataConfig) -> ImageSet:
     if isinstance(images, ImageStream):
         raise InputError("streaming: figures are of the whole set; leave it out")
     return images
+
+
+def load_held_out(config: DataConfig) -> ImageSet | None:
+    """Load the images of `held_out_split`, prepared as those of the training split; None if there is none.
+
+    Raises:
+        InputError: As for `load_image_set`.
+    """
+    if config.held_out_split is None:
+        return None
+    return load_image_set(
+        replace(config, dataset_split=config.held_out_split, held_out_split=None, max_train_samples=None)
+    )
 
 
 def images_of(dataset: Any, config: DataConfig, name: str = "dataset") -> ImageSet | ImageStream:

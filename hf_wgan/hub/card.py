@@ -75,6 +75,7 @@ def make_card(folder: Path, name: str) -> str:
     dataset = {**run["dataset"], "label": _label(run["dataset"])} if run else None
     evaluations = _read(folder / files.EVALUATION) or []
     samples = sorted((folder / files.SAMPLES).glob("step-*.png"))
+    settings = ({"preset": run["preset"]} if run.get("preset") else {}) | run.get("training", {})
     data = ModelCardData(
         license=run.get("training", {}).get("license", "unknown"),
         library_name="diffusers",
@@ -101,7 +102,7 @@ def make_card(folder: Path, name: str) -> str:
         machine=run.get("machine"),
         versions=run.get("versions", {}),
         base_model=run.get("base_model"),
-        settings={key: value for key, value in run.get("training", {}).items() if not NOT_SETTINGS.fullmatch(key)},
+        settings={key: value for key, value in settings.items() if not NOT_SETTINGS.fullmatch(key)},
     )
     return assemble(card.data.to_dict(), "", card.text.strip(), "")
 

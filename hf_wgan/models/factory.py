@@ -7,7 +7,7 @@ from typing import Any, Literal
 from diffusers import ModelMixin
 
 from ..utils.errors import InputError
-from ..utils.options import option
+from ..utils.options import Options, option
 from .checks import height_and_width
 from .dcgan import DCGANCritic, DCGANGenerator
 from .mlp import MLPCritic, MLPGenerator
@@ -23,8 +23,8 @@ ARCHITECTURES: dict[str, tuple[type[ModelMixin], type[ModelMixin]]] = {
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """Networks"""
+class NetworkConfig(Options):
+    """Networks."""
 
     pretrained_model_name_or_path: str | None = option(
         None, "Start from the networks of a pipeline on the Hub or in a folder, which then decides on all of these."
@@ -35,19 +35,25 @@ class NetworkConfig:
         "dcgan",
         "dcgan: strided convolutions; mlp: four fully connected layers; resnet: the residual blocks of WGAN-GP; "
         "r3gan: residual blocks without normalisation.",
+        common=True,
     )
     latent_dim: int | None = option(
-        None, "Length of the generator's latent vectors (100 for dcgan and mlp, 128 for resnet, 64 for r3gan)."
+        None,
+        "Length of the generator's latent vectors (100 for dcgan and mlp, 128 for resnet, 64 for r3gan).",
+        minimum=1,
     )
     generator_width: int | None = option(
         None,
         "Channels of the generator's last hidden map, or its hidden units (64 for dcgan, 512 for mlp, 32 for r3gan; "
         "for resnet 128 at 32 pixels, else 64).",
+        minimum=1,
     )
     critic_width: int | None = option(
-        None, "Channels of the critic's first hidden map, or its hidden units (as for the generator)."
+        None, "Channels of the critic's first hidden map, or its hidden units (as for the generator).", minimum=1
     )
-    num_extra_layers: int = option(0, "dcgan: further 3x3 convolutions in each network, at its finest hidden map.")
+    num_extra_layers: int = option(
+        0, "dcgan: further 3x3 convolutions in each network, at its finest hidden map.", minimum=0
+    )
     generator_norm_type: Literal["batch", "none"] | None = option(
         None, "dcgan, resnet: normalisation in the generator (batch)."
     )

@@ -1,109 +1,144 @@
 """Every option of a training run, once. The defaults are those of Arjovsky et al. 2017 (arXiv 1701.07875)."""
 
-import math
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..algorithm.augment import Augmentation
+from ..algorithm.lipschitz import CONSTRAINTS
 from ..hub.publish import Push
 from ..utils.errors import InputError
-from ..utils.options import option
-from .presets import PRESETS
+from ..utils.options import Options, option
+from .presets import preset_options
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Training
+class TrainingConfig(Options):
+    """Training.
 
-    A step is one generator update, with the critic steps before it. See each field's `help` metadata, or
-    `scripts/train_wgan.py --help`.
+    A step is one generator update, with the critic steps before it. The help text of each field is in its metadata, and
+    in `hf-wgan train --help-all`.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: A value has the wrong type, is out of its range, or contradicts another one.
     """
 
     # The run.
-    output_dir: str = option("wgan-model", "Folder for everything the run leaves.", matters=False)
-    overwrite_output_dir: bool = option(False, "Replace what an earlier run left in the output folder.", matters=False)
+    output_dir: str = option(
+        "wgan-model", "Folder for everything the run leaves.", group="Run", common=True, matters=False
+    )
+    overwrite_output_dir: bool = option(
+        False, "Replace the run that an earlier command left in the output folder.", matters=False
+    )
     resume_from_checkpoint: str | None = option(
-        None, "latest, or the path of a checkpoint folder, to go on from there.", matters=False
+        None, "Checkpoint to resume from: latest, or the path of a checkpoint folder.", common=True, matters=False
     )
     allow_config_change: bool = option(
-        False, "Resume with options that make it another experiment; without, such a change is refused.", matters=False
+        False, "Allow a resumed run to continue with options that make it another experiment.", matters=False
     )
-    preset: str | None = option(
-        None,
-        f"Settings of a paper, all at once; options that are given go before. One of {', '.join(PRESETS)}.",
+    max_train_steps: int = option(
+        10_000,
+        "Number of generator updates.",
+        minimum=1,
+        common=True,
+    )
+    max_train_minutes: float | None = option(
+        None, "Time limit in minutes; the run ends at the first report after it.", above=0, matters=False
+    )
+    train_batch_size: int = option(
+        64,
+        "Batch size per process.",
+        minimum=1,
+        common=True,
         matters=False,
     )
-    max_train_steps: int = option(10_000, "Generator updates.")
-    max_train_minutes: float | None = option(
-        None, "End the run at the first report after so many minutes of training.", matters=False
-    )
-    train_batch_size: int = option(64, "Images a batch, for each process.", matters=False)
     gradient_accumulation_steps: int = option(
-        1, "Batches of each process whose gradients are averaged for one update, of either player.", matters=False
+        1, "Number of batches whose gradients are averaged for one update of either network.", minimum=1, matters=False
     )
     on_nan: Literal["stop", "restore"] = option(
         "stop",
-        "When a score, loss, gradient or weight is not a finite number: stop; or restore the newest checkpoint and go "
-        "on with other random numbers.",
+        "What to do when a score, loss, gradient or weight is not finite. stop: end the run; restore: reload the "
+        "newest checkpoint and continue with other random numbers.",
         matters=False,
     )
-    max_restores: int = option(3, "on_nan restore: how many times in a run.", matters=False)
-    seed: int = option(0, "Of the initial weights, the latents and the order of the images.")
+    max_restores: int = option(
+        3, "Maximum number of restores in a run with --on_nan restore.", minimum=0, matters=False
+    )
+    seed: int = option(
+        0,
+        "Seed for the initial weights, the latents and the order of the images.",
+        minimum=0,
+    )
     mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
         None,
-        "Precision of the networks' passes; by default what accelerate was configured or launched with.",
+        "Precision of the forward and backward passes (default: Accelerate's own configuration).",
+        common=True,
         matters=False,
     )
 
     # Speed. None of these changes what is computed but for rounding.
     fast_paths: bool = option(
         True,
-        "Of several ways to the same numbers take the fastest; which they are is said at the start. Off, the step is "
-        "the plain one, to compare with.",
+        "Use numerically equivalent fast paths, listed in the log at start-up; without them the step is the plain one.",
+        group="Speed",
         matters=False,
     )
     penalty_in_float32: bool = option(
         False,
-        "Take the critic's passes for a penalty in float32 in a bf16 run too; fp16 runs always do.",
+        "Run the critic's passes for a penalty in float32 in a bf16 run too; fp16 runs always do.",
         matters=False,
     )
     allow_tf32: bool = option(
-        True, "On Ampere GPUs and later, take float32 convolutions and products in TF32 (10 bits).", matters=False
+        True, "Use TF32 (10 bits) for float32 convolutions and products on Ampere GPUs and later.", matters=False
     )
     compile: bool = option(
         False, "Compile the networks with torch.compile, for GPUs; the first step then takes minutes.", matters=False
     )
     cuda_graphs: bool = option(
         False,
-        "On one GPU, record an iteration as one CUDA graph and launch it as a whole. New, and not yet tried on a GPU.",
+        "Record an iteration as one CUDA graph and replay it, on one GPU. New, and not yet tried on a GPU.",
         matters=False,
     )
 
     # Algorithm 1.
-    n_critic: int = option(5, "Critic steps before each generator update.")
+    n_critic: int = option(
+        5,
+        "Critic steps before each generator update.",
+        minimum=1,
+        group="Algorithm 1",
+        common=True,
+    )
     # Off by default: at the same number of updates it brought nothing on the digits (docs/recipes.md has the figures).
     critic_warmup: bool = option(
         False,
-        "100 critic steps before each of the first 25 generator updates and every 500th, as in the paper's own code.",
+        "Take 100 critic steps before each of the first 25 generator updates and every 500th, as in the authors' code.",
     )
-    lipschitz: Literal["clip", "gp", "lp", "dragan", "r1", "r1r2", "spectral", "none"] = option(
+    lipschitz: str = option(
         "clip",
-        "What keeps the critic Lipschitz. clip: weight clipping; gp: gradient penalty (WGAN-GP); lp: one-sided; "
-        "dragan: around the data; r1, r1r2: zero-centred, at real, at real and generated images; spectral: spectral "
-        "normalisation; none: nothing.",
+        "Constraint that keeps the critic Lipschitz. clip: weight clipping; gp: gradient penalty (WGAN-GP); lp: "
+        "one-sided; dragan: around the data; r1, r1r2: zero-centred, at real, at real and generated images; spectral: "
+        "spectral normalisation; none: nothing.",
+        choices=CONSTRAINTS,
+        common=True,
     )
     clip_value: float = option(
-        0.01, "clip: every critic parameter is clamped to [-clip_value, clip_value] after each critic step."
+        0.01,
+        "Bound of the critic's parameters with clip: each is clamped to [-clip_value, clip_value] after a critic step.",
+        above=0,
     )
-    gradient_penalty_weight: float = option(10.0, "Weight of the penalty (lambda; gamma for r1 and r1r2).")
+    gradient_penalty_weight: float = option(
+        10.0,
+        "Weight of the penalty (lambda; gamma for r1 and r1r2).",
+        above=0,
+    )
     penalty_interval: int = option(
-        1, "Critic steps from one penalty to the next; it is multiplied by as much (lazy regularisation)."
+        1,
+        "Compute the penalty every penalty_interval critic steps, scaled by that factor (lazy regularisation).",
+        minimum=1,
     )
-    class_conditional: bool = option(False, "Train on the labels too: images of a class that is asked for.")
+    class_conditional: bool = option(False, "Train on the labels too, so that the model generates images of a class.")
     augmentation: str = option(
         "",
         "Differentiable augmentation of real and generated images, for small datasets: color, translation, cutout, or "
@@ -112,31 +147,80 @@ class TrainingConfig:
 
     # The optimizers.
     optimizer: Literal["rmsprop", "adam", "adamw"] = option(
-        "rmsprop", "RMSProp without momentum, or Adam; the paper warns of momentum in the critic."
+        "rmsprop",
+        "Optimizer of both networks. RMSProp has no momentum; the paper warns of momentum in the critic.",
+        group="Optimizers",
     )
-    generator_learning_rate: float = option(5e-5, "Learning rate of the generator.")
-    critic_learning_rate: float = option(5e-5, "Learning rate of the critic.")
-    adam_beta1: float = option(0.5, "Adam: decay of the mean of the gradients.")
-    adam_beta2: float = option(0.999, "Adam: decay of the mean of their squares.")
-    adam_weight_decay: float = option(0.01, "AdamW: decay of the weights.")
+    generator_learning_rate: float = option(
+        5e-5,
+        "Learning rate of the generator.",
+        above=0,
+    )
+    critic_learning_rate: float = option(
+        5e-5,
+        "Learning rate of the critic.",
+        above=0,
+    )
+    adam_beta1: float = option(0.5, "Decay rate of Adam's mean of the gradients.", minimum=0, below=1)
+    adam_beta2: float = option(0.999, "Decay rate of Adam's mean of the squared gradients.", minimum=0, below=1)
+    adam_weight_decay: float = option(
+        0.01,
+        "Weight decay of AdamW.",
+        minimum=0,
+    )
+    adam_epsilon: float = option(
+        1e-8,
+        "Term added to the denominator of Adam's and RMSProp's updates.",
+        above=0,
+    )
     lr_scheduler: Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
-    ] = option("constant", "How both learning rates go over the run, by diffusers' names.")
-    lr_warmup_steps: int = option(0, "Steps over which the learning rates rise from 0, for all but constant.")
+    ] = option("constant", "Schedule of both learning rates, by diffusers' names.")
+    lr_warmup_steps: int = option(
+        0, "Steps over which the learning rates rise from 0, for every schedule but constant.", minimum=0
+    )
 
-    # The generator that is shipped.
-    use_ema: bool = option(False, "Ship an average of the generator's weights over the steps; raw ones are a variant.")
-    ema_max_decay: float = option(0.9999, "Decay of the average a step, once it has warmed up.")
-    ema_inv_gamma: float = option(1.0, "The decay warms up as 1 - (1 + step / ema_inv_gamma) ** -ema_power.")
-    ema_power: float = option(0.75, "See ema_inv_gamma.")
+    # The generator that is saved.
+    use_ema: bool = option(
+        False,
+        "Save an exponential moving average of the generator's weights; the raw ones become a variant.",
+        group="Averaged generator",
+    )
+    ema_max_decay: float = option(0.9999, "Decay of the average per step, once it has warmed up.", minimum=0, below=1)
+    ema_inv_gamma: float = option(
+        1.0, "Inverse gamma of the decay's warm-up, 1 - (1 + step / ema_inv_gamma) ** -ema_power.", above=0
+    )
+    ema_power: float = option(
+        0.75,
+        "Power of the decay's warm-up; see ema_inv_gamma.",
+        above=0,
+    )
 
     # What a person sees.
-    logging_steps: int = option(10, "Steps between two lines of metrics.jsonl; each is their mean.", matters=False)
-    validation_steps: int = option(500, "Steps between two sample grids.", matters=False)
-    num_validation_images: int = option(64, "Images in a sample grid.", matters=False)
-    checkpointing_steps: int = option(500, "Steps between two checkpoints.", matters=False)
-    checkpoints_total_limit: int | None = option(2, "How many checkpoints to keep, the newest.", matters=False)
-
+    logging_steps: int = option(
+        10, "Steps between two lines of metrics.jsonl; each is their mean.", minimum=1, group="Reports", matters=False
+    )
+    validation_steps: int = option(
+        500,
+        "Steps between two sample grids.",
+        minimum=1,
+        matters=False,
+    )
+    num_validation_images: int = option(
+        64,
+        "Images in a sample grid.",
+        minimum=1,
+        matters=False,
+    )
+    checkpointing_steps: int = option(
+        500,
+        "Steps between two checkpoints.",
+        minimum=1,
+        matters=False,
+    )
+    checkpoints_total_limit: int | None = option(
+        2, "Maximum number of checkpoints to keep; the oldest are removed.", minimum=1, matters=False
+    )
     report_to: str = option(
         "none",
         "Trackers to report to besides the output folder: tensorboard, trackio, wandb or another of Accelerate's, "
@@ -144,22 +228,26 @@ class TrainingConfig:
         matters=False,
     )
 
-    # What is measured on the way.
+    # What is measured during training.
     evaluation_steps: int | None = option(
         None,
-        "Steps between two evaluations of the generator that would be shipped then; a multiple of logging_steps. By "
-        "default none is made.",
+        "Steps between two evaluations of the generator that would be saved then; a multiple of logging_steps. Without "
+        "it nothing is evaluated.",
+        minimum=1,
+        group="Evaluation",
         matters=False,
     )
     evaluation_features: str = option(
         "classifier",
-        "By which features: classifier, classifier:FOLDER, pixels, inception:FILE, timm:NAME, transformers:NAME or "
-        "module:PACKAGE.MODULE:NAME, as for scripts/evaluate.py.",
+        "Feature extractor for the metrics: classifier, classifier:FOLDER, pixels, inception:FILE, timm:NAME, "
+        "transformers:NAME or module:PACKAGE.MODULE:NAME.",
         matters=False,
     )
-    num_evaluation_images: int = option(2000, "Samples of an evaluation, and real images.", matters=False)
-    held_out_split: str | None = option(
-        None, "Split to compare samples with; by default the training images.", matters=False
+    num_evaluation_images: int = option(
+        2000,
+        "Samples and real images in an evaluation.",
+        minimum=1,
+        matters=False,
     )
     metric_for_best_model: Literal[
         "frechet_distance",
@@ -170,56 +258,71 @@ class TrainingConfig:
         "recall",
         "density",
         "coverage",
-    ] = option("frechet_distance", "By which figure the best model is kept, in OUTPUT_DIR/best.", matters=False)
+    ] = option(
+        "frechet_distance",
+        "Metric by which the best model is chosen; it is kept in OUTPUT_DIR/best.",
+        matters=False,
+    )
 
     # The Hub.
-    push_to_hub: bool = option(False, "Push the pipeline, its card, samples and curves to the Hub.", matters=False)
+    push_to_hub: bool = option(
+        False, "Push the pipeline, its card, samples and curves to the Hub.", group="Hub", common=True, matters=False
+    )
     hub_model_id: str | None = option(
-        None, "Repository, as user/model; by default the output folder's name.", matters=False
+        None, "Repository on the Hub, as user/model (default: the name of the output folder).", matters=False
     )
     hub_token: str | None = option(
-        None, "Token that may write; by default that of hf auth login, or HF_TOKEN.", secret=True, matters=False
+        None,
+        "Token with write access (default: that of `hf auth login`, or HF_TOKEN).",
+        secret=True,
+        matters=False,
     )
-    hub_private_repo: bool = option(False, "Make the repository private, if it is not there yet.", matters=False)
+    hub_private_repo: bool = option(
+        False,
+        "Make the repository private, if it does not exist yet.",
+        matters=False,
+    )
     hub_strategy: Literal["end", "checkpoint"] = option(
         "end",
-        "end: push when the run has ended; checkpoint: also at every checkpoint, while training goes on.",
+        "When to push. end: once the run has ended; checkpoint: also at every checkpoint, while training continues.",
         matters=False,
     )
     license: str = option(
         "unknown", "Licence of the model for its card, such as apache-2.0 or cc-by-4.0.", matters=False
     )
 
-    def __post_init__(self) -> None:
-        positive = "max_train_steps train_batch_size n_critic clip_value logging_steps validation_steps"
-        positive += " num_validation_images checkpointing_steps checkpoints_total_limit"
-        positive += " generator_learning_rate critic_learning_rate gradient_penalty_weight penalty_interval"
-        positive += " ema_inv_gamma ema_power max_train_minutes gradient_accumulation_steps"
-        positive += " evaluation_steps num_evaluation_images"
-        for name in positive.split():
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{name}={value}: must be positive")
-        for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: must be at least 0 and below 1")
-        for name in ("lr_warmup_steps", "adam_weight_decay", "max_restores"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name}={getattr(self, name)}: must be at least 0")
+    @classmethod
+    def from_preset(cls, preset: str, **options: Any) -> TrainingConfig:
+        """Return the training options of a preset; explicit options override it.
+
+        A preset also says something of the networks: `RunConfig.resolve(preset=...)` has both.
+
+        Args:
+            preset: A name in `hf_wgan.training.presets.PRESETS`.
+            options: Fields of this class, and `learning_rate` for both networks.
+
+        Raises:
+            InputError: There is no such preset or option, or a value is wrong.
+        """
+        from .resolve import with_learning_rate
+
+        names = {field.name for field in fields(cls)}
+        ours = {name: value for name, value in preset_options(preset).items() if name in names}
+        return cls(**{**ours, **with_learning_rate(options)})
+
+    def check(self) -> None:
+        """Check what options mean together."""
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise InputError(
-                f"lr_warmup_steps={self.lr_warmup_steps}: lr_scheduler='constant' has none; use constant_with_warmup"
+                f"lr_warmup_steps={self.lr_warmup_steps}: lr_scheduler='constant' has no warm-up; use "
+                "constant_with_warmup"
             )
         if self.evaluation_steps and self.evaluation_steps % self.logging_steps:
             raise InputError(
                 f"evaluation_steps={self.evaluation_steps}: must be a multiple of logging_steps={self.logging_steps}, "
-                "as the figures go into its rows"
+                "because the figures go into the rows of metrics.jsonl"
             )
         Augmentation(self.augmentation)
-        if self.preset not in (None, *PRESETS):
-            raise InputError(f"preset={self.preset!r}: must be one of {', '.join(PRESETS)}")
-        if self.seed < 0:
-            raise InputError(f"seed={self.seed}: must be at least 0")
         if self.push_to_hub:
             _ = self.push
 
@@ -228,24 +331,7 @@ class TrainingConfig:
         """Where the run is pushed to.
 
         Raises:
-            InputError: no repository can have this name.
+            InputError: No repository can have this name.
         """
         repo_id = self.hub_model_id or Path(self.output_dir).resolve().name
         return Push(repo_id, self.hub_token, self.hub_private_repo)
-
-
-DIGITS_SIZE = {"resolution": 32, "max_train_steps": 3000, "output_dir": "wgan-digits"}
-"""The same for a preset, whose other settings stay its own; not every architecture makes images of 16 pixels."""
-
-DIGITS_DEFAULTS = {
-    "resolution": 16,
-    "generator_width": 32,
-    "critic_width": 32,
-    "generator_learning_rate": 2e-4,
-    "critic_learning_rate": 2e-4,
-    "latent_dim": 10,
-    "max_train_steps": 3000,
-    "output_dir": "wgan-digits",
-}
-"""What the command line trains scikit-learn's digits with where an option is not given: found by trying, for a result
-worth looking at within a few minutes on a CPU. Images so small and so few bear four times the paper's rate."""

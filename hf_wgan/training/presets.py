@@ -1,7 +1,9 @@
-"""Named settings, each as a paper has them or, once, as we found them, in the terms of the command line. What a person
-sets goes before."""
+"""Named settings, each from a paper or, once, from our own experiments, by the names of the options. Explicit options
+override them."""
 
 from typing import Any
+
+from ..utils.errors import InputError
 
 _ADAM = {"optimizer": "adam", "generator_learning_rate": 1e-4, "critic_learning_rate": 1e-4}
 
@@ -94,3 +96,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ema_max_decay": 0.999,
     },
 }
+
+
+def preset_options(name: str) -> dict[str, Any]:
+    """Return the options that a preset sets, by name.
+
+    Raises:
+        InputError: There is no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset={name!r}: must be one of {', '.join(PRESETS)}")
+    return dict(PRESETS[name])

@@ -27,7 +27,7 @@ from ..algorithm.derivatives import FastDerivatives
 from ..algorithm.lipschitz import build_constraint
 from ..algorithm.random import Draws
 from ..algorithm.step import RealBatch, StepRecord, WGANStep, critic_steps
-from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of
+from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
 from ..hub.card import write_card
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
 from ..models.factory import shape_of
@@ -128,6 +128,8 @@ class WGANTrainer:
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
         self.dataset = _training_images(dataset, generator)
+        if config.evaluation_steps and held_out is None and self.dataset.config:
+            self.held_out = load_held_out(replace(self.dataset.config, channels=self.dataset.shape[0]))
         if shape_of(generator) != shape_of(critic):
             raise InputError(
                 f"the generator makes images of shape {shape_of(generator)}, the critic takes {shape_of(critic)}: "
@@ -725,9 +727,12 @@ def _optimizer(
     network: ModelMixin, learning_rate: float, config: TrainingConfig, fast: FastPaths
 ) -> torch.optim.Optimizer:
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(network.parameters(), learning_rate, capturable=config.cuda_graphs)
+        return torch.optim.RMSprop(
+            network.parameters(), learning_rate, eps=config.adam_epsilon, capturable=config.cuda_graphs
+        )
     options: dict[str, Any] = {
         "betas": (config.adam_beta1, config.adam_beta2),
+        "eps": config.adam_epsilon,
         "fused": fast.fused_optimizers or None,
         "capturable": config.cuda_graphs,
     }

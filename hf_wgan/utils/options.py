@@ -1,74 +1,383 @@
-"""Dataclasses whose fields are a command's options: each option is named, defaulted and explained once."""
+"""Dataclasses whose fields are options: each is named, checked and explained once, for Python, files and command lines.
+
+A field declares its type, its default, its range or choices and its help text. Every value goes through the same
+conversion and the same checks, whichever way it comes.
+"""
 
 import argparse
 import dataclasses
+import difflib
+import json
+import math
+import numbers
+import os
 import types
 import typing
-from collections.abc import Sequence
-from typing import Any, Literal, NoReturn
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
 
-from .errors import InputError
+import yaml
+
+from .errors import InputError, one_line
+
+T = TypeVar("T", bound="Options")
 
 
-def option(default: Any, help: str, *, secret: bool = False, matters: bool = True) -> Any:
-    """A dataclass field with the sentence that `--help` prints for it. A secret is left out of `repr`. What does not
-    matter leaves the outcome of a run what it is, and may change when the run is resumed."""
-    return dataclasses.field(default=default, repr=not secret, metadata={"help": help, "matters": matters})
+def option(
+    default: Any,
+    help: str,
+    *,
+    group: str | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    choices: Collection[str] | None = None,
+    common: bool = False,
+    secret: bool = False,
+    matters: bool = True,
+) -> Any:
+    """Declare a dataclass field that is an option.
+
+    Args:
+        default: The default value; None is allowed only where the field's type says so.
+        help: The text that `--help` prints.
+        group: Heading in `--help-all` for this field and those after it.
+        minimum: Smallest value, inclusive.
+        above: Lower bound, exclusive.
+        maximum: Largest value, inclusive.
+        below: Upper bound, exclusive.
+        choices: Allowed words, for a field of type `str`. A registry is read at the time of the check, so that names
+            registered later count.
+        common: Whether plain `--help` lists the option.
+        secret: Whether the value is kept out of `repr` and records.
+        matters: Whether the option changes the outcome of a run. The others may change when a run is resumed.
+    """
+    metadata = {
+        "help": help,
+        "group": group,
+        "bounds": {"minimum": minimum, "above": above, "maximum": maximum, "below": below},
+        "choices": choices,
+        "common": common,
+        "secret": secret,
+        "matters": matters,
+    }
+    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
+
+
+class Options:
+    """Base class for dataclasses of options, which check every field when an instance is created.
+
+    Raises:
+        InputError: A value has the wrong type, is out of its range or is none of its choices.
+    """
+
+    def __post_init__(self) -> None:
+        for field in option_fields(type(self)):
+            value = checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Check what fields mean together; for subclasses."""
+
+
+def option_fields(option_class: type) -> tuple[Field[Any], ...]:
+    """Return the fields of an options dataclass, with their types resolved."""
+    hints = typing.get_type_hints(option_class)
+    fields = dataclasses.fields(option_class)
+    for field in fields:
+        field.type = hints[field.name]
+    return fields
+
+
+def checked(field: Field[Any], value: Any) -> Any:
+    """Return the value in the field's own type.
+
+    Whole numbers are accepted for `float` fields, NumPy scalars for numbers, and paths for `str` fields.
+
+    Raises:
+        InputError: The value has the wrong type, is out of range or is none of the choices.
+    """
+    kind, optional = kind_of(field)
+    if value is None and optional:
+        return None
+    converted = _converted(kind, value)
+    choices = choices_of(field)
+    if converted is None or (choices is not None and converted not in choices) or not _in_range(field, converted):
+        raise InputError(f"{field.name}={value!r}: {_requirement(field)}")
+    return converted
+
+
+def parsed(field: Field[Any], text: str) -> Any:
+    """Return the value that a text on a command line or in a file stands for; `checked` judges it.
+
+    A text that is no value of the field's type is returned as it is.
+    """
+    kind, optional = kind_of(field)
+    if optional and kind is not str and text.lower() in ("none", "null"):
+        return None
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}.get(text.lower(), text)
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def from_file(field: Field[Any], value: Any) -> Any:
+    """Return the value that YAML or JSON stands for, where YAML's own idea of a type differs from the field's.
+
+    YAML reads `no` as false, `1e-4` as a text and an unquoted number as a number.
+    """
+    kind, _ = kind_of(field)
+    if value is False and "no" in (choices_of(field) or ()):
+        return "no"
+    if isinstance(value, str):
+        return parsed(field, value)
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def choices_of(field: Field[Any]) -> Collection[Any] | None:
+    """Return the allowed words of a field, or None if it is not restricted to a list."""
+    hint = _without_none(field.type)
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else field.metadata["choices"]
+
+
+def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a mapping from a YAML or JSON file.
+
+    Raises:
+        InputError: The file cannot be read, or holds something else.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"config={str(path)!r}: cannot be read ({error.strerror or one_line(error)})") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"config={str(path)!r}: is no valid YAML or JSON ({one_line(error)})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise InputError(f"config={str(path)!r}: must hold options as `name: value`")
+    return content
+
+
+def nearest(name: str, known: Iterable[str], hints: Mapping[str, str] | None = None) -> str:
+    """Return what to say about an unknown option: a hint, the nearest known name, or nothing."""
+    if hints and name in hints:
+        return hints[name]
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """What a command line says."""
+
+    options: dict[str, Any]  # explicit options, by name
+    arguments: argparse.Namespace  # positional arguments and flags of the command itself
+
+    def build(self, option_class: type[T], **defaults: Any) -> T:
+        """Return an instance of an options dataclass from the explicit options, over other defaults than its own."""
+        names = {field.name for field in dataclasses.fields(option_class)}  # type: ignore[arg-type]
+        explicit = {name: value for name, value in self.options.items() if name in names}
+        return option_class(**{**defaults, **explicit})
 
 
 class OptionParser(argparse.ArgumentParser):
-    """An argument parser over dataclasses of options. A mistake is answered with one line, not with every option."""
+    """Parse a command line into dataclasses of options. A mistake is answered in one line.
 
-    def __init__(self, *option_classes: type, **kwargs: Any):
-        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
-        self.option_classes = option_classes
+    Args:
+        option_classes: The dataclasses; their field names must differ.
+        exclude: Fields that this command has no use for.
+        hints: What to answer to options of other programs, by name.
+        kwargs: Arguments of `argparse.ArgumentParser`.
+    """
+
+    def __init__(
+        self,
+        *option_classes: type,
+        exclude: Collection[str] = (),
+        hints: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(formatter_class=formatter, allow_abbrev=False, add_help=False, **kwargs)
+        self.option_classes, self.hints = option_classes, hints or {}
+        self._fields: dict[str, Field[Any]] = {}
+        self.add_argument("-h", "--help", action="help", help="Show the most used options and exit.")
         for option_class in option_classes:
-            group = self.add_argument_group((option_class.__doc__ or "").splitlines()[0].rstrip(":."))
-            hints = typing.get_type_hints(option_class)
-            for field in dataclasses.fields(option_class):
-                group.add_argument(
-                    f"--{field.name}",
-                    default=field.default,
-                    help=field.metadata["help"].replace("%", "%%"),
-                    **_argument_type(hints[field.name]),
-                )
+            heading = (option_class.__doc__ or "").splitlines()[0].rstrip(":.")
+            group = self.add_argument_group(heading)
+            for field in option_fields(option_class):
+                if field.metadata["group"]:
+                    group = self.add_argument_group(field.metadata["group"])
+                if field.name not in exclude:
+                    self._fields[field.name] = field
+                    group.add_argument(f"--{field.name}", help=_help(field), **_argument(field))
+        if self._has_more:
+            self.add_argument("--help-all", action=_HelpAll, help="Show all options and exit.")
 
-    def parse_options(self, args: Sequence[str] | None = None) -> list[Any]:
-        """One instance of each dataclass, in the order given.
+    @property
+    def _has_more(self) -> bool:
+        """Whether `--help` leaves options out."""
+        return any(field.metadata["common"] for field in self._fields.values())
+
+    def parse(self, args: Sequence[str] | None = None) -> Parsed:
+        """Parse a command line once.
 
         Raises:
-            InputError: a value is out of its range.
+            InputError: An option is unknown, or a value is not what the option takes.
         """
-        values = vars(self.parse_args(args))
-        return [
-            option_class(**{field.name: values[field.name] for field in dataclasses.fields(option_class)})
-            for option_class in self.option_classes
-        ]
+        namespace, unknown = self.parse_known_args(args)
+        if unknown:
+            self.error(self._unknown(unknown))
+        values = vars(namespace)
+        texts = {name: values.pop(name) for name in list(values) if name in self._fields}
+        options = {
+            name: checked(self._fields[name], parsed(self._fields[name], value) if isinstance(value, str) else value)
+            for name, value in texts.items()
+        }
+        return Parsed(options, namespace)
+
+    def parse_options(self, args: Sequence[str] | None = None) -> list[Any]:
+        """Return one instance of each dataclass, in the order of the constructor."""
+        said = self.parse(args)
+        return [said.build(option_class) for option_class in self.option_classes]
 
     def given(self, args: Sequence[str] | None = None) -> set[str]:
-        """The names of the options that the arguments set, be it to their defaults."""
-        unset = object()
-        names = [action.dest for action in self._actions]
-        values = vars(self.parse_args(args, argparse.Namespace(**dict.fromkeys(names, unset))))
-        return {name for name in names if values[name] is not unset}
+        """Return the names of the explicit options."""
+        return set(self.parse(args).options)
+
+    def _unknown(self, words: list[str]) -> str:
+        options = [word.partition("=")[0].lstrip("-") for word in words if word.startswith("-")]
+        known = [name.lstrip("-") for action in self._actions for name in action.option_strings]
+        said = (nearest(name.replace("-", "_"), known, self.hints) for name in options)
+        answer = "; ".join(filter(None, said))
+        return f"unrecognized arguments: {' '.join(words)}" + (f": {answer}" if answer else "")
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (--help lists the options)")
+        """Raise the message as an `InputError`."""
+        raise InputError(f"{message} ({'--help-all' if self._has_more else '--help'} lists the options)")
+
+    def format_help(self) -> str:
+        """Return the short help: the options marked as common, or all if none is."""
+        if not self._has_more:
+            return super().format_help()
+        hidden = [action for action in self._actions if self._is_hidden(action)]
+        texts = [action.help for action in hidden]
+        for action in hidden:
+            action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in zip(hidden, texts):
+                action.help = text
+
+    def format_full_help(self) -> str:
+        """Return the help with all options."""
+        return super().format_help()
+
+    def format_usage(self) -> str:
+        """Return one line, as a list of a hundred options helps nobody."""
+        return f"usage: {self._short_usage()}\n"
+
+    def _short_usage(self) -> str:
+        positional = [action.metavar or action.dest for action in self._actions if not action.option_strings]
+        return " ".join(map(str, [self.prog, *positional, "[options]"]))
+
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        self.usage = self._short_usage().replace("%", "%%")
+        return super()._get_formatter()
+
+    def _is_hidden(self, action: argparse.Action) -> bool:
+        field = self._fields.get(action.dest)
+        return field is not None and not field.metadata["common"]
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is argparse.SUPPRESS:
-            return action.help
-        return super()._get_help_string(action)
+class _HelpAll(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None, **_: Any):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        assert isinstance(parser, OptionParser)
+        print(parser.format_full_help(), end="")
+        parser.exit()
 
 
-def _argument_type(hint: Any) -> dict[str, Any]:
-    """The `add_argument` keywords for a field's type: bool, int, float, str, a Literal, or one of them or None."""
+def _argument(field: Field[Any]) -> dict[str, Any]:
+    """Return the `add_argument` keywords of a field. Values stay texts; `parsed` and `checked` see to them."""
+    kind, _ = kind_of(field)
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": argparse.SUPPRESS}
+    choices = choices_of(field)
+    metavar = "{" + ",".join(map(str, choices)) + "}" if choices is not None else kind.__name__.upper()
+    return {"default": argparse.SUPPRESS, "metavar": metavar}
+
+
+def _help(field: Field[Any]) -> str:
+    text = field.metadata["help"]
+    if field.default not in (None, "", MISSING):
+        text += f" (default: {field.default})"
+    return text.replace("%", "%%")
+
+
+def _without_none(hint: Any) -> Any:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         (hint,) = [member for member in typing.get_args(hint) if member is not type(None)]
-    if hint is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    if typing.get_origin(hint) is Literal:
-        return {"choices": typing.get_args(hint)}
-    return {"type": hint, "metavar": hint.__name__.upper()}
+    return hint
+
+
+def kind_of(field: Field[Any]) -> tuple[type, bool]:
+    """Return `bool`, `int`, `float` or `str`, and whether None is allowed."""
+    hint = _without_none(field.type)
+    optional = hint is not field.type
+    return (str if typing.get_origin(hint) is Literal else hint), optional
+
+
+def _converted(kind: type, value: Any) -> Any:
+    """Return the value as this type, or None if it is no such thing."""
+    if kind is str:
+        return os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    is_bool = isinstance(value, bool) or type(value).__name__ == "bool_" or type(value).__name__ == "bool"
+    if kind is bool:
+        return bool(value) if is_bool else None
+    if is_bool:
+        return None
+    if kind is int:
+        return int(value) if isinstance(value, numbers.Integral) else None
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    return None
+
+
+def _in_range(field: Field[Any], value: Any) -> bool:
+    bounds = field.metadata["bounds"]
+    return (
+        (bounds["minimum"] is None or value >= bounds["minimum"])
+        and (bounds["above"] is None or value > bounds["above"])
+        and (bounds["maximum"] is None or value <= bounds["maximum"])
+        and (bounds["below"] is None or value < bounds["below"])
+    )
+
+
+def _requirement(field: Field[Any]) -> str:
+    """Return what the field takes, as the end of an error message."""
+    kind, optional = kind_of(field)
+    choices = choices_of(field)
+    if choices is not None:
+        words = "one of " + ", ".join(map(str, choices))
+    else:
+        words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}[kind]
+        bounds = field.metadata["bounds"]
+        names = {"minimum": "at least", "above": "above", "maximum": "at most", "below": "below"}
+        limits = [f"{names[name]} {bound}" for name, bound in bounds.items() if bound is not None]
+        words += " " + " and ".join(limits) if limits else ""
+    return f"must be {words}" + (", or None" if optional else "")

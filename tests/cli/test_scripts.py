@@ -154,8 +154,8 @@ def test_a_published_generator_without_a_critic_gets_a_new_one(tmp_path, capsys)
     "arguments, message",
     [
         ("--latent_dim 5 --critic_width 3", "critic_width, latent_dim: {model} has its networks already"),
-        ("--resolution 16", "resolution=16: {model} makes images with 8"),
-        ("--channels 3", "channels=3: {model} makes images with 1"),
+        ("--resolution 16", "resolution=16: {model} generates images with 8"),
+        ("--channels 3", "channels=3: {model} generates images with 1"),
         (
             "--revision elsewhere --pretrained_model_name_or_path nobody/nothing",
             "neither a pipeline folder nor a model",
@@ -218,12 +218,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
         ("--dataset_name {empty}", "cannot be loaded"),
         ("--resolution 20", "sample_size=20: a DCGAN makes square images of 8, 16, 32, 64, 128 or 256 pixels"),
         ("--train_batch_size 5000", "train_batch_size=5000: must be between 1 and the number of images, 1797"),
-        ("--generator_learning_rate -1", "generator_learning_rate=-1.0: must be positive"),
-        ("--critic_learning_rate=-1e-4", "critic_learning_rate=-0.0001: must be positive"),
+        ("--generator_learning_rate -1", "generator_learning_rate=-1.0: must be a finite number above 0"),
+        ("--critic_learning_rate=-1e-4", "critic_learning_rate=-0.0001: must be a finite number above 0"),
         ("--clip 1", "unrecognized arguments: --clip 1"),
         ("--discriminator dcgan", "unrecognized arguments: --discriminator dcgan"),
-        ("--mixed_precision fp8", "invalid choice: 'fp8'"),
-        ("--n_critic 0", "n_critic=0: must be positive"),
+        ("--mixed_precision fp8", "mixed_precision='fp8': must be one of no, fp16, bf16"),
+        ("--n_critic 0", "n_critic=0: must be a whole number at least 1"),
         ("--resume_from_checkpoint latest", "there is no checkpoint in"),
     ],
 )

@@ -55,8 +55,8 @@ def test_options_are_parsed_into_their_types():
     "args, message",
     [
         ("--clip 1", "unrecognized arguments: --clip 1"),
-        ("--n_critic five", "n_critic: invalid int value: 'five'"),
-        ("--optimizer sgd", "optimizer: invalid choice: 'sgd'"),
+        ("--n_critic five", "n_critic='five': must be a whole number at least 1"),
+        ("--optimizer sgd", "optimizer='sgd': must be one of rmsprop, adam, adamw"),
     ],
 )
 def test_unknown_options_and_values_are_one_line(args, message):

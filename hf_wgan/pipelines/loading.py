@@ -1,0 +1,36 @@
+"""Loading a pipeline by the name that a person typed, with every failure in one line."""
+
+from pathlib import Path
+from typing import Any
+
+from diffusers.utils import logging
+
+from ..utils import files
+from ..utils.errors import InputError, one_line
+from .published import WGANPipeline
+
+
+def load_pipeline(model: str, **options: Any) -> WGANPipeline:
+    """Load a pipeline from a folder or from the Hub.
+
+    Args:
+        model: A folder, or `"user/model"`.
+        options: Those of `WGANPipeline.from_pretrained`.
+
+    Raises:
+        InputError: The model cannot be loaded.
+    """
+    logging.disable_progress_bar()  # of two parts, which are loaded at once
+    try:
+        return WGANPipeline.from_pretrained(model, **options)
+    except InputError:
+        raise
+    except Exception as error:  # diffusers, huggingface_hub and safetensors raise a dozen types here
+        if Path(model).is_dir() and not (Path(model) / files.INDEX).is_file():
+            raise InputError(f"{model!r} holds no pipeline: there is no {files.INDEX} in it") from error
+        why = one_line(error.__cause__ if isinstance(error.__cause__, OSError) else error)
+        raise InputError(
+            f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({why})"
+        ) from error
+    finally:
+        logging.enable_progress_bar()

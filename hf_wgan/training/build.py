@@ -1,0 +1,123 @@
+"""From a run's settings to its trainer: images, networks, classes, held-out images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from diffusers import ModelMixin
+
+from ..algorithm.lipschitz import build_constraint
+from ..data import DataConfig, ImageSet, ImageStream, load_images
+from ..models.factory import NetworkConfig, build_networks, shape_of
+from ..pipelines import WGANPipeline
+from ..pipelines.loading import load_pipeline
+from ..utils.console import say
+from ..utils.errors import InputError
+from .resolve import RunConfig
+from .trainer import WGANTrainer, check_output_dir
+
+
+def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **objects: Any) -> WGANTrainer:
+    """Load the images and build the networks and the trainer of a run, as `hf-wgan train` does.
+
+    Args:
+        config: The settings, from `RunConfig.resolve`.
+        record: Further entries for `training_config.json`, such as the command that started the run.
+        objects: Further arguments of `WGANTrainer`, such as `callbacks`.
+
+    Raises:
+        InputError: The settings do not fit each other, the images or the machine. Nothing has been written by then.
+
+    Example:
+
+    ```py
+    >>> from hf_wgan import RunConfig, build_trainer
+
+    >>> trainer = build_trainer(RunConfig.resolve(max_train_steps=100))
+    >>> pipeline = trainer.train()
+    ```
+    """
+    # What can be wrong is found before the images are decoded, which may take long.
+    check_output_dir(config.training)
+    networks = _Networks(config)
+    if "constraint" not in objects:
+        with torch.device("meta"):
+            build_constraint(config.training.lipschitz).check(networks.build(channels=1)[1])
+    dataset = load_images(networks.data_config)
+    if config.training.class_conditional:
+        networks.set_classes(dataset)
+    set_seed(config.training.seed)
+    generator, critic = networks.build(dataset.shape[0])
+    record = {"preset": config.preset, "networks": asdict(config.networks), **networks.record, **(record or {})}
+    return WGANTrainer(generator, critic, dataset, config.training, record=record, **objects)
+
+
+class _Networks:
+    """The networks of a run: new ones, or those of a published pipeline."""
+
+    def __init__(self, config: RunConfig):
+        self.config, self.data_config = config.networks, config.data
+        self.options: dict[str, Any] = {"spectral_norm": config.training.lipschitz == "spectral"}
+        self.record: dict[str, Any] = {}
+        self.published: WGANPipeline | None = None
+        if name := self.config.pretrained_model_name_or_path:
+            self.published = load_pipeline(name, revision=self.config.revision, variant=self.config.variant)
+            self.data_config = _data_for(self.published, config)
+            if not Path(name).is_dir():
+                self.record["base_model"] = name
+
+    def set_classes(self, dataset: ImageSet | ImageStream) -> None:
+        """Make the networks conditional on the classes of a dataset."""
+        self.options["num_classes"], self.options["class_names"] = _classes(dataset)
+
+    def build(self, channels: int) -> tuple[ModelMixin, ModelMixin]:
+        """Return the generator and the critic for images with so many channels."""
+        if self.published and self.published.critic:
+            return self.published.generator, self.published.critic
+        generator, critic = build_networks(self.config, self.data_config.resolution, channels, **self.options)
+        return (self.published.generator if self.published else generator), critic
+
+
+def _classes(dataset: ImageSet | ImageStream) -> tuple[int, list[str] | None]:
+    """Return the number of classes and their names, if they have names."""
+    if dataset.label_names:
+        return len(dataset.label_names), dataset.label_names
+    labels = getattr(dataset, "labels", None)
+    if labels is None:
+        raise InputError(f"class_conditional: {dataset.name} has no labels; set label_column")
+    return int(labels.max()) + 1, None
+
+
+def _data_for(published: WGANPipeline, config: RunConfig) -> DataConfig:
+    """Return the data options with the resolution and the channels of networks that exist already.
+
+    Raises:
+        InputError: An explicit option contradicts these networks.
+    """
+    name = config.networks.pretrained_model_name_or_path
+    source = {"pretrained_model_name_or_path", "revision", "variant"}
+    default = NetworkConfig()
+    shaping = {
+        field.name
+        for field in fields(NetworkConfig)
+        if field.name not in source
+        and field.name in config.explicit
+        and getattr(config.networks, field.name) != getattr(default, field.name)
+    }
+    if published.critic is None:
+        say(f"{name} has no critic: a new one is trained.")
+        shaping -= {"architecture", "critic_width", "critic_norm_type", "num_extra_layers"}
+    if shaping:
+        raise InputError(
+            f"{', '.join(sorted(shaping))}: {name} has its networks already; leave out the options that shape new ones"
+        )
+    channels, size, _ = shape_of(published.generator)
+    for option, value in {"resolution": size, "channels": channels}.items():
+        requested = getattr(config.data, option)
+        if option in config.explicit and requested not in (None, value):
+            raise InputError(f"{option}={requested}: {name} generates images with {value}; leave it out")
+    return replace(config.data, resolution=size, channels=channels)

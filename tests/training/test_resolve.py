@@ -1,0 +1,185 @@
+"""Every option of every configuration means the same by command line, by YAML, by JSON and from Python."""
+
+import hashlib
+import json
+
+import pytest
+import yaml
+
+from hf_wgan import InputError, RunConfig, TrainingConfig
+from hf_wgan.cli.commands import train
+from hf_wgan.training.presets import PRESETS
+from hf_wgan.training.resolve import FIELDS, HINTS, OPTION_CLASSES
+from hf_wgan.utils.options import OptionParser, choices_of, kind_of
+
+# Values for the options whose texts are checked as a whole, or together with others.
+PARTICULAR = {
+    "augmentation": "color,cutout",
+    "background": "#102030",
+    "hub_model_id": "me/model",
+    "lr_warmup_steps": 3,
+    "evaluation_steps": 30,
+}
+TOGETHER = {
+    "lr_warmup_steps": {"lr_scheduler": "linear"},
+    "streaming": {"dataset_name": "user/photos"},
+    "logging_steps": {},
+}
+
+
+def another_value(field):
+    """Return a valid value that is not the default."""
+    kind, _ = kind_of(field)
+    if field.name in PARTICULAR:
+        return PARTICULAR[field.name]
+    if (choices := choices_of(field)) is not None:
+        return next(choice for choice in choices if choice != field.default)
+    if kind is bool:
+        return not field.default
+    if kind is int:
+        return (field.default or 1) + 1 if field.name != "channels" else 3
+    if kind is float:
+        return 0.25
+    return "some-text"
+
+
+def by_command_line(options):
+    words = [
+        f"--{'' if value is not False else 'no-'}{name}" + ("" if isinstance(value, bool) else f"={value}")
+        for name, value in options.items()
+    ]
+    return RunConfig.resolve(**OptionParser(*OPTION_CLASSES, hints=HINTS).parse(words).options)
+
+
+def by_file(options, path):
+    path.write_text(json.dumps(options) if path.suffix == ".json" else yaml.safe_dump(options))
+    return RunConfig.resolve(path)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_an_option_means_the_same_whichever_way_it_comes(name, tmp_path):
+    options = {**TOGETHER.get(name, {}), name: another_value(FIELDS[name])}
+    expected = RunConfig.resolve(**options)
+    if name not in ("preset", "learning_rate", "hub_token"):
+        assert expected.options()[name] == options[name] != RunConfig.resolve().options()[name]
+    for config in (
+        by_command_line(options),
+        by_file(options, tmp_path / "run.yaml"),
+        by_file(options, tmp_path / "run.json"),
+        RunConfig.resolve(options),
+    ):
+        assert config == expected
+
+
+WRONG = {
+    bool: ["maybe", 2, 0.5],
+    int: [2.5, -1, "five", float("nan"), True, [1]],
+    float: [-1.0, "much", float("nan"), float("inf"), True],
+    str: [3.5, ["a"], True],
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_wrong_value_is_one_line_by_every_way(name, tmp_path):
+    field = FIELDS[name]
+    kind, _ = kind_of(field)
+    wrong = ["GP", "Adam"] if choices_of(field) is not None else WRONG[kind]
+    for value in wrong:
+        with pytest.raises(InputError) as caught:
+            RunConfig.resolve(**{name: value})
+        assert str(caught.value).startswith(f"{name}={value!r}: must be ")
+        assert "\n" not in str(caught.value)
+        if isinstance(value, str) and kind is not bool:
+            with pytest.raises(InputError, match=f"{name}={value!r}: must be "):
+                by_command_line({name: value})
+            with pytest.raises(InputError, match=f"{name}={value!r}: must be "):
+                by_file({name: value}, tmp_path / "run.yaml")
+
+
+def test_yaml_reads_no_and_powers_of_ten_as_they_are_meant(tmp_path):
+    (tmp_path / "run.yaml").write_text("mixed_precision: no\ncritic_learning_rate: 1e-4\nhub_model_id: 2024\n")
+    training = RunConfig.resolve(tmp_path / "run.yaml").training
+    assert (training.mixed_precision, training.critic_learning_rate, training.hub_model_id) == ("no", 1e-4, "2024")
+
+
+def test_sections_of_a_file_hold_the_options_of_their_class(tmp_path):
+    (tmp_path / "run.yaml").write_text("data: {resolution: 32}\ntraining: {n_critic: 2}\npreset: wgan-fast\n")
+    config = RunConfig.resolve(tmp_path / "run.yaml")
+    assert (config.data.resolution, config.training.n_critic, config.training.lipschitz) == (32, 2, "lp")
+
+
+def test_explicit_options_override_the_file_which_overrides_the_preset_and_the_digits(tmp_path):
+    (tmp_path / "run.yaml").write_text("preset: wgan-gp\nn_critic: 2\nresolution: 64\n")
+    config = RunConfig.resolve(tmp_path / "run.yaml", n_critic=3)
+    assert (config.training.n_critic, config.data.resolution, config.training.lipschitz) == (3, 64, "gp")
+    assert config.training.max_train_steps == 3000
+
+
+def test_a_preset_overrides_what_is_below_the_place_where_it_is_named(tmp_path):
+    (tmp_path / "run.yaml").write_text("lipschitz: gp\nseed: 3\n")
+    config = RunConfig.resolve(tmp_path / "run.yaml", preset="wgan")
+    assert (config.training.lipschitz, config.training.seed, config.preset) == ("clip", 3, "wgan")
+
+
+def test_naming_other_images_replaces_those_of_the_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("dataset_name: user/photos\n")
+    config = RunConfig.resolve(tmp_path / "run.yaml", train_data_dir="photos")
+    assert (config.data.dataset_name, config.data.train_data_dir) == (None, "photos")
+
+
+def test_one_learning_rate_sets_both_unless_one_is_named():
+    config = RunConfig.resolve(learning_rate=1e-3, critic_learning_rate=1e-4).training
+    assert (config.generator_learning_rate, config.critic_learning_rate) == (1e-3, 1e-4)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_from_python_is_the_preset_of_the_command_line(name):
+    ours = RunConfig.resolve(preset=name, train_data_dir="photos").training
+    assert TrainingConfig.from_preset(name) == ours
+
+
+@pytest.mark.parametrize(
+    "option, answer",
+    [
+        ("lipshitz", "did you mean lipschitz?"),
+        ("num_epochs", "max_train_steps counts generator updates"),
+        ("lr", "lr is called learning_rate here"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_answered_with_the_right_one(option, answer, tmp_path):
+    (tmp_path / "run.yaml").write_text(f"{option}: 3\n")
+    for attempt in (
+        lambda: RunConfig.resolve(**{option: 3}),
+        lambda: RunConfig.resolve(tmp_path / "run.yaml"),
+        lambda: OptionParser(*OPTION_CLASSES, hints=HINTS).parse([f"--{option}", "3"]),
+    ):
+        with pytest.raises(InputError, match=answer.replace("?", r"\?")) as caught:
+            attempt()
+        assert option in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "3: x\n"])
+def test_a_file_that_holds_no_options_is_one_line(content, tmp_path):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(InputError, match="config=") as caught:
+        RunConfig.resolve(tmp_path / "run.yaml")
+    assert "\n" not in str(caught.value)
+
+
+SMALL = ["--preset", "wgan-fast", "--architecture", "mlp", "--generator_width", "8", "--critic_width", "8"]
+SMALL += ["--max_train_steps", "3", "--logging_steps", "1", "--num_validation_images", "4", "--resolution", "8"]
+
+
+def test_a_run_is_repeated_bit_for_bit_from_its_own_record(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train("", [*SMALL, "--learning_rate", "3e-4", "--output_dir", str(first)]) == 0
+    assert train("", ["--config", str(first / "training_config.json"), "--output_dir", str(second)]) == 0
+    for name in ("generator", "critic"):
+        digests = [
+            hashlib.sha256((run / name / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+            for run in (first, second)
+        ]
+        assert digests[0] == digests[1]
+    records = [json.loads((run / "training_config.json").read_text()) for run in (first, second)]
+    assert records[0]["preset"] == records[1]["preset"] == "wgan-fast"
+    assert records[0]["training"]["generator_learning_rate"] == 3e-4
