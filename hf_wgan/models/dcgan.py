@@ -9,6 +9,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from ..algorithm.latents import check_latent_prior
 from ..utils.errors import InputError
 from .checks import (
     check_at_least,
@@ -45,13 +46,15 @@ class DCGANGenerator(Network):
     Args:
         sample_size: Height and width of the images in pixels, a power of two from 8 to 256.
         out_channels: Channels of the images, 1 to 4.
-        latent_dim: Length of a latent vector, drawn from N(0, 1).
+        latent_dim: Length of a latent vector.
         width: Channels of the last hidden map; each coarser map has twice the channels of the next finer one.
         num_extra_layers: 3×3 convolutions at the finest hidden map, beyond those that upsample.
         norm_type: `"batch"` for batch normalisation after every hidden convolution, or `"none"`.
         num_classes: How many classes of images it makes, each with a learned vector beside the latent one; None for
             one that knows of none.
         class_names: Their names, for whoever asks for images; kept in the config.
+        latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
+            the name of a class, see `LatentPrior`.
 
     Raises:
         InputError: an argument is out of its range.
@@ -68,6 +71,7 @@ class DCGANGenerator(Network):
         norm_type: str = "batch",
         num_classes: int | None = None,
         class_names: list[str] | None = None,
+        latent_prior: str = "normal",
     ):
         super().__init__()
         _check_architecture(sample_size, width, num_extra_layers)
@@ -75,6 +79,7 @@ class DCGANGenerator(Network):
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
         check_classes(num_classes, class_names)
+        check_latent_prior(latent_prior, type(self))
 
         channels = width * sample_size // (2 * SMALLEST_MAP)
         num_inputs = latent_dim + (CLASS_EMBEDDING_DIM if num_classes else 0)

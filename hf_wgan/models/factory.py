@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from diffusers import ModelMixin
 
+from ..algorithm.latents import PRIORS
 from ..utils.errors import InputError
 from ..utils.options import Options, option
+from ..utils.registry import describe
 from .checks import height_and_width
 from .dcgan import DCGANCritic, DCGANGenerator
 from .mlp import MLPCritic, MLPGenerator
@@ -41,6 +43,11 @@ class NetworkConfig(Options):
         None,
         "Length of the generator's latent vectors (100 for dcgan and mlp, 128 for resnet, 64 for r3gan).",
         minimum=1,
+    )
+    latent_prior: str = option(
+        "normal",
+        f"Distribution of the latents, kept in the generator's config ({describe(PRIORS)}); or module:Class, a "
+        "subclass of LatentPrior in a module that --import names.",
     )
     generator_width: int | None = option(
         None,
@@ -86,6 +93,7 @@ def build_networks(
     generator_class, critic_class = ARCHITECTURES[config.architecture]
     generator_options = {
         "latent_dim": config.latent_dim,
+        "latent_prior": None if config.latent_prior == "normal" else config.latent_prior,
         "generator_width": config.generator_width,
         "num_extra_layers": config.num_extra_layers or None,
         "generator_norm_type": config.generator_norm_type,

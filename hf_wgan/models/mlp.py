@@ -6,6 +6,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from ..algorithm.latents import check_latent_prior
 from .checks import (
     check_at_least,
     check_choice,
@@ -37,12 +38,14 @@ class MLPGenerator(Network):
     Args:
         sample_size: Height and width of the images in pixels, 1 or more: one number, or two if they differ.
         out_channels: Channels of the images, 1 to 4.
-        latent_dim: Length of a latent vector, drawn from N(0, 1).
+        latent_dim: Length of a latent vector.
         width: Units of a hidden layer.
         num_layers: Linear layers, the last one included, 1 or more.
         num_classes: How many classes of images it makes, each with a learned vector beside the latent one; None for
             one that knows of none.
         class_names: Their names, for whoever asks for images; kept in the config.
+        latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
+            the name of a class, see `LatentPrior`.
 
     Raises:
         InputError: an argument is out of its range.
@@ -58,12 +61,14 @@ class MLPGenerator(Network):
         num_layers: int = 4,
         num_classes: int | None = None,
         class_names: list[str] | None = None,
+        latent_prior: str = "normal",
     ):
         super().__init__()
         height, image_width = height_and_width(sample_size)
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
         check_classes(num_classes, class_names)
+        check_latent_prior(latent_prior, type(self))
         num_inputs = latent_dim + (CLASS_EMBEDDING_DIM if num_classes else 0)
         self.layers = _perceptron(self, num_inputs, width, out_channels * height * image_width, num_layers)
         if num_classes is not None:

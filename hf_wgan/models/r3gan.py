@@ -12,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
+from ..algorithm.latents import check_latent_prior
 from ..utils.errors import InputError
 from .checks import (
     check_at_least,
@@ -51,13 +52,15 @@ class R3GANGenerator(Network):
     Args:
         sample_size: Height and width of the images in pixels: 16, 32, 64, 128 or 256, or two multiples of 16 up to 256.
         out_channels: Channels of the images, 1 to 4.
-        latent_dim: Length of a latent vector, drawn from N(0, 1).
+        latent_dim: Length of a latent vector.
         width: Channels of the finest map, a multiple of 8; each coarser one has twice those of the next finer, up to 8
             times the width.
         num_blocks: Residual blocks at each size, 1 to 100.
         num_classes: How many classes of images it makes, each with a learned vector beside the latent one; None for
             one that knows of none.
         class_names: Their names, for whoever asks for images; kept in the config.
+        latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
+            the name of a class, see `LatentPrior`.
 
     Raises:
         InputError: an argument is out of its range.
@@ -73,11 +76,13 @@ class R3GANGenerator(Network):
         num_blocks: int = 1,
         num_classes: int | None = None,
         class_names: list[str] | None = None,
+        latent_prior: str = "normal",
     ):
         super().__init__()
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
         check_classes(num_classes, class_names)
+        check_latent_prior(latent_prior, type(self))
         halvings, height, image_width = coarsest_map(sample_size, 16, 256)
         widths = _widths(width, num_blocks, halvings)[::-1]  # the finest last
         num_inputs = latent_dim + (CLASS_EMBEDDING_DIM if num_classes else 0)

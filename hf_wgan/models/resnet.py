@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
+from ..algorithm.latents import check_latent_prior
 from .checks import (
     check_at_least,
     check_choice,
@@ -44,7 +45,7 @@ class ResNetGenerator(Network):
     Args:
         sample_size: Height and width of the images in pixels: 32, 64 or 128, or two multiples of 32 up to 128.
         out_channels: Channels of the images, 1 to 4.
-        latent_dim: Length of a latent vector, drawn from N(0, 1).
+        latent_dim: Length of a latent vector.
         width: Channels of the finest map. At 32 pixels all maps have as many; else each coarser one twice those of the
             next finer. None for the paper's: 128 at 32 pixels, else 64.
         norm_type: `"batch"` for batch normalisation before every ReLU, or `"none"`.
@@ -52,6 +53,8 @@ class ResNetGenerator(Network):
             each class has its own scales and shifts in the blocks (Dumoulin et al. 2017, arXiv 1610.07629, as in the
             authors' code), else a learned vector beside the latent one.
         class_names: Their names, for whoever asks for images; kept in the config.
+        latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
+            the name of a class, see `LatentPrior`.
 
     Raises:
         InputError: an argument is out of its range.
@@ -67,12 +70,14 @@ class ResNetGenerator(Network):
         norm_type: str = "batch",
         num_classes: int | None = None,
         class_names: list[str] | None = None,
+        latent_prior: str = "normal",
     ):
         super().__init__()
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
         check_choice("norm_type", norm_type, GENERATOR_NORM_TYPES)
         check_classes(num_classes, class_names)
+        check_latent_prior(latent_prior, type(self))
         halvings, height, image_width = coarsest_map(sample_size, 32, 128)
         widths = _widths(width, halvings)[::-1]  # the finest last
 
