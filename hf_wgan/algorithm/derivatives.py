@@ -1,10 +1,13 @@
-"""Convolutions and rectifiers whose derivatives, first and second, do no more work than they must.
+"""Convolutions and rectifiers with faster first and second derivatives, equal to PyTorch's.
 
-PyTorch takes the second derivative of a convolution, which a gradient penalty needs at every critic step, by a
-convolution with kernels as large as the images. Here every derivative is a convolution, a transposed one, or the
-gradient of the weights, each with the kernel made for it (as in the code of Karras et al. 2020, arXiv 2006.06676).
-The second derivative of a rectifier is zero, which PyTorch fills a tensor with and sends through the rest of the graph;
-here that part of the graph is left out. It is a third of what a critic without normalisation spends on its penalty.
+PyTorch computes the second derivative of a convolution, which a gradient penalty needs at every critic step, by a
+convolution with kernels as large as the images. Here every derivative is a convolution, the gradient by the input or
+the gradient by the weight, each by the kernel made for it (as in the code of Karras et al. 2020, arXiv 2006.06676).
+The second derivative of a rectifier is zero, for which PyTorch fills a tensor and sends it through the rest of the
+graph; here that part of the graph is left out. It is a third of the penalty's work for a critic without normalisation.
+
+A gradient is left out only where autograd itself says that nobody receives it (see `_is_needed`), so the results are
+PyTorch's for every critic and every way to differentiate it.
 """
 
 from typing import Any, NamedTuple
@@ -18,11 +21,11 @@ from torch.overrides import TorchFunctionMode
 Size = tuple[int, int]
 
 MIN_CHANNELS = 32
-"""Below, oneDNN's own gradient of bfloat16 weights is faster than a matrix product."""
+"""Below this number of channels, oneDNN's own gradient of bfloat16 weights is faster than a matrix product."""
 
 
 class Geometry(NamedTuple):
-    """Of a convolution, in pixels: (vertical, horizontal)."""
+    """Everything about a convolution but its tensors. Sizes are (vertical, horizontal), in pixels."""
 
     stride: Size
     padding: Size
@@ -31,90 +34,78 @@ class Geometry(NamedTuple):
     output_padding: Size
     groups: int
 
-    def reversed(self, weight: Tensor, size_in: torch.Size, size_out: torch.Size) -> "Geometry":
-        """Of the convolution that takes the gradient by the output to the gradient by the input."""
-        if self.transposed:
-            return self._replace(transposed=False, output_padding=(0, 0))
-        kernel = weight.shape[2:]
-        left_over = [
-            size_in[2 + i]
-            - ((size_out[2 + i] - 1) * self.stride[i] - 2 * self.padding[i] + self.dilation[i] * (kernel[i] - 1) + 1)
-            for i in range(2)
-        ]
-        return self._replace(transposed=True, output_padding=(left_over[0], left_over[1]))
-
 
 class FastDerivatives(TorchFunctionMode):
-    """A context in which `conv2d` and `conv_transpose2d`, and so all layers made of them, are those of this file; with
-    `points` also `relu` and `leaky_relu`. Autocast is heeded.
+    """Replace `conv2d`, `conv_transpose2d`, `relu` and `leaky_relu`, and so all layers made of them, inside a context.
 
-    Args:
-        points: A leaf by which the outcome is differentiated first, with `create_graph=True`, and by nothing else; then
-            the outcome of that is differentiated, by everything but the points. Work for other gradients is left out,
-            which PyTorch does by itself for its own functions only.
+    Autocast is respected. Forms that gain nothing are left to PyTorch: in-place rectifiers, `padding="same"`, single
+    images without a batch dimension, complex numbers.
+
+    Example:
+        >>> with FastDerivatives():
+        ...     scores = critic(images)
+        >>> (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+        >>> gradient.square().sum().backward()
     """
 
-    def __init__(self, points: Tensor | None = None):
-        super().__init__()
-        self.points = points
-
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.conv2d:
-            return self._conv2d(*args, **(kwargs or {}))
-        if function is torch.conv_transpose2d:
-            return self._conv_transpose2d(*args, **(kwargs or {}))
-        if self.points is not None and function is F.leaky_relu:
-            return _leaky_relu(*args, **(kwargs or {}))
-        if self.points is not None and function is F.relu:
-            return _relu(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
+        replacement = _REPLACEMENTS.get(function, function)
+        return replacement(*args, **(kwargs or {}))
 
-    def _conv2d(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        if isinstance(padding, str) or input.ndim != 4:
-            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-        geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), False, (0, 0), groups)
-        return self._convolution(input, weight, bias, geometry)
 
-    def _conv_transpose2d(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
-    ) -> Tensor:
-        if input.ndim != 4:
-            return torch.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), True, _pair(output_padding), groups)
-        return self._convolution(input, weight, bias, geometry)
+def _conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    if isinstance(padding, str) or not _is_batch_of_reals(input):
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), False, (0, 0), groups)
+    return _convolution(input, weight, bias, geometry)
 
-    def _convolution(self, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-        penalised = None if self.points is None else "points" if input is self.points else "maps"
-        device = input.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            input, weight = input.to(dtype), weight.to(dtype)
-        output = _Convolution.apply(input, weight, geometry, penalised)
-        return output if bias is None else output + bias.to(output.dtype)[:, None, None]
+
+def _conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    if not _is_batch_of_reals(input):
+        return torch.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), True, _pair(output_padding), groups)
+    return _convolution(input, weight, bias, geometry)
+
+
+def _is_batch_of_reals(input: Tensor) -> bool:
+    return input.ndim == 4 and input.is_floating_point()
+
+
+def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    device = input.device.type
+    if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        input, weight = input.to(dtype), weight.to(dtype)
+    output = _Convolution.apply(input, weight, geometry)
+    return output if bias is None else output + bias.to(output.dtype)[:, None, None]
+
+
+# A convolution is linear in its input and in its weight, and so are the gradients by either. Each of the three
+# functions below therefore has the other two for its derivatives, to any order.
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, geometry: Geometry, penalised: str | None = None) -> Tensor:
+    def forward(ctx: Any, input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(input, weight)
-        ctx.geometry, ctx.penalised = geometry, penalised
+        ctx.geometry = geometry
         stride, padding, dilation, transposed, output_padding, groups = geometry
         return torch.ops.aten.convolution(
             input, weight, None, stride, padding, dilation, transposed, output_padding, groups
@@ -123,23 +114,40 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         input, weight = ctx.saved_tensors
-        first = torch.is_grad_enabled()  # with create_graph
-        wanted = (
-            ctx.needs_input_grad[0] and (first or ctx.penalised != "points"),
-            ctx.needs_input_grad[1] and not (first and ctx.penalised),
-        )
-        if not first:
-            return *_gradients(gradient, input, weight, ctx.geometry, wanted), None, None
+        is_needed = _is_needed(ctx, 0, input), _is_needed(ctx, 1, weight)
+        if not torch.is_grad_enabled():  # both at once, which shares their work
+            return *_gradients(gradient, input, weight, ctx.geometry, is_needed), None
         by_input = by_weight = None
-        if wanted[0]:
-            back = ctx.geometry.reversed(weight, input.shape, gradient.shape)
-            by_input = _Convolution.apply(gradient, weight, back)
-        if wanted[1]:
+        if is_needed[0]:
+            by_input = _InputGradient.apply(gradient, weight, input.detach(), ctx.geometry)
+        if is_needed[1]:
             by_weight = _WeightGradient.apply(gradient, input, weight.detach(), ctx.geometry)
-        return by_input, by_weight, None, None
+        return by_input, by_weight, None
+
+
+class _InputGradient(torch.autograd.Function):
+    """Of `like` only the shape and the layout matter."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+        ctx.save_for_backward(gradient, weight)
+        ctx.geometry = geometry
+        return _gradients(gradient, like, weight, geometry, (True, False))[0]
+
+    @staticmethod
+    def backward(ctx: Any, by_input: Tensor) -> Any:
+        gradient, weight = ctx.saved_tensors
+        by_gradient = by_weight = None
+        if _is_needed(ctx, 0, gradient):
+            by_gradient = _Convolution.apply(by_input, weight, ctx.geometry)
+        if _is_needed(ctx, 1, weight):
+            by_weight = _WeightGradient.apply(gradient, by_input, weight.detach(), ctx.geometry)
+        return by_gradient, by_weight, None, None
 
 
 class _WeightGradient(torch.autograd.Function):
+    """Of `like` only the shape and the layout matter."""
+
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, input: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(gradient, input)
@@ -150,53 +158,39 @@ class _WeightGradient(torch.autograd.Function):
     def backward(ctx: Any, by_weight: Tensor) -> Any:
         gradient, input = ctx.saved_tensors
         by_gradient = by_input = None
-        if ctx.needs_input_grad[0]:
+        if _is_needed(ctx, 0, gradient):
             by_gradient = _Convolution.apply(input, by_weight, ctx.geometry)
-        if ctx.needs_input_grad[1]:
-            back = ctx.geometry.reversed(by_weight, input.shape, gradient.shape)
-            by_input = _Convolution.apply(gradient, by_weight, back)
+        if _is_needed(ctx, 1, input):
+            by_input = _InputGradient.apply(gradient, by_weight, input.detach(), ctx.geometry)
         return by_gradient, by_input, None, None
 
 
-def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    return _LeakyReLU.apply(input, negative_slope)
+def _is_needed(ctx: Any, index: int, tensor: Tensor) -> bool:
+    """Return whether anything receives the gradient by this input in the backward pass that is under way.
+
+    PyTorch skips gradients that nobody asked for in its own functions only; a function written in Python has to ask.
+    `torch.autograd.grad(scores.sum(), points, create_graph=True)` needs no gradient by a weight, unless that weight
+    depends on the points; and a leaf whose `requires_grad` was switched off after the forward pass takes none.
+    """
+    if not ctx.needs_input_grad[index]:
+        return False
+    if tensor.is_leaf and not tensor.requires_grad:
+        return False
+    if tensor.is_leaf and not isinstance(tensor, torch.nn.Parameter):
+        return True  # asking about a leaf that `torch.autograd.grad` was called for raises, which is slow
+    try:
+        return torch._C._will_engine_execute_node(ctx.next_functions[index][0])
+    except (AttributeError, RuntimeError):
+        return True
 
 
-def _relu(input: Tensor, inplace: bool = False) -> Tensor:
-    return _LeakyReLU.apply(input, 0.0)
-
-
-class _LeakyReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, slope: float) -> Tensor:
-        ctx.save_for_backward(input)
-        ctx.slope = slope
-        return torch.ops.aten.leaky_relu(input, slope)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        (input,) = ctx.saved_tensors
-        return _LeakyReLUGradient.apply(gradient, input.detach(), ctx.slope), None
-
-
-class _LeakyReLUGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, input: Tensor, slope: float) -> Tensor:
-        ctx.save_for_backward(input)
-        ctx.slope = slope
-        return torch.ops.aten.leaky_relu_backward(gradient, input, slope, False)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        (input,) = ctx.saved_tensors
-        return _LeakyReLUGradient.apply(gradient, input, ctx.slope), None, None
-
-
-def _gradients(gradient: Tensor, input: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool]) -> Any:
-    """By the input and by the weights."""
+def _gradients(
+    gradient: Tensor, input: Tensor, weight: Tensor, geometry: Geometry, is_needed: tuple[bool, bool]
+) -> Any:
+    """Return the gradients by the input and by the weight, None for one that is not needed."""
     small, large = (input, gradient) if geometry.transposed else (gradient, input)
     by_product = (
-        wanted[1]
+        is_needed[1]
         and input.device.type == "cpu"
         and input.dtype == torch.bfloat16
         and geometry.groups == 1
@@ -205,7 +199,7 @@ def _gradients(gradient: Tensor, input: Tensor, weight: Tensor, geometry: Geomet
         and small.shape[2] > 1
     )
     by_input, by_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, input, weight, None, *geometry, (wanted[0], wanted[1] and not by_product, False)
+        gradient, input, weight, None, *geometry, (is_needed[0], is_needed[1] and not by_product, False)
     )
     if by_product:
         by_weight = _weight_gradient_by_product(small, large, weight.shape, geometry)
@@ -213,12 +207,16 @@ def _gradients(gradient: Tensor, input: Tensor, weight: Tensor, geometry: Geomet
 
 
 def _weight_gradient_by_product(small: Tensor, large: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
-    """Of the small maps with the patches of the large ones, which in channels-last memory lie in rows.
+    """Multiply the small maps by the patches of the large ones, which lie in rows in channels-last memory.
 
     Args:
         small: `(N, S, h, w)`.
         large: `(N, L, H, W)`.
         shape: `(S, L, kernel height, kernel width)`.
+        geometry: The convolution from the large maps to the small ones.
+
+    Returns:
+        The gradient by the weight, of that shape.
     """
     number, channels, height, width = large.shape
     (above, left), (down, right) = geometry.padding, geometry.stride
@@ -228,6 +226,58 @@ def _weight_gradient_by_product(small: Tensor, large: Tensor, shape: torch.Size,
     patches = padded.as_strided(
         (number, small.shape[2], small.shape[3], shape[2], shape[3] * channels),
         (image, down * row, right * pixel, row, 1),
-    ).reshape(-1, shape[2] * shape[3] * channels)
-    maps = small.permute(0, 2, 3, 1).reshape(-1, shape[0])
+    ).reshape(-1, shape[2] * shape[3] * channels)  # (N·h·w, kernel height · kernel width · L)
+    maps = small.permute(0, 2, 3, 1).reshape(-1, shape[0])  # (N·h·w, S)
     return (maps.t() @ patches).view(shape[0], shape[2], shape[3], channels).permute(0, 3, 1, 2)
+
+
+def _relu(input: Tensor, inplace: bool = False) -> Tensor:
+    return F.relu(input, inplace=True) if inplace else _LeakyReLU.apply(input, 0.0)
+
+
+def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    if inplace or negative_slope <= 0:
+        return F.leaky_relu(input, negative_slope, inplace)
+    return _LeakyReLU.apply(input, negative_slope)
+
+
+class _LeakyReLU(torch.autograd.Function):
+    """ReLU is the one with slope 0. Like PyTorch's own, it keeps its output and the other its input, so that whatever
+    may be changed in place afterwards still may."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, slope: float) -> Tensor:
+        output = torch.ops.aten.leaky_relu(input, slope) if slope else torch.ops.aten.relu(input)
+        ctx.save_for_backward(input if slope else output)
+        ctx.slope = slope
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (signs,) = ctx.saved_tensors
+        return _LeakyReLUGradient.apply(gradient, signs.detach(), ctx.slope), None
+
+
+class _LeakyReLUGradient(torch.autograd.Function):
+    """Of `signs` only the signs matter."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, signs: Tensor, slope: float) -> Tensor:
+        ctx.save_for_backward(signs)
+        ctx.slope = slope
+        if not slope:
+            return torch.ops.aten.threshold_backward(gradient, signs, 0)
+        return torch.ops.aten.leaky_relu_backward(gradient, signs, slope, False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (signs,) = ctx.saved_tensors
+        return _LeakyReLUGradient.apply(gradient, signs, ctx.slope), None, None
+
+
+_REPLACEMENTS = {
+    torch.conv2d: _conv2d,
+    torch.conv_transpose2d: _conv_transpose2d,
+    F.relu: _relu,
+    F.leaky_relu: _leaky_relu,
+}

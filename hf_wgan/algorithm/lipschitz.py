@@ -191,6 +191,7 @@ def gradients(score: Score, images: Tensor) -> Tensor:
     """
     points = _wide(images.detach()).requires_grad_()
     (gradient,) = torch.autograd.grad(score(points).sum(), points, create_graph=True)
+    points.requires_grad_(False)  # nothing needs the penalty's gradient by the points: that work is left out
     return gradient.flatten(start_dim=1)
 
 

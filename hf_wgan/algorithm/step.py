@@ -156,7 +156,7 @@ class WGANStep:
             half = self.penalty_dtype != torch.float32
             with (
                 torch.autocast(images.device.type, self.penalty_dtype if half else None, enabled=half),
-                FastDerivatives(images) if self.fast else nullcontext(),
+                FastDerivatives() if self.fast else nullcontext(),
             ):
                 return type(critic).forward(critic, images, *labels)
 
