@@ -1,11 +1,12 @@
-"""The ways to keep a critic Lipschitz, one small class each: as a penalty on its loss, or on its weights after a step.
+"""The ways to keep a critic Lipschitz, one small class each: a penalty on its loss, or a change of its weights.
 
-Norms of gradients are Euclidean, over all pixels of an image. Every penalty is computed in float32, or
-float64 for float64 images.
+Norms of gradients are Euclidean, over all pixels of an image. Every penalty is computed in float32, or float64 for
+float64 images. A new constraint is one class here and one line in `CONSTRAINTS`; options, help and tests follow.
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +20,37 @@ Rand = Callable[..., Tensor]
 
 
 class Constraint:
-    """No constraint (`none`): for controls. The base of all others."""
+    """The base of all constraints, and the one that does nothing (`none`), for controls.
 
-    has_penalty = False
+    Subclass it for a constraint of your own: override `penalty` or `after_step`, and `check` if some critics do not
+    suit it. Hand an instance to `WGANTrainer(..., constraint=...)` or to `WGANStep`.
+
+    Example:
+        >>> class SmallScores(Constraint):
+        ...     summary = "keep the scores near zero"
+        ...
+        ...     def __init__(self, weight=1e-3):
+        ...         self.weight = weight
+        ...
+        ...     def penalty(self, score, real_images, fake_images):
+        ...         return self.weight * score(real_images).square().mean()
+        >>> SmallScores(0.5).penalty(lambda images: images.sum(dim=(1, 2, 3)), torch.ones(4, 1, 2, 2), None)
+        tensor(8.)
+    """
+
+    summary: ClassVar[str] = "no constraint"
+    has_penalty: ClassVar[bool] = False  # set for every subclass that overrides `penalty`
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "penalty" in vars(cls):
+            cls.has_penalty = True
 
     def penalty(self, score: Score, real_images: Tensor, fake_images: Tensor) -> Tensor:
-        """What is added to the critic's loss.
+        """Compute what is added to the critic's loss.
 
         Args:
-            score: The critic.
+            score: The critic. `gradients(score, images)` differentiates it.
             real_images: `(N, C, H, W)`.
             fake_images: `(N, C, H, W)`, detached from the generator.
 
@@ -37,15 +60,15 @@ class Constraint:
         raise NotImplementedError
 
     def after_step(self, critic: nn.Module) -> None:
-        """Called after each critic optimizer step; may change the parameters in place."""
+        """Change the critic's parameters in place after each step of its optimizer."""
 
     def check(self, critic: nn.Module) -> None:
-        """Whether theory allows this constraint for such a critic.
+        """Check that theory allows this constraint for such a critic.
 
         Raises:
             InputError: it does not.
         """
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in critic.modules()) and self.has_penalty:
+        if self.has_penalty and _has_batch_norm(critic):
             raise InputError(
                 f"{type(self).__name__} with batch normalisation in the critic: the penalty is on the gradient of each "
                 "score by its own image, and batch normalisation makes a score depend on the whole batch; use "
@@ -54,13 +77,15 @@ class Constraint:
 
 
 class WeightClipping(Constraint):
-    """Clamps every parameter of the critic to [-clip_value, clip_value] (Arjovsky et al. 2017, algorithm 1, line 7).
+    """Clamp every parameter of the critic to [-clip_value, clip_value] (Arjovsky et al. 2017, algorithm 1, line 7).
 
-    Every parameter: weights, biases, and the scales and shifts of normalisation layers. Buffers are left alone.
+    Weights, biases, and the scales and shifts of normalisation layers are clamped; buffers are left alone.
 
     Args:
         clip_value: Half the width of the box, positive. The paper uses 0.01.
     """
+
+    summary = "weight clipping"
 
     def __init__(self, clip_value: float = 0.01):
         if not clip_value > 0:
@@ -86,13 +111,17 @@ class WeightClipping(Constraint):
 
 
 class SpectralNormalization(Constraint):
-    """The critic's own layers do it: each divides its weight by its largest singular value (Miyato et al. 2018, arXiv
-    1802.05957). Nothing is left to do here but to see that it has such layers (`spectral_norm=True`)."""
+    """Check that the critic's layers divide their weights by their largest singular value (`spectral_norm=True`).
+
+    The layers keep the constraint themselves (Miyato et al. 2018, arXiv 1802.05957); nothing is left to do here.
+    """
+
+    summary = "spectral normalisation"
 
     def check(self, critic: nn.Module) -> None:
         if not is_spectrally_normalised(critic):
             raise InputError("SpectralNormalization of a critic without such layers: build it with spectral_norm=True")
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in critic.modules()):
+        if _has_batch_norm(critic):
             raise InputError(
                 "SpectralNormalization with batch normalisation in the critic: that divides by the spread of a batch, "
                 'which may be anything, and undoes the bound; use critic_norm_type="none"'
@@ -100,15 +129,16 @@ class SpectralNormalization(Constraint):
 
 
 class GradientPenalty(Constraint):
-    """`weight · E[(‖∇D(x̂)‖ − 1)²]` at random points x̂ between real and generated images (Gulrajani et al. 2017, arXiv
-    1704.00028, eq. 3).
+    """Penalise gradients whose norm is not 1, at random points x̂ between real and generated images.
+
+    `weight · E[(‖∇D(x̂)‖ − 1)²]` (Gulrajani et al. 2017, arXiv 1704.00028, eq. 3).
 
     Args:
         weight: λ; 10 in the paper.
         rand: Source of the random points, called as `torch.rand` is.
     """
 
-    has_penalty = True
+    summary = "gradient penalty of WGAN-GP"
 
     def __init__(self, weight: float = 10.0, rand: Rand = torch.rand):
         if not weight > 0:
@@ -116,55 +146,73 @@ class GradientPenalty(Constraint):
         self.weight, self.rand = weight, rand
 
     def penalty(self, score: Score, real_images: Tensor, fake_images: Tensor) -> Tensor:
-        norms = gradients(score, self.points(real_images, fake_images)).norm(dim=1)
+        norms = gradients(score, self.points(real_images, fake_images)).norm(dim=1)  # (N,)
         return self.weight * self.excess(norms).square().mean()
 
     def points(self, real_images: Tensor, fake_images: Tensor) -> Tensor:
-        """Where the gradient is taken, `(N, C, H, W)`: on a straight line, at a place uniform in [0, 1] on it."""
+        """Return where the gradient is taken, `(N, C, H, W)`: uniformly on a straight line between two images."""
         shape = (len(real_images), *[1] * (real_images.ndim - 1))
         share = self.rand(shape, device=real_images.device)
-        return share * _wide(real_images) + (1 - share) * _wide(fake_images)
+        return share * _at_least_float32(real_images) + (1 - share) * _at_least_float32(fake_images)
 
     def excess(self, norms: Tensor) -> Tensor:
+        """Return how far each norm is from what is allowed, `(N,)`."""
         return norms - 1
 
 
 class LipschitzPenalty(GradientPenalty):
-    """`weight · E[max(0, ‖∇D(x̂)‖ − 1)²]`, one-sided: a gradient below 1 is no violation (Petzka et al. 2018, arXiv
-    1709.08894, eq. 8)."""
+    """Penalise gradients whose norm is above 1: a smaller one is no violation.
+
+    `weight · E[max(0, ‖∇D(x̂)‖ − 1)²]` (Petzka et al. 2018, arXiv 1709.08894, eq. 8).
+    """
+
+    summary = "one-sided gradient penalty"
 
     def excess(self, norms: Tensor) -> Tensor:
         return (norms - 1).clamp(min=0)
 
 
 class DRAGAN(GradientPenalty):
-    """`weight · E[(‖∇D(x + δ)‖ − 1)²]` around real images only (Kodali et al. 2017, arXiv 1705.07215); δ is noise,
-    uniform between 0 and half the standard deviation of the batch."""
+    """Penalise gradients whose norm is not 1, around real images only.
+
+    `weight · E[(‖∇D(x + δ)‖ − 1)²]` (Kodali et al. 2017, arXiv 1705.07215), where δ is noise, uniform between 0 and
+    half the standard deviation of the batch.
+    """
+
+    summary = "gradient penalty around the data"
 
     def points(self, real_images: Tensor, fake_images: Tensor) -> Tensor:
-        real_images = _wide(real_images)
+        real_images = _at_least_float32(real_images)
         noise = self.rand(tuple(real_images.shape), device=real_images.device)
         return real_images + 0.5 * real_images.std() * noise
 
 
 class R1(GradientPenalty):
-    """`weight / 2 · E‖∇D(x)‖²` at real images: zero-centred (Mescheder et al. 2018, arXiv 1801.04406, eq. 9), with
-    their γ, 10 in the paper, for the weight."""
+    """Penalise every gradient at real images.
+
+    `weight / 2 · E‖∇D(x)‖²` (Mescheder et al. 2018, arXiv 1801.04406, eq. 9); the weight is their γ, 10 in the paper.
+    """
+
+    summary = "zero-centred gradient penalty at real images"
 
     def penalty(self, score: Score, real_images: Tensor, fake_images: Tensor) -> Tensor:
         return self.weight / 2 * gradients(score, real_images).square().sum(dim=1).mean()
 
 
 class R1R2(R1):
-    """`weight / 2 · (E‖∇D(x)‖² + E‖∇D(G(z))‖²)`: zero-centred at real and at generated images (Huang et al. 2024, arXiv
-    2501.05441, section 2)."""
+    """Penalise every gradient at real and at generated images.
+
+    `weight / 2 · (E‖∇D(x)‖² + E‖∇D(G(z))‖²)` (Huang et al. 2024, arXiv 2501.05441, section 2).
+    """
+
+    summary = "the same at real and at generated images"
 
     def penalty(self, score: Score, real_images: Tensor, fake_images: Tensor) -> Tensor:
         real, fake = (super(R1R2, self).penalty(score, images, images) for images in (real_images, fake_images))
         return real + fake
 
 
-CONSTRAINTS: dict[str, Any] = {
+CONSTRAINTS: dict[str, type[Constraint]] = {
     "clip": WeightClipping,
     "gp": GradientPenalty,
     "lp": LipschitzPenalty,
@@ -177,28 +225,43 @@ CONSTRAINTS: dict[str, Any] = {
 
 
 def build_constraint(name: str, clip_value: float = 0.01, weight: float = 10.0, rand: Rand = torch.rand) -> Constraint:
-    """A constraint by its name in `CONSTRAINTS`."""
-    kind = CONSTRAINTS[name]
-    if kind is WeightClipping:
-        return WeightClipping(clip_value)
-    return kind(weight, rand) if kind.has_penalty else kind()
+    """Build a constraint by its name in `CONSTRAINTS`, with those of the arguments that its class takes.
+
+    Raises:
+        InputError: there is no such constraint, or an argument is out of its range.
+    """
+    if name not in CONSTRAINTS:
+        raise InputError(f"lipschitz={name!r}: must be one of {', '.join(CONSTRAINTS)}")
+    constraint_class = CONSTRAINTS[name]
+    options = {"clip_value": clip_value, "weight": weight, "rand": rand}
+    known = inspect.signature(constraint_class).parameters
+    return constraint_class(**{option: value for option, value in options.items() if option in known})
 
 
 def gradients(score: Score, images: Tensor) -> Tensor:
-    """The gradient of each score by its own image, flattened: `(N, C·H·W)`, to be differentiated further.
+    """Compute the gradient of each score by its own image, to be differentiated further.
 
-    An image's score must depend on that image alone.
+    Args:
+        score: Scores of images, of which each depends on its own image alone.
+        images: `(N, C, H, W)`.
+
+    Returns:
+        `(N, C·H·W)`, float32 or wider.
     """
-    points = _wide(images.detach()).requires_grad_()
+    points = _at_least_float32(images.detach()).requires_grad_()
     (gradient,) = torch.autograd.grad(score(points).sum(), points, create_graph=True)
     points.requires_grad_(False)  # nothing needs the penalty's gradient by the points: that work is left out
     return gradient.flatten(start_dim=1)
 
 
-def _wide(images: Tensor) -> Tensor:
-    """In float32, or float64 if they are."""
-    return images.to(torch.promote_types(images.dtype, torch.float32))
-
-
 def is_spectrally_normalised(critic: nn.Module) -> bool:
+    """Return whether any weight of the critic is under a parametrisation."""
     return any(".parametrizations." in f".{name}" for name, _ in critic.named_parameters())
+
+
+def _has_batch_norm(critic: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in critic.modules())
+
+
+def _at_least_float32(images: Tensor) -> Tensor:
+    return images.to(torch.promote_types(images.dtype, torch.float32))

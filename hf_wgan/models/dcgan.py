@@ -60,6 +60,8 @@ class DCGANGenerator(Network):
         InputError: an argument is out of its range.
     """
 
+    summary = "strided convolutions, as the WGAN was published with"
+
     @register_to_config
     def __init__(
         self,

@@ -24,48 +24,73 @@ ARCHITECTURES: dict[str, tuple[type[ModelMixin], type[ModelMixin]]] = {
 }
 
 
+def _defaults(argument: str, player: int = 0) -> str:
+    """Return an argument's default in each architecture, from the signatures: `"100 for dcgan and mlp; 64 for r3gan"`.
+
+    Args:
+        argument: Name of an argument of the networks.
+        player: 0 for the generators, 1 for the critics.
+    """
+    names: dict[Any, list[str]] = {}
+    for name, pair in ARCHITECTURES.items():
+        parameter = inspect.signature(pair[player].__init__).parameters.get(argument)
+        if parameter is not None:
+            names.setdefault(parameter.default, []).append(name)
+    return "; ".join(
+        f"{'by image size' if default is None else default} for {' and '.join(architectures)}"
+        for default, architectures in names.items()
+    )
+
+
+def _having(argument: str) -> str:
+    """Return the names of the architectures whose networks take an argument."""
+    return ", ".join(name for name in ARCHITECTURES if _takes(ARCHITECTURES[name][1], argument))
+
+
+def _takes(network_class: type[ModelMixin], argument: str) -> bool:
+    return argument in inspect.signature(network_class.__init__).parameters
+
+
 @dataclass(frozen=True)
 class NetworkConfig(Options):
     """Networks."""
 
     pretrained_model_name_or_path: str | None = option(
-        None, "Start from the networks of a pipeline on the Hub or in a folder, which then decides on all of these."
+        None, "Pipeline on the Hub or in a folder whose networks training starts from; it decides on all options below."
     )
     revision: str | None = option(None, "Branch, tag or commit of that pipeline.")
     variant: str | None = option(None, "Variant of that pipeline's weights, such as fp16.")
-    architecture: Literal["dcgan", "mlp", "resnet", "r3gan"] = option(
-        "dcgan",
-        "dcgan: strided convolutions; mlp: four fully connected layers; resnet: the residual blocks of WGAN-GP; "
-        "r3gan: residual blocks without normalisation.",
-        common=True,
+    architecture: str = option(
+        "dcgan", f"Architecture of both networks. {describe(ARCHITECTURES)}.", choices=ARCHITECTURES, common=True
     )
     latent_dim: int | None = option(
-        None,
-        "Length of the generator's latent vectors (100 for dcgan and mlp, 128 for resnet, 64 for r3gan).",
-        minimum=1,
+        None, f"Length of the generator's latent vectors ({_defaults('latent_dim')}).", minimum=1
     )
     latent_prior: str = option(
         "normal",
-        f"Distribution of the latents, kept in the generator's config ({describe(PRIORS)}); or module:Class, a "
-        "subclass of LatentPrior in a module that --import names.",
+        f"Distribution of the latents, kept in the generator's config. {describe(PRIORS)}; or MODULE:CLASS, a "
+        "subclass of LatentPrior in an imported module.",
     )
     generator_width: int | None = option(
         None,
-        "Channels of the generator's last hidden map, or its hidden units (64 for dcgan, 512 for mlp, 32 for r3gan; "
-        "for resnet 128 at 32 pixels, else 64).",
+        f"Channels of the generator's last hidden map, or its hidden units ({_defaults('width')}).",
         minimum=1,
     )
     critic_width: int | None = option(
-        None, "Channels of the critic's first hidden map, or its hidden units (as for the generator).", minimum=1
+        None,
+        f"Channels of the critic's first hidden map, or its hidden units ({_defaults('width', 1)}).",
+        minimum=1,
     )
     num_extra_layers: int = option(
-        0, "dcgan: further 3x3 convolutions in each network, at its finest hidden map.", minimum=0
+        0,
+        f"Additional 3x3 convolutions in each network, at its finest hidden map (only {_having('num_extra_layers')}).",
+        minimum=0,
     )
     generator_norm_type: Literal["batch", "none"] | None = option(
-        None, "dcgan, resnet: normalisation in the generator (batch)."
+        None, f"Normalisation in the generator, only {_having('norm_type')} ({_defaults('norm_type')})."
     )
     critic_norm_type: Literal["batch", "layer", "instance", "none"] | None = option(
-        None, "dcgan, resnet: normalisation in the critic (batch for dcgan, layer for resnet)."
+        None, f"Normalisation in the critic, only {_having('norm_type')} ({_defaults('norm_type', 1)})."
     )
 
 
@@ -77,14 +102,14 @@ def build_networks(
     class_names: list[str] | None = None,
     spectral_norm: bool = False,
 ) -> tuple[ModelMixin, ModelMixin]:
-    """The generator and the critic for images of one size.
+    """Build the generator and the critic for images of one size.
 
     Args:
-        config: Which architecture, how wide.
+        config: The architecture and its options.
         sample_size: Height and width of the images, in pixels: one number, or two if they differ.
         channels: 1 to 4.
-        num_classes: How many classes of images both know; None for networks that know of none.
-        class_names: Their names, kept in the generator's config.
+        num_classes: Number of classes for conditional networks, or None.
+        class_names: Names of the classes, kept in the generator's config.
         spectral_norm: Whether every layer of the critic has spectral normalisation.
 
     Raises:
@@ -122,26 +147,25 @@ def build_networks(
 
 
 def has_norm_type(architecture: str) -> bool:
-    """Whether its critic can be normalised in one way or another."""
-    return "norm_type" in inspect.signature(ARCHITECTURES[architecture][1].__init__).parameters
+    """Return whether the critic's normalisation can be chosen."""
+    return _takes(ARCHITECTURES[architecture][1], "norm_type")
 
 
 def _arguments(network_class: type[ModelMixin], options: dict[str, Any], architecture: str) -> dict[str, Any]:
-    """Those options that were set, by the names of the network's arguments."""
-    known = inspect.signature(network_class.__init__).parameters
+    """Return the options that are set, by the names of the network's arguments."""
     arguments = {}
     for option_name, value in options.items():
         name = option_name.removeprefix("generator_").removeprefix("critic_")
         if value is None:
             continue
-        if name not in known:
+        if not _takes(network_class, name):
             raise InputError(f"{option_name}={value!r}: the {architecture} networks have no such option; leave it out")
         arguments[name] = value
     return arguments
 
 
 def shape_of(network: ModelMixin) -> tuple[int, int, int]:
-    """The shape `(C, H, W)` of the images that a generator makes or a critic takes."""
+    """Return the shape `(C, H, W)` of the images that a generator makes or a critic takes."""
     config = network.config
     channels = config.out_channels if "out_channels" in config else config.in_channels
     return channels, *height_and_width(config.sample_size)

@@ -51,6 +51,8 @@ class MLPGenerator(Network):
         InputError: an argument is out of its range.
     """
 
+    summary = "four fully connected layers"
+
     @register_to_config
     def __init__(
         self,

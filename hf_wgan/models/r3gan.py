@@ -66,6 +66,8 @@ class R3GANGenerator(Network):
         InputError: an argument is out of its range.
     """
 
+    summary = "residual blocks without normalisation"
+
     @register_to_config
     def __init__(
         self,

@@ -60,6 +60,8 @@ class ResNetGenerator(Network):
         InputError: an argument is out of its range.
     """
 
+    summary = "residual blocks of WGAN-GP"
+
     @register_to_config
     def __init__(
         self,

@@ -11,6 +11,7 @@ from ..algorithm.lipschitz import CONSTRAINTS
 from ..hub.publish import Push
 from ..utils.errors import InputError
 from ..utils.options import Options, option
+from ..utils.registry import describe
 from .presets import preset_options
 
 
@@ -117,9 +118,7 @@ class TrainingConfig(Options):
     )
     lipschitz: str = option(
         "clip",
-        "Constraint that keeps the critic Lipschitz. clip: weight clipping; gp: gradient penalty (WGAN-GP); lp: "
-        "one-sided; dragan: around the data; r1, r1r2: zero-centred, at real, at real and generated images; spectral: "
-        "spectral normalisation; none: nothing.",
+        f"Constraint that keeps the critic Lipschitz. {describe(CONSTRAINTS)}.",
         choices=CONSTRAINTS,
         common=True,
     )

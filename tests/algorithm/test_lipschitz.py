@@ -1,3 +1,5 @@
+import doctest
+
 import pytest
 import torch
 from conftest import seeded_rand, tiny_critic
@@ -6,16 +8,16 @@ from torch import nn
 from hf_wgan.algorithm.lipschitz import (
     CONSTRAINTS,
     DRAGAN,
-    R1,
-    R1R2,
     Constraint,
     GradientPenalty,
     LipschitzPenalty,
     SpectralNormalization,
     WeightClipping,
     build_constraint,
+    gradients,
 )
 from hf_wgan.utils.errors import InputError
+from hf_wgan.utils.registry import describe, summary_of
 
 
 def test_clipping_bounds_every_parameter_and_leaves_those_inside_alone():
@@ -42,7 +44,7 @@ def test_a_clip_value_that_is_not_positive_is_refused(clip_value):
 
 
 WIDTH = 3 * 4 * 4
-PENALTIES = [GradientPenalty, LipschitzPenalty, DRAGAN, R1, R1R2]
+PENALTIES = [name for name, constraint in CONSTRAINTS.items() if constraint.has_penalty]
 
 
 def images(number=6, seed=0, dtype=torch.float32):
@@ -65,12 +67,32 @@ class Smooth(nn.Module):
         return self.last(self.layers(images)).squeeze(1)
 
 
-@pytest.mark.parametrize("kind", PENALTIES)
-def test_penalties_and_their_parameter_gradients_equal_finite_differences(kind):
+def between(real, fake, rand):
+    share = rand((len(real), 1, 1, 1))
+    return share * real + (1 - share) * fake
+
+
+def around(real, rand):
+    return real + 0.5 * real.std() * rand(tuple(real.shape))
+
+
+# Each penalty by its definition in the paper, from the norms of gradients `at` images: a new penalty needs one here.
+FORMULAS = {
+    "gp": lambda at, real, fake, rand: 10 * (at(between(real, fake, rand)) - 1).square().mean(),
+    "lp": lambda at, real, fake, rand: 10 * (at(between(real, fake, rand)) - 1).clamp(min=0).square().mean(),
+    "dragan": lambda at, real, fake, rand: 10 * (at(around(real, rand)) - 1).square().mean(),
+    "r1": lambda at, real, fake, rand: 5 * at(real).square().mean(),
+    "r1r2": lambda at, real, fake, rand: 5 * (at(real).square().mean() + at(fake).square().mean()),
+}
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_penalties_and_their_parameter_gradients_equal_finite_differences(name):
     critic = Smooth().double()
     real, fake = images(dtype=torch.float64)
 
-    def at(points):
+    @torch.no_grad()
+    def norms_at(points):
         """The norm of each gradient, without autograd."""
         step = 1e-5
         columns = []
@@ -81,23 +103,13 @@ def test_penalties_and_their_parameter_gradients_equal_finite_differences(kind):
             columns.append((critic(points + shift) - critic(points - shift)) / (2 * step))
         return torch.stack(columns, 1).norm(dim=1)
 
-    @torch.no_grad()
-    def by_differences():
-        points = kind(rand=seeded_rand()).points(real, fake)
-        if kind is R1:
-            return 10 / 2 * at(real).square().mean()
-        if kind is R1R2:
-            return 10 / 2 * (at(real).square().mean() + at(fake).square().mean())
-        excess = at(points) - 1
-        return 10 * (excess.clamp(min=0) if kind is LipschitzPenalty else excess).square().mean()
-
     def by_autograd():
-        return kind(rand=seeded_rand()).penalty(critic, real, fake)
+        return CONSTRAINTS[name](rand=seeded_rand()).penalty(critic, real, fake)
 
     penalty = by_autograd()
-    assert penalty.item() == pytest.approx(by_differences().item(), rel=1e-6)
+    assert penalty.item() == pytest.approx(FORMULAS[name](norms_at, real, fake, seeded_rand()).item(), rel=1e-6)
     penalty.backward()
-    for name, parameter in critic.named_parameters():
+    for parameter_name, parameter in critic.named_parameters():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for index in range(0, parameter.numel(), 7):
             values = []
@@ -107,8 +119,8 @@ def test_penalties_and_their_parameter_gradients_equal_finite_differences(kind):
                 values.append(by_autograd().item())
                 with torch.no_grad():
                     parameter.view(-1)[index] -= step
-            difference = (values[0] - values[1]) / 2e-5
-            assert gradient.view(-1)[index].item() == pytest.approx(difference, rel=1e-5, abs=1e-7), (name, index)
+            slope, place = (values[0] - values[1]) / 2e-5, (parameter_name, index)
+            assert gradient.view(-1)[index].item() == pytest.approx(slope, rel=1e-5, abs=1e-7), place
 
 
 @pytest.mark.parametrize("norm", [0.5, 1.0, 3.0])
@@ -116,16 +128,10 @@ def test_for_a_linear_critic_the_penalties_are_the_formulas(norm):
     direction = torch.randn(WIDTH, generator=torch.Generator().manual_seed(5))
     weights = norm * direction / direction.norm()
     real, fake = images()
-    expected = {
-        GradientPenalty: 10 * (norm - 1) ** 2,
-        LipschitzPenalty: 10 * max(0, norm - 1) ** 2,
-        DRAGAN: 10 * (norm - 1) ** 2,
-        R1: 5 * norm**2,
-        R1R2: 10 * norm**2,
-    }
-    for kind, value in expected.items():
-        penalty = kind().penalty(lambda points: points.flatten(1) @ weights, real, fake)
-        assert penalty.item() == pytest.approx(value, abs=1e-5), kind
+    for name in PENALTIES:
+        penalty = CONSTRAINTS[name]().penalty(lambda points: points.flatten(1) @ weights, real, fake)
+        expected = FORMULAS[name](lambda points: torch.full((len(points),), norm), real, fake, seeded_rand())
+        assert penalty.item() == pytest.approx(expected.item(), abs=1e-4), name
     assert GradientPenalty(3.0).penalty(lambda points: points.flatten(1) @ (2 * weights / norm), real, fake).item() == (
         pytest.approx(3.0, rel=1e-5)
     )
@@ -149,19 +155,19 @@ def test_dragan_looks_around_real_images_only():
     assert away.min() >= 0 and away.max() <= 0.5 * real.std() and away.max() > 0.45 * real.std()
 
 
-@pytest.mark.parametrize("kind", PENALTIES)
-def test_a_penalty_is_of_single_precision_at_least_and_needs_no_real_gradients(kind):
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_penalty_is_of_single_precision_at_least_and_needs_no_real_gradients(name):
     real, fake = (batch.bfloat16() for batch in images())
-    penalty = kind().penalty(Smooth(), real, fake)
+    penalty = CONSTRAINTS[name]().penalty(Smooth(), real, fake)
     assert penalty.dtype == torch.float32 and penalty.requires_grad
     assert real.grad is None and not real.requires_grad
 
 
-@pytest.mark.parametrize("kind", PENALTIES)
-def test_a_gradient_penalty_with_batch_norm_in_the_critic_is_refused_with_reason_and_mend(kind):
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_gradient_penalty_with_batch_norm_in_the_critic_is_refused_with_reason_and_remedy(name):
     with pytest.raises(InputError, match=r"depend on the whole batch; use\s+critic_norm_type=\"layer\""):
-        kind().check(tiny_critic(sample_size=16))
-    kind().check(tiny_critic(sample_size=16, norm_type="none"))
+        CONSTRAINTS[name]().check(tiny_critic(sample_size=16))
+    CONSTRAINTS[name]().check(tiny_critic(sample_size=16, norm_type="none"))
 
 
 def test_spectral_normalisation_wants_such_layers_and_no_batch_norm():
@@ -175,10 +181,32 @@ def test_spectral_normalisation_wants_such_layers_and_no_batch_norm():
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
-def test_every_constraint_is_built_by_its_name(name):
+def test_every_constraint_is_built_by_its_name_and_has_a_summary(name):
+    assert summary_of(CONSTRAINTS[name]) and summary_of(CONSTRAINTS[name]) in describe(CONSTRAINTS)
     constraint = build_constraint(name, clip_value=0.5, weight=7.0)
     assert type(constraint) is CONSTRAINTS[name]
     assert getattr(constraint, "weight", 7.0) == 7.0 and getattr(constraint, "clip_value", 0.5) == 0.5
+
+
+def test_an_unknown_constraint_is_named_beside_the_known_ones():
+    with pytest.raises(InputError, match="lipschitz='GP': must be one of clip, gp, lp"):
+        build_constraint("GP")
+
+
+def test_a_constraint_of_ones_own_needs_no_more_than_its_penalty():
+    class Own(Constraint):
+        def penalty(self, score, real_images, fake_images):
+            return gradients(score, real_images).abs().mean()
+
+    assert Own.has_penalty and not Constraint.has_penalty and not WeightClipping.has_penalty
+    with pytest.raises(InputError, match="Own with batch normalisation"):
+        Own().check(tiny_critic(sample_size=16))
+
+
+def test_the_example_in_the_docstring_runs():
+    globs = {"torch": torch, "Constraint": Constraint}
+    examples = doctest.DocTestFinder(recurse=False).find(Constraint, "Constraint", globs=globs)
+    assert all(doctest.DocTestRunner().run(example).failed == 0 and example.examples for example in examples)
 
 
 def test_no_constraint_changes_nothing():

@@ -1,9 +1,13 @@
+import dataclasses
+import inspect
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from hf_wgan import InputError
-from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks, shape_of
+from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks, has_norm_type, shape_of
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -23,9 +27,9 @@ def test_options_reach_the_networks():
     norms = {"generator_norm_type": "none", "critic_norm_type": "instance"}
     classes = {"num_classes": 2, "class_names": ["a", "b"]}
     generator, critic = build_networks(NetworkConfig(**options, **norms), 16, 2, **classes, spectral_norm=True)
-    made = {**generator.config}
+    config = {**generator.config}
     expected = dict(sample_size=16, out_channels=2, latent_dim=7, width=3, num_extra_layers=2, norm_type="none")
-    assert expected.items() <= made.items() and classes.items() <= made.items()
+    assert expected.items() <= config.items() and classes.items() <= config.items()
     expected = dict(sample_size=16, in_channels=2, width=5, num_extra_layers=2, norm_type="instance", num_classes=2)
     assert {**expected, "spectral_norm": True}.items() <= dict(critic.config).items()
     norms = {type(module) for module in critic.modules() if "Norm2d" in type(module).__name__}
@@ -58,3 +62,26 @@ def test_options_that_an_architecture_lacks_are_refused(architecture, option, va
 def test_zero_is_refused_and_not_taken_for_the_default(architecture, option):
     with pytest.raises(InputError, match="=0: must be"):
         build_networks(NetworkConfig(architecture=architecture, **{option: 0}), 32, 1)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_help_names_every_architecture_and_the_defaults_of_its_signatures(architecture):
+    help = {field.name: field.metadata["help"] for field in dataclasses.fields(NetworkConfig)}
+    generator_class, critic_class = ARCHITECTURES[architecture]
+    assert f"{architecture}: {generator_class.summary}" in help["architecture"]
+    for option, network_class, argument in [
+        ("latent_dim", generator_class, "latent_dim"),
+        ("generator_width", generator_class, "width"),
+        ("critic_width", critic_class, "width"),
+    ]:
+        default = inspect.signature(network_class.__init__).parameters[argument].default
+        clause = next(part for part in re.split("[(;]", help[option]) if architecture in part.split(" for ")[-1])
+        assert clause.split()[0] == ("by" if default is None else str(default))
+    assert (architecture in help["critic_norm_type"]) == has_norm_type(architecture)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_prior_reaches_the_generator_alone(architecture):
+    with torch.device("meta"):
+        generator, critic = build_networks(NetworkConfig(architecture=architecture, latent_prior="uniform"), 32, 1)
+    assert generator.config.latent_prior == "uniform" and "latent_prior" not in critic.config
