@@ -1,5 +1,5 @@
-"""Every block of code in the documentation runs, in a folder that has what the pages speak of, with small networks and
-few steps. Of what would take hours, or needs what a test has not, the arguments are checked."""
+"""Every block of code in the documentation runs, in a folder with the files that the pages name, with small networks and
+few steps. For commands that would take hours, or need something that tests do not have, the arguments are checked."""
 
 import argparse
 import re
@@ -24,6 +24,8 @@ from hf_wgan.hub.publish import Push, push_folder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGE = ROOT / "hf_wgan"
+NAMED = re.compile(r"# (\w+\.(?:py|yaml))\n")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = {
     "train_wgan.py": "--max_train_steps 2 --train_batch_size 8 --generator_width 8 --critic_width 8 --n_critic 1 "
@@ -49,7 +51,7 @@ class ArgumentsWereRight(Exception):
 
 
 def blocks(page):
-    return [(kind, code) for kind, code in FENCED.findall(page.read_text()) if kind in ("bash", "python")]
+    return [(kind, code) for kind, code in FENCED.findall(page.read_text()) if kind in ("bash", "python", "yaml")]
 
 
 def commands_of(code):
@@ -109,6 +111,20 @@ def workspace(prepared, published, tmp_path, monkeypatch):
     return folder
 
 
+SCRIPTS = {
+    "train": "train_wgan",
+    "push": "push_to_hub",
+    "space": "push_space",
+    "plot": "plot_run",
+    "convert": "convert_original_wgan",
+}
+
+
+def script_of(command):
+    """The file in scripts/ that does what a subcommand of hf-wgan does."""
+    return f"scripts/{SCRIPTS.get(command, command.replace('-', '_'))}.py"
+
+
 def run_script(path, arguments, monkeypatch, arguments_only):
     assert (ROOT / path).is_file(), path
     with monkeypatch.context() as patch:
@@ -140,6 +156,8 @@ def run_command(words, monkeypatch):
         script, arguments = launched.training_script, launched.training_script_args
     elif words[0] == "python" and words[1].endswith(".py"):
         script, arguments = words[1], words[2:]
+    elif words[0] == "hf-wgan":
+        script, arguments = script_of(words[1]), words[2:]
     elif words[:2] == ["uv", "run"]:
         script, arguments = words[2], words[3:]
     elif "examples/slurm.sh" in words:
@@ -162,9 +180,12 @@ def run_command(words, monkeypatch):
 def test_every_block_of_code_runs(page, workspace, monkeypatch):
     names = {}
     for kind, code in blocks(page):
-        if kind == "python":
+        if name := NAMED.match(code):  # the block is this file
+            Path(name[1]).write_text(code)
+        elif kind == "python":
             code = code.replace("TrainingConfig(", "TrainingConfig(max_train_steps=1, train_batch_size=8, ")
             code = code.replace("(sample_size=64)", "(sample_size=64, width=8)")
+            code = code.replace("RunConfig.resolve(", "RunConfig.resolve(max_train_steps=1, train_batch_size=8, ")
             exec(compile(code, str(page), "exec"), names)
         else:
             for words in commands_of(code):
@@ -180,11 +201,27 @@ def test_every_page_is_in_the_contents_and_every_link_leads_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_architecture_names_every_file_of_the_package_and_no_other():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named, folder = [], None
+    for line in page.splitlines():
+        if heading := re.match(r"\| \*\*`(hf_wgan/(?:\w+/)?)`\*\*", line):
+            folder = heading[1]
+        elif folder and line.startswith("| `"):
+            named += [folder + name for name in re.findall(r"`(\w+\.py)`", line.split("|")[1])]
+    files = [path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")]
+    assert sorted(named) == sorted(name for name in files if not re.fullmatch(r"hf_wgan/\w+/__init__.py", name))
+    for name in re.findall(r"`((?:\w+/)+\w+\.\w+)`", page):
+        assert (ROOT / name).is_file() or (PACKAGE / name).is_file(), name
+
+
 @pytest.mark.parametrize("card", sorted((ROOT / "model_cards").glob("*/README.md")), ids=lambda card: card.parent.name)
 def test_a_card_has_its_pictures_and_is_of_the_command_in_the_recipes(card):
     page = ROOT / "docs" / "recipes.md"
     recipes = [words for kind, code in blocks(page) if kind == "bash" for words in commands_of(code)]
     [made_by] = [words for kind, code in blocks(card) if kind == "bash" for words in commands_of(code)]
+    if made_by[:3] == ["accelerate", "launch", "scripts/train_wgan.py"]:
+        made_by = ["hf-wgan", "train", *made_by[3:]]
     assert made_by in recipes
     pictures_of_card = re.findall(r"!\[.*?\]\((.*?)\)", card.read_text())
     assert pictures_of_card and all((card.parent / picture).is_file() for picture in pictures_of_card)
