@@ -1,5 +1,8 @@
-"""Every block of code in the documentation runs, in a folder with the files that the pages name, with small networks and
-few steps. For commands that would take hours, or need something that tests do not have, the arguments are checked."""
+"""Every block of code in the documentation runs, in a folder with the files that the pages name.
+
+Networks are small and steps few. For commands that would take hours, or need something that tests do not have, only the
+arguments are checked.
+"""
 
 import argparse
 import re
