@@ -134,12 +134,14 @@ def sample_normals(
     Args:
         number: N.
         latent_dim: Length of a latent vector.
-        rng: Source of random numbers; or a sequence of them, one for each vector. PyTorch's global one by default.
+        rng: Source of random numbers; or several, one for each vector. PyTorch's global one by default.
         device: Where the numbers go. They are drawn where the source of random numbers is.
 
     Returns:
         `(N, latent_dim)`, float32.
     """
+    if isinstance(rng, Sequence) and len(rng) == 1:
+        rng = rng[0]  # as diffusers' pipelines take a list of one
     if isinstance(rng, Sequence):
         if len(rng) != number:
             raise InputError(f"{len(rng)} sources of random numbers for {number} latents: must be one for each")
@@ -159,7 +161,7 @@ def sample_latents(
     Args:
         generator: The network, whose config has `latent_dim` and may have `latent_prior`.
         number: N.
-        rng: Source of random numbers; or a sequence of them, one for each vector. PyTorch's global one by default.
+        rng: Source of random numbers; or several, one for each vector. PyTorch's global one by default.
         device: Where the latents go, by default where they are drawn.
 
     Returns:

@@ -11,9 +11,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
+from ..algorithm.latents import sample_normals
 from ..algorithm.random import seeded
 from ..models.factory import shape_of
 from ..utils.errors import InputError
@@ -201,7 +201,7 @@ def interpolation(
     if kind not in ("gif", "webp"):
         raise InputError(f"kind={kind!r}: must be gif or webp")
     dim = pipeline.generator.config.latent_dim
-    latents = torch.cat([torch.randn(1, dim, generator=seeded(end, 1)[0]) for end in ends])
+    latents = sample_normals(len(ends), dim, [seeded(end, 1)[0] for end in ends])
     made = pipeline.interpolate(
         latents, number, loop=True, truncation=_truncation(truncation), class_labels=_label(label)
     ).images

@@ -20,6 +20,7 @@ from diffusers.configuration_utils import FrozenDict
 from huggingface_hub import ModelCard
 from torch import nn
 
+from ..algorithm.latents import prior_of, sample_normals
 from ..models.factory import shape_of
 from ..utils import files
 from ..utils.errors import ExportError, InputError, one_line
@@ -150,10 +151,11 @@ class Images(nn.Module):
     def __init__(self, generator: nn.Module):
         super().__init__()
         self.generator = generator
+        self.prior = prior_of(generator)
 
     def forward(self, latents: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         labels = () if class_labels is None else (class_labels,)
-        return self.generator(latents, *labels).mul(0.5).add(0.5).clamp(0, 1)
+        return self.generator(self.prior(latents), *labels).mul(0.5).add(0.5).clamp(0, 1)
 
 
 class Scores(nn.Module):
@@ -227,7 +229,7 @@ def _traced(network: ModelMixin, component: str) -> torch.export.ExportedProgram
 def _inputs(network: ModelMixin, component: str, batch_size: int) -> tuple[torch.Tensor, ...]:
     rng = torch.Generator().manual_seed(0)
     if component == "generator":
-        first = torch.randn(batch_size, network.config.latent_dim, generator=rng)
+        first = sample_normals(batch_size, network.config.latent_dim, rng)
     else:
         first = torch.rand(batch_size, *shape_of(network), generator=rng)
     classes = network.config.get("num_classes")

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Optional
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
+from ..algorithm.latents import prior_of, sample_normals
 from ..utils.errors import InputError
 
 PIXELS_PER_CHUNK = 2**20
@@ -57,7 +57,8 @@ class WGANPipeline(DiffusionPipeline):
             batch_size: How many images to generate.
             generator: Source of random numbers. A list gives each image its own, so that an image is the same in any
                 batch.
-            latents: `(batch_size, latent_dim)` to use instead of random ones.
+            latents: `(batch_size, latent_dim)` to use instead of random ones: standard normal numbers, which the
+                generator's prior maps to its own distribution.
             output_type: `"pil"` for a list of PIL images (grey ones for a one-channel model), `"np"` for an array
                 `(N, H, W, C)`, or `"pt"` for a tensor `(N, C, H, W)` on the pipeline's device; arrays and tensors hold
                 [0, 1].
@@ -130,10 +131,11 @@ class WGANPipeline(DiffusionPipeline):
         labels = self._class_numbers(class_labels, batch_size)
         conditions = [] if labels is None else [torch.tensor(labels, device=device)]
 
+        prior = prior_of(self.generator)
+
         def draw(generator: Any, number: int = batch_size) -> torch.Tensor:
             # In float32 whatever the network's precision, so that a seed means the same image in all of them.
-            drawn = randn_tensor((number, config.latent_dim), generator, device, torch.float32)
-            return truncated(drawn, truncation)
+            return prior(truncated(sample_normals(number, config.latent_dim, generator, device), truncation))
 
         starts = range(0, batch_size, chunk_size)
         results = _Results(batch_size, output_type)
@@ -146,7 +148,7 @@ class WGANPipeline(DiffusionPipeline):
             if relaid:
                 self.generator.to(memory_format=torch.channels_last)
             if latents is not None:
-                candidates = [truncated(latents, truncation)]
+                candidates = [prior(truncated(latents, truncation))]
             elif rejection_temperature is not None:
                 candidates = [self._accepted(draw, generator, conditions, chunk_size, rejection_temperature)]
             else:
@@ -208,7 +210,7 @@ class WGANPipeline(DiffusionPipeline):
         pending = torch.arange(len(latents), device=device)
         for _ in range(MOST_DRAWS):
             waiting = [generator[index] for index in pending] if isinstance(generator, list) else generator
-            normal = randn_tensor((len(pending), 1), waiting, device, torch.float32).squeeze(1)
+            normal = sample_normals(len(pending), 1, waiting, device).squeeze(1)
             uniform = torch.special.ndtr(normal)
             found = scores(latents[pending], [each[pending] for each in labels])
             accepted = uniform.log() < (found - highest[pending]) / scale[pending]
@@ -408,12 +410,12 @@ class WGANPipeline(DiffusionPipeline):
         network.eval().requires_grad_(False)
         try:
             starts = []
-            shape = (num_candidates, network.config.latent_dim)
-            candidates = randn_tensor(shape, generator, device, torch.float32)
+            prior = prior_of(network)
+            candidates = sample_normals(num_candidates, network.config.latent_dim, generator, device)
             for index in range(number):
                 given = [] if labels is None else [labels[index].expand(num_candidates)]
                 with torch.no_grad():
-                    far = (network(candidates.to(network.dtype), *given).float() - target[index]).square()
+                    far = (network(prior(candidates).to(network.dtype), *given).float() - target[index]).square()
                 starts.append(candidates[far.mean(dim=(1, 2, 3)).argsort()[:num_starts]])
             latents = torch.cat(starts).requires_grad_()  # (N · num_starts, latent_dim)
             wanted = target.repeat_interleave(num_starts, dim=0)
@@ -423,12 +425,18 @@ class WGANPipeline(DiffusionPipeline):
             for _ in self.progress_bar(range(num_steps)):
                 optimizer.zero_grad()
                 with torch.enable_grad():
-                    errors = (network(latents.to(network.dtype), *given).float() - wanted).square().mean(dim=(1, 2, 3))
+                    errors = (
+                        (network(prior(latents).to(network.dtype), *given).float() - wanted)
+                        .square()
+                        .mean(dim=(1, 2, 3))
+                    )
                     errors.sum().backward()
                 optimizer.step()
                 schedule.step()
             with torch.no_grad():
-                errors = (network(latents.to(network.dtype), *given).float() - wanted).square().mean(dim=(1, 2, 3))
+                errors = (
+                    (network(prior(latents).to(network.dtype), *given).float() - wanted).square().mean(dim=(1, 2, 3))
+                )
         finally:
             network.train(was_training)
             for parameter in trainable:

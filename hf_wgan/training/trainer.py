@@ -24,6 +24,7 @@ from torch.optim.swa_utils import update_bn
 
 from ..algorithm.augment import Augmentation
 from ..algorithm.derivatives import FastDerivatives
+from ..algorithm.latents import prior_of, sample_latents, sample_normals
 from ..algorithm.lipschitz import build_constraint
 from ..algorithm.random import Draws
 from ..algorithm.step import RealBatch, StepRecord, WGANStep, critic_steps
@@ -295,7 +296,8 @@ class WGANTrainer:
 
     def _sample_latents(self, num_latents: int) -> torch.Tensor:
         shape = (num_latents, self.generator.config.latent_dim)
-        return self._draws.randn(shape, device=self.accelerator.device, dtype=self._dtype)
+        normals = self._draws.randn(shape, device=self.accelerator.device, dtype=self._dtype)
+        return prior_of(self.generator)(normals)
 
     def _is_due(self, steps: int | None) -> bool:
         if steps is None:
@@ -480,10 +482,8 @@ class WGANTrainer:
             return
         self._writer.check()
         if step % config.validation_steps == 0 or (last and not self.interrupted):
-            latents = torch.randn(
-                (config.num_validation_images, self.generator.config.latent_dim),
-                generator=torch.Generator().manual_seed(config.seed),
-            )
+            rng = torch.Generator().manual_seed(config.seed)
+            latents = sample_normals(config.num_validation_images, self.generator.config.latent_dim, rng)
             report.samples(step, self._pipeline()(latents=latents).images)
         if checkpoint_is_due:
             seconds = self.progress.seconds + time.monotonic() - self._reported_at
@@ -558,10 +558,7 @@ class WGANTrainer:
         labels = {}
         if num_classes := generator.config.get("num_classes"):
             labels["class_labels"] = torch.arange(size, device=rng.device) % num_classes
-        latents = (
-            torch.randn((size, generator.config.latent_dim), generator=rng, device=rng.device)
-            for _ in range(BATCH_NORM_BATCHES)
-        )
+        latents = (sample_latents(generator, size, rng) for _ in range(BATCH_NORM_BATCHES))
         update_bn(latents, _WithLabels(generator.train(), labels))
         return generator.eval()
 

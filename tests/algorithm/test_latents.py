@@ -1,17 +1,28 @@
 import doctest
 import inspect
 import math
+import re
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_generator
+from conftest import tiny_critic, tiny_generator, tiny_images
 from scipy import stats
 from torch import nn
 
-from hf_wgan import DCGANGenerator, InputError, MLPGenerator, R3GANGenerator, ResNetGenerator
+import hf_wgan
+from hf_wgan import (
+    DCGANGenerator,
+    InputError,
+    MLPGenerator,
+    R3GANGenerator,
+    ResNetGenerator,
+    WGANPipeline,
+    WGANTrainer,
+)
 from hf_wgan.algorithm import latents as module
 from hf_wgan.algorithm.latents import (
     PRIORS,
@@ -24,6 +35,7 @@ from hf_wgan.algorithm.latents import (
     sample_latents,
     sample_normals,
 )
+from hf_wgan.pipelines.pipeline_wgan import truncated
 
 GENERATORS = [DCGANGenerator, MLPGenerator, ResNetGenerator, R3GANGenerator]
 DISTRIBUTIONS = {"normal": stats.norm(), "uniform": stats.uniform(-1, 2)}
@@ -147,8 +159,8 @@ def test_latents_are_drawn_in_float32_from_each_source_of_random_numbers():
     expected = torch.randn(2, 4)
     torch.manual_seed(3)
     assert torch.equal(sample_normals(2, 4), expected)
-    with pytest.raises(InputError, match="1 sources of random numbers for 2 latents"):
-        sample_latents(generator, 2, [rng()])
+    with pytest.raises(InputError, match="3 sources of random numbers for 2 latents"):
+        sample_latents(generator, 2, [rng()] * 3)
 
 
 def test_wrapped_generators_have_the_prior_of_what_they_wrap():
@@ -166,3 +178,50 @@ def test_what_is_wrong_with_a_network_or_a_prior_is_said():
         sample_latents(nn.Linear(2, 2), 3)
     with pytest.raises(InputError, match=r"Wider makes latents of shape \(3, 8\): must be \(3, 4\)"):
         sample_latents(TinyGenerator(8, 1, 4, 8, latent_prior="Wider"), 3)
+
+
+def test_the_pipeline_maps_normal_numbers_by_the_prior_after_truncation():
+    generator = tiny_generator(latent_prior="uniform").eval()
+    pipeline = WGANPipeline(generator, tiny_critic(norm_type="none"))
+    normals = torch.randn(3, 4, generator=rng())
+    seen = []
+    generator.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    pipeline(3, generator=rng())
+    pipeline(latents=normals)
+    pipeline(latents=normals, truncation=0.5)
+    drawn, given, cut = seen
+    assert torch.equal(drawn, UniformPrior()(normals)) and torch.equal(drawn, given)
+    assert torch.equal(cut, UniformPrior()(truncated(normals, 0.5)))
+
+
+def test_inversion_searches_the_normal_numbers():
+    pipeline = WGANPipeline(tiny_generator(latent_prior="uniform").eval(), tiny_critic())
+    target = pipeline(2, generator=rng(), output_type="pt").images
+    found = pipeline.invert(target, num_steps=60, num_candidates=200, generator=rng(1))
+    again = pipeline(latents=found, output_type="pt").images
+    assert (again - target).square().mean() < 0.02 * (target - target.mean(dim=0)).square().mean() + 1e-4
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_training_feeds_the_generator_from_its_prior_and_the_model_keeps_it(prior, tiny_config):
+    generator = tiny_generator(latent_prior=prior)
+    trainer = WGANTrainer(generator, tiny_critic(), tiny_images(), tiny_config(max_train_steps=2))
+    seen = []
+    generator.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
+    trainer.train()
+    values = torch.cat(seen).flatten().numpy()
+    assert stats.kstest(values, DISTRIBUTIONS[prior].cdf).pvalue > 1e-4
+    loaded = WGANPipeline.from_pretrained(trainer.config.output_dir)
+    assert type(prior_of(loaded.generator)) is PRIORS[prior]
+
+
+def test_no_other_file_of_the_package_draws_latents():
+    """But for the command line's films, which draw normal numbers and leave the prior to the pipeline."""
+    drawing = set()
+    for path in sorted(Path(hf_wgan.__file__).parent.rglob("*.py")):
+        lines = path.read_text().splitlines()
+        if any(re.search(r"\b(randn|randn_tensor|randn_like)\(", line) and ">>>" not in line for line in lines):
+            drawing.add(path.relative_to(Path(hf_wgan.__file__).parent).as_posix())
+    drawing -= {name for name in drawing if name.startswith("cli/")}
+    # R3GAN draws the initial value of a weight; the trainer calls the shared source of random numbers, and the prior.
+    assert drawing <= {"algorithm/latents.py", "algorithm/random.py", "models/r3gan.py", "training/trainer.py"}
