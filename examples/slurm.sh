@@ -1,10 +1,10 @@
 #!/bin/bash
-# Trains on the GPUs of several nodes, or on their CPUs where they have no GPUs, and goes on by itself after its time is
-# up. From the clone's folder, in an environment with hf_wgan, with an output folder that all nodes share:
+# Train on the GPUs of several nodes, or on their CPUs if they have no GPUs, and resume by itself after the time limit.
+# Submit it in the clone's folder, in an environment with hf_wgan, with an output folder that all nodes share:
 #
 #   OUTPUT_DIR=/shared/wgan-photos sbatch --nodes 2 --gpus-per-node 4 examples/slurm.sh --train_data_dir photos
 #
-# What follows the script's name goes to scripts/train_wgan.py.
+# The arguments after the script's name are options of scripts/train_wgan.py.
 #SBATCH --job-name=hf_wgan
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -33,14 +33,14 @@ elif ((processes > 1)); then
   launch+=(--multi_gpu)
 fi
 
-# Five minutes before the time is up SLURM sends SIGUSR1 to this shell alone, which has srun send it to every process.
-# torchrun passes it on to the training, which saves, and has four minutes for that. Accelerate's launcher would die of it.
+# Five minutes before the time limit SLURM sends SIGUSR1 to this shell only, and srun forwards it to every process.
+# torchrun passes it on to the training, which has four minutes to save. Accelerate's launcher would be killed by it.
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
 export PET_SHUTDOWN_TIMEOUT=240
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 time_is_up=
 trap 'time_is_up=yes; kill -USR1 "$step"' USR1
-# The single quotes are meant: each task has a SLURM_NODEID of its own.
+# Single quotes, because each task has its own SLURM_NODEID.
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=0 bash -c 'trap "" USR1; exec accelerate launch --machine_rank "$SLURM_NODEID" "$@"' bash \
   "${launch[@]}" scripts/train_wgan.py --output_dir "$output_dir" "${resume[@]}" "$@" &
@@ -51,7 +51,7 @@ while kill -0 "$step" 2> /dev/null; do # a signal ends the wait before srun has 
   wait "$step"
   code=$?
 done
-if [ -n "$time_is_up" ] && [ "$code" -ne 0 ]; then # otherwise the training has ended by itself
+if [ -n "$time_is_up" ] && [ "$code" -ne 0 ]; then # otherwise the training is complete
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
