@@ -22,6 +22,9 @@ from datasets import Dataset
 from hub_server import hub
 from test_convert import Run as OriginalRun
 
+from hf_wgan.algorithm.augment import OPERATIONS
+from hf_wgan.algorithm.latents import PRIORS
+from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.cli import commands
 from hf_wgan.hub.publish import Push, push_folder
 
@@ -30,6 +33,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PACKAGE = ROOT / "hf_wgan"
 NAMED = re.compile(r"# (\w+\.(?:py|yaml))\n")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+REGISTRIES = (CONSTRAINTS, OPERATIONS, PRIORS)
 SMALL = {
     "train_wgan.py": "--max_train_steps 2 --train_batch_size 8 --generator_width 8 --critic_width 8 --n_critic 1 "
     "--num_validation_images 4 --num_evaluation_images 60 --evaluation_features pixels --overwrite_output_dir",
@@ -112,7 +116,11 @@ def workspace(prepared, published, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(prepared, tmp_path / "workspace"))
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)  # for the modules that a page writes
+    before = [dict(registry) for registry in REGISTRIES]
     yield folder
+    for registry, entries in zip(REGISTRIES, before):
+        registry.clear()
+        registry.update(entries)
     for name in (path.stem for path in folder.glob("*.py")):
         sys.modules.pop(name, None)
 
