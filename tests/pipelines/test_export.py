@@ -290,7 +290,7 @@ def test_a_model_on_the_hub_is_exported_by_its_name(model, tmp_path, monkeypatch
     [
         (["--output", "model.pt2"], "output='model.pt2' with format='onnx': must end in .onnx"),
         (["--component", "critic"], "component='critic': the pipeline has none"),
-        (["--format", "tflite"], "invalid choice: 'tflite'"),
+        (["--format", "tflite"], "format='tflite': must be one of onnx, torch"),
     ],
 )
 def test_bad_input_to_export_is_one_clear_line(arguments, message, tmp_path, capsys, monkeypatch):
