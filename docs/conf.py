@@ -1,4 +1,4 @@
-"""The site: `sphinx-build -W docs docs/_build` makes HTML of the pages of this folder."""
+"""Configuration of the site, which `sphinx-build -W docs docs/_build` builds from the pages of this folder."""
 
 import re
 
@@ -13,7 +13,7 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"hf_wgan {version}"
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the signatures have them
+autodoc_typehints = "none"  # they are in the signatures
 autodoc_inherit_docstrings = False
 suppress_warnings = ["misc.highlighting_failure"]
 default_role = "code"  # docstrings are Markdown, where one backtick means code
@@ -21,16 +21,16 @@ default_role = "code"  # docstrings are Markdown, where one backtick means code
 
 def setup(app):
     app.connect("autodoc-process-docstring", to_restructured_text, priority=400)  # before napoleon
-    app.connect("source-read", with_cards)
+    app.connect("source-read", link_cards)
 
 
-def with_cards(app, name, source):
-    """Links to model cards, which are no pages of the site, become files to download."""
+def link_cards(app, name, source):
+    """Turn links to model cards, which are not pages of the site, into downloads."""
     source[0] = re.sub(r"\[([^]]+)]\((\.\./model_cards/[^)]+\.md)\)", r"{download}`\1 <\2>`", source[0])
 
 
 def to_restructured_text(app, what, name, obj, options, lines):
-    """A docstring's fenced code and tables, which are Markdown, as Sphinx reads them."""
+    """Convert the fenced code and the tables of a docstring from Markdown to reStructuredText."""
     out, fenced = [], False
     for line in lines:
         text = line.lstrip()

@@ -43,17 +43,17 @@ SMALL = {
 }
 ARGUMENTS_ONLY = {"demo.py": "serves until it is stopped; tests/test_demo_in_browser.py opens it"}
 NOT_RUN = {
-    "pip": "the environment is there",
-    "pytest": "is running",
-    "python -m venv": "the environment is there",
-    "source": "the environment is there",
+    "pip": "the environment exists",
+    "pytest": "is running already",
+    "python -m venv": "the environment exists",
+    "source": "the environment exists",
     "hf": "asks for a person's token",
     "sphinx-build": "a test of its own, below",
     "tensorboard": "serves until it is stopped",
 }
 
 
-class ArgumentsWereRight(Exception):
+class ArgumentsParsed(Exception):
     pass
 
 
@@ -62,7 +62,7 @@ def blocks(page):
 
 
 def commands_of(code):
-    """Each command of a shell block, as words."""
+    """Split a shell block into its commands, each a list of words."""
     lines = code.replace("\\\n", " ").replace(" && ", "\n").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
@@ -80,14 +80,14 @@ def train(words):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """What the pages speak of."""
+    """Create the files that the pages name, small."""
     folder = tmp_path_factory.mktemp("docs")
     rng = np.random.default_rng(0)
     for place in ("photos", "node_modules/emoji-datasource-google/img/google/64"):
         (folder / place).mkdir(parents=True)
         for number, picture in enumerate(pictures(20, size=(64, 64))):
             picture.save(folder / place / f"{number}.png")
-    # In the place of one on the Hub, whose loading by name tests/data/test_hub_datasets.py tests.
+    # A local folder instead of a dataset on the Hub; tests/data/test_hub_datasets.py loads those by name.
     (folder / "user" / "dataset").mkdir(parents=True)
     Dataset.from_dict({"image": pictures(8, size=(32, 32))}).to_parquet(folder / "user" / "dataset" / "train.parquet")
     for prefix in ("train", "t10k"):
@@ -104,7 +104,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(prepared, tmp_path_factory):
-    """A Hub with the models that the pages speak of."""
+    """Serve a Hub with the models that the pages name."""
     with hub() as server, server.online("hf_me", tmp_path_factory.mktemp("cache")):
         for name in ("me/model", "me/wgan-digits"):
             push_folder(prepared / "wgan-digits", Push(name, variant="fp16"))
@@ -135,13 +135,13 @@ SCRIPTS = {
 
 
 def in_short(words):
-    """A command in the form `hf-wgan train …`."""
+    """Return a command in the form `hf-wgan train …`."""
     launch = ["accelerate", "launch", "scripts/train_wgan.py"]
     return ["hf-wgan", "train", *words[3:]] if words[:3] == launch else words
 
 
 def script_of(command):
-    """The file in scripts/ that does what a subcommand of hf-wgan does."""
+    """Return the file in scripts/ that does what a subcommand of hf-wgan does."""
     return f"scripts/{SCRIPTS.get(command, command.replace('-', '_'))}.py"
 
 
@@ -155,12 +155,12 @@ def run_script(path, arguments, monkeypatch, arguments_only):
 
             def parse_and_stop(*args, **kwargs):
                 parse(*args, **kwargs)
-                raise ArgumentsWereRight
+                raise ArgumentsParsed
 
             patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
         try:
             runpy.run_path(str(ROOT / path), run_name="__main__")
-        except ArgumentsWereRight:
+        except ArgumentsParsed:
             return
         except SystemExit as end:
             assert end.code in (0, None), f"{path} {' '.join(arguments)}"
@@ -169,7 +169,7 @@ def run_script(path, arguments, monkeypatch, arguments_only):
 
 
 def run_command(words, monkeypatch):
-    while "=" in words[0]:  # a variable for the command
+    while "=" in words[0]:  # an environment variable
         words = words[1:]
     if words[:2] == ["accelerate", "launch"]:
         launched = launch_command_parser().parse_args(words[2:])
