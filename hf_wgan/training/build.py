@@ -27,7 +27,7 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
     Args:
         config: The settings, from `RunConfig.resolve`.
         record: Further entries for `training_config.json`, such as the command that started the run.
-        objects: Further arguments of `WGANTrainer`, such as `callbacks`.
+        objects: Further arguments of `WGANTrainer`, such as `held_out`.
 
     Raises:
         InputError: The settings do not fit each other, the images or the machine. Nothing has been written by then.
