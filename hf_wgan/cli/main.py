@@ -22,7 +22,7 @@ COMMANDS = {
 }
 """Of each command: its module in this package, its function there, and its line in the list of commands."""
 
-USAGE = """usage: hf-wgan COMMAND …
+USAGE = """usage: hf-wgan COMMAND ...
 
 Wasserstein GANs for the Hugging Face ecosystem.
 
