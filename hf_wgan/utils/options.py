@@ -211,11 +211,15 @@ class OptionParser(argparse.ArgumentParser):
         super().__init__(formatter_class=formatter, allow_abbrev=False, add_help=False, **kwargs)
         self.option_classes, self.hints = option_classes, hints or {}
         self._fields: dict[str, Field[Any]] = {}
+        self._rare: set[str] = set()  # options that `--help` leaves out
         self.add_argument("-h", "--help", action="help", help="Show the most used options and exit.")
         for option_class in option_classes:
             heading = (option_class.__doc__ or "").splitlines()[0].rstrip(":.")
             group = self.add_argument_group(heading)
-            for field in option_fields(option_class):
+            members = option_fields(option_class)
+            if any(field.metadata["common"] for field in members):
+                self._rare |= {field.name for field in members if not field.metadata["common"]}
+            for field in members:
                 if field.metadata["group"]:
                     group = self.add_argument_group(field.metadata["group"])
                 if field.name not in exclude:
@@ -227,7 +231,7 @@ class OptionParser(argparse.ArgumentParser):
     @property
     def _has_more(self) -> bool:
         """Whether `--help` leaves options out."""
-        return any(field.metadata["common"] for field in self._fields.values())
+        return bool(self._rare & set(self._fields))
 
     def parse(self, args: Sequence[str] | None = None) -> Parsed:
         """Parse a command line once.
@@ -267,7 +271,7 @@ class OptionParser(argparse.ArgumentParser):
         raise InputError(f"{message} ({'--help-all' if self._has_more else '--help'} lists the options)")
 
     def format_help(self) -> str:
-        """Return the short help: the options marked as common, or all if none is."""
+        """Return the short help: of each dataclass the options marked as common, or all if none is."""
         if not self._has_more:
             return super().format_help()
         hidden = [action for action in self._actions if self._is_hidden(action)]
@@ -297,8 +301,7 @@ class OptionParser(argparse.ArgumentParser):
         return super()._get_formatter()
 
     def _is_hidden(self, action: argparse.Action) -> bool:
-        field = self._fields.get(action.dest)
-        return field is not None and not field.metadata["common"]
+        return action.dest in self._rare
 
 
 class _HelpAll(argparse.Action):

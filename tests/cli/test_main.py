@@ -43,3 +43,11 @@ def test_training_records_the_command_as_it_was_typed(tmp_path):
     assert main(["train", *options.split(), "--output_dir", str(tmp_path / "run")]) == 0
     command = json.loads((tmp_path / "run" / "training_config.json").read_text())["command"]
     assert command.startswith("hf-wgan train --max_train_steps 1 ")
+
+
+@pytest.mark.parametrize("name, option", [("evaluate", "features"), ("generate", "num_images"), ("train", "n_critic")])
+def test_the_short_help_of_a_command_has_its_own_options(name, option, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    said = capsys.readouterr().out
+    assert f"--{option} " in said and "--shuffle_buffer_size" not in said and "--help-all" in said
