@@ -61,7 +61,9 @@ def _interface_towards(address: str) -> str | None:
 def command_line() -> str:
     """The command that started this process, with the launcher's options where it was `accelerate launch` or `uv run`,
     and without the token, for the record of a run."""
-    words = ["python", *sys.argv] if os.path.isfile(sys.argv[0]) else [*sys.argv[0].split(), *sys.argv[1:]]
+    words = ["python", *sys.argv]
+    if sys.argv[0].startswith("hf-wgan "):  # as `main` names the program
+        words = [*sys.argv[0].split(), *sys.argv[1:]]
     for process in psutil.Process().parents():
         if launched := _words_after_launch(process):
             words = ["accelerate", "launch", *launched]
