@@ -1,7 +1,7 @@
 """Differentiable augmentation of real and generated images alike (Zhao et al. 2020, arXiv 2006.10738).
 
-The critic cannot memorise a small dataset, and the generator, whose gradient passes through the augmentation, does not
-learn to make augmented images.
+It keeps the critic from memorising a small dataset. The generator's gradient passes through it, so the generator does
+not learn to make augmented images. A new operation is one function here and one entry in `OPERATIONS`.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Operation = Callable[[Tensor, Rand], Tensor]
 
 
 def color(images: Tensor, rand: Rand) -> Tensor:
-    """Brightness by up to ±0.5, saturation by a factor of 0 to 2, contrast by one of 0.5 to 1.5."""
+    """Change brightness by up to ±0.5, saturation by a factor of 0 to 2, contrast by a factor of 0.5 to 1.5."""
     images = images + _uniform(images, rand) - 0.5
     grey = images.mean(dim=1, keepdim=True)
     images = (images - grey) * (2 * _uniform(images, rand)) + grey
@@ -26,19 +26,19 @@ def color(images: Tensor, rand: Rand) -> Tensor:
 
 
 def translation(images: Tensor, rand: Rand) -> Tensor:
-    """A shift by up to an eighth of each side; what comes in is 0, which is grey."""
+    """Shift by up to an eighth of each side, with zeros (grey) at the border."""
     number, _, height, width = images.shape
     down, right = max(1, round(height / 8)), max(1, round(width / 8))
     padded = F.pad(images, (right, right, down, down))
     top, left = (_integers(2 * limit + 1, number, images, rand) for limit in (down, right))
     rows = top[:, None] + torch.arange(height, device=images.device)  # (N, H)
     columns = left[:, None] + torch.arange(width, device=images.device)  # (N, W)
-    each = torch.arange(number, device=images.device)[:, None, None]
-    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (N, H, W, C) to (N, C, H, W)
+    index = torch.arange(number, device=images.device)[:, None, None]
+    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (N, H, W, C) to (N, C, H, W)
 
 
 def cutout(images: Tensor, rand: Rand) -> Tensor:
-    """A square of half of each side, its middle anywhere in the image, becomes 0."""
+    """Set a rectangle of half of each side to 0 (grey), centred anywhere in the image."""
     number, _, height, width = images.shape
     inside = []
     for size in (height, width):
@@ -53,10 +53,10 @@ OPERATIONS: dict[str, Operation] = {"color": color, "translation": translation, 
 
 
 class Augmentation:
-    """Operations in turn, each image with random numbers of its own.
+    """Apply operations in turn, to each image with random numbers of its own.
 
     Args:
-        policy: Names of `OPERATIONS`, separated by commas, such as `"color,translation,cutout"`; none if empty.
+        policy: Names in `OPERATIONS`, separated by commas, such as `"color,translation,cutout"`; empty for none.
         rand: Source of uniform random numbers, called as `torch.rand` is.
 
     Raises:
@@ -72,14 +72,14 @@ class Augmentation:
         self.rand = rand
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images `(N, C, H, W)` in [-1, 1] to as many of the same shape; they may leave the range."""
+        """Augment images `(N, C, H, W)` in [-1, 1]; the result has the same shape and may leave that range."""
         for operation in self.operations:
             images = operation(images, self.rand)
         return images
 
 
 def _uniform(images: Tensor, rand: Rand) -> Tensor:
-    """A number in [0, 1) an image, `(N, 1, 1, 1)`."""
+    """Draw a number in [0, 1) for each image, `(N, 1, 1, 1)`."""
     return rand((len(images), 1, 1, 1), device=images.device, dtype=images.dtype)
 
 

@@ -260,8 +260,11 @@ def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fal
 
 
 class _LeakyReLU(torch.autograd.Function):
-    """ReLU is the one with slope 0. Like PyTorch's own, it keeps its output and the other its input, so that whatever
-    may be changed in place afterwards still may."""
+    """Apply leaky ReLU, or ReLU with slope 0.
+
+    Like PyTorch's own, ReLU saves its output and leaky ReLU its input, so that the same tensors may be changed
+    in place.
+    """
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, slope: float) -> Tensor:

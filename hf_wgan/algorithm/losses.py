@@ -12,7 +12,7 @@ from ..utils.errors import InputError
 
 
 def critic_loss(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
-    """What the critic minimises: `E[D(G(z))] - E[D(x)]`, the negative of the Wasserstein estimate.
+    """Compute what the critic minimises: `E[D(G(z))] - E[D(x)]`, the negative of the Wasserstein estimate.
 
     Args:
         real_scores: `(N,)`, the critic's scores of real images.
@@ -25,7 +25,9 @@ def critic_loss(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.T
 
 
 def generator_loss(fake_scores: torch.Tensor) -> torch.Tensor:
-    """What the generator minimises: `-E[D(G(z))]`. It belongs to `critic_loss` and to no critic loss of other sign.
+    """Compute what the generator minimises: `-E[D(G(z))]`.
+
+    It goes with `critic_loss`, and with no critic loss of the other sign.
 
     Args:
         fake_scores: `(M,)`, the critic's scores of generated images.
@@ -37,7 +39,7 @@ def generator_loss(fake_scores: torch.Tensor) -> torch.Tensor:
 
 
 def wasserstein_estimate(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
-    """`E[D(x)] - E[D(G(z))]`: positive once the critic is trained, and falling as the samples get better.
+    """Compute `E[D(x)] - E[D(G(z))]`: positive once the critic is trained, and falling as the samples get better.
 
     It is proportional to the Wasserstein-1 distance, by the unknown Lipschitz constant that the constraint leaves the
     critic (section 3 of the paper): compare it within a run, not between runs of different critics.
@@ -67,7 +69,7 @@ LOW_IS_REAL = LabelConvention(real=1.0, fake=-1.0)
 
 
 def wasserstein_loss(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """The objective as one function of labels and scores, `mean(labels * scores)`, for either player to minimise.
+    """Compute the objective from labels and scores, `mean(labels * scores)`, for either player to minimise.
 
     The labels carry the convention. Both are right, as long as the two players share one:
 
@@ -96,15 +98,15 @@ def wasserstein_loss(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor
     if labels.shape != scores.shape:
         raise InputError(
             f"labels of shape {tuple(labels.shape)} for scores of shape {tuple(scores.shape)}: "
-            "give one label a score, in the same shape"
+            "give one label for each score, in the same shape"
         )
-    return mean_score(labels * _widened(scores))
+    return mean_score(labels * _at_least_float32(scores))
 
 
 def mean_score(scores: torch.Tensor) -> torch.Tensor:
-    """The mean of `(N,)`, in float32 or wider."""
-    return _widened(scores).mean()
+    """Compute the mean of `(N,)` scores in float32 or wider."""
+    return _at_least_float32(scores).mean()
 
 
-def _widened(scores: torch.Tensor) -> torch.Tensor:
+def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:
     return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -1,5 +1,4 @@
-"""Random numbers of a global batch, the same however processes and accumulation steps divide it; and of an image, the
-same whatever is made with it."""
+"""Random numbers that depend on the seed alone, not on how a batch is divided or on what is made beside an image."""
 
 from typing import Any
 
@@ -7,17 +6,18 @@ import torch
 from torch import Tensor
 
 
-class Draws:
-    """What `torch.rand` and `torch.randn` would draw for the whole batch, and of it this process's part.
+class SharedRandom:
+    """Draw the random numbers of a whole batch and keep this process's share of them.
 
-    A batch of `num_parts · num_processes` shares is drawn whole, and one share of it kept: share
-    `part · num_processes + process_index`, as `RealBatches` divides the images.
+    A batch is drawn whole, in `num_parts · num_processes` shares, of which share
+    `part · num_processes + process_index` is kept, as `RealBatches` divides the images. N processes with batch size B
+    therefore see the same numbers as one process with batch size N·B.
 
     Args:
         device: Where the numbers are drawn.
-        num_processes: How many processes share a batch.
-        process_index: Which of them this is, from 0.
-        num_parts: How many parts each process takes one after the other (gradient accumulation).
+        num_processes: Number of processes that share a batch.
+        process_index: Index of this process, from 0.
+        num_parts: Number of parts that each process takes in turn (gradient accumulation).
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Draws:
         self._at_first_part = self.rng.get_state()
 
     def seed(self, seed: int) -> None:
-        """Everything drawn from here on follows from this number."""
+        """Set the seed of everything that is drawn from here on."""
         self.rng.manual_seed(seed)
 
     def begin(self, part: int) -> None:
-        """To be called before each part of an update. All parts draw the same numbers, and keep others of them."""
+        """Start a part of an update. Every part draws the same numbers and keeps other ones."""
         if self._num_parts > 1:
             if part == 0:
                 self._at_first_part = self.rng.get_state()
@@ -46,20 +46,20 @@ class Draws:
         self._share = part * self._num_processes + self._process_index
 
     def rand(self, shape: tuple[int, ...], **options: Any) -> Tensor:
-        """Uniform in [0, 1); `shape` is this part's, and `options` are those of `torch.rand`."""
-        return self._own(torch.rand(self._whole(shape), generator=self.rng, **options), shape)
+        """Draw uniform numbers in [0, 1) of this part's shape, with the options of `torch.rand`."""
+        return self._share_of(torch.rand(self._whole(shape), generator=self.rng, **options), shape)
 
     def randn(self, shape: tuple[int, ...], **options: Any) -> Tensor:
-        """Standard normal; `shape` is this part's, and `options` are those of `torch.randn`."""
-        return self._own(torch.randn(self._whole(shape), generator=self.rng, **options), shape)
+        """Draw standard normal numbers of this part's shape, with the options of `torch.randn`."""
+        return self._share_of(torch.randn(self._whole(shape), generator=self.rng, **options), shape)
 
     def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (self._num_shares * shape[0], *shape[1:])
 
-    def _own(self, whole: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _share_of(self, whole: Tensor, shape: tuple[int, ...]) -> Tensor:
         return whole[self._share * shape[0] :][: shape[0]]
 
 
 def seeded(first: int, number: int) -> list[torch.Generator]:
-    """One for each image: image k of a seed is made from the seed plus k."""
+    """Return one source of random numbers for each image: image k of a seed is made from the seed plus k."""
     return [torch.Generator().manual_seed(first + index) for index in range(number)]

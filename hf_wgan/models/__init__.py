@@ -1,4 +1,4 @@
-"""The networks, one file an architecture, its generator and its critic side by side."""
+"""The networks: one file for each architecture, with its generator and its critic side by side."""
 
 from .dcgan import DCGANCritic, DCGANGenerator
 from .mlp import MLPCritic, MLPGenerator

@@ -1,4 +1,4 @@
-"""Argument and shape checks that every network shares, so that each says the same thing in the same words."""
+"""Checks of arguments and shapes that all networks share, so that their messages are the same."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ MOST_PARAMETERS = 2**32  # 16 GiB in float32
 
 
 def check_at_least(name: str, value: Any, smallest: int, largest: int = 2**16) -> None:
-    """The largest is generous: it refuses nonsense before that takes memory or time."""
+    """Check that a value is a whole number in a range. The default maximum refuses nonsense before it takes memory."""
     if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
         raise InputError(f"{name}={value!r}: must be a whole number from {smallest} to {largest}")
 
 
 def check_num_parameters(network: Any, about: int) -> None:
-    """Before the network is built."""
+    """Check the approximate number of parameters, before the network is built."""
     if about > MOST_PARAMETERS:
         raise InputError(
             f"{type(network).__name__} with {about:.1e} parameters: must have at most {MOST_PARAMETERS:.1e}"
@@ -31,19 +31,19 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def check_classes(num_classes: Any, class_names: Any = None) -> None:
-    """Names may be left out; if they are there, each class has one."""
+    """Check the number of classes and, unless they are left out, that there is one name for each."""
     if num_classes is not None:
         check_at_least("num_classes", num_classes, 1)
     if class_names is None:
         return
     if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
-        raise InputError(f"class_names={class_names!r}: must be a list of texts")
+        raise InputError(f"class_names={class_names!r}: must be a list of strings")
     if len(class_names) != num_classes:
-        raise InputError(f"{len(class_names)} class_names for num_classes={num_classes}: give one a class")
+        raise InputError(f"{len(class_names)} class_names for num_classes={num_classes}: give one for each class")
 
 
 def height_and_width(sample_size: Any) -> tuple[int, int]:
-    """Of `sample_size=32` or `sample_size=(32, 64)`, which JSON turns into a list."""
+    """Return the sides of `sample_size=32` or `sample_size=(32, 64)`, which JSON turns into a list."""
     sides = list(sample_size) if isinstance(sample_size, (list, tuple)) else [sample_size] * 2
     if len(sides) != 2:
         raise InputError(f"sample_size={sample_size!r}: must be a whole number or two of them, (height, width)")
@@ -53,7 +53,7 @@ def height_and_width(sample_size: Any) -> tuple[int, int]:
 
 
 def coarsest_map(sample_size: Any, multiple_of: int, largest: int) -> tuple[int, int, int]:
-    """How often images are halved, and the height and width that this leaves: multiples of 4.
+    """Return how often images are halved, and the height and width that remain: multiples of 4.
 
     Both sides are halved as often as the smaller power of two in them allows: 32 × 32 three times to 4 × 4, 32 × 64
     three times to 4 × 8, 96 × 96 three times to 12 × 12.
@@ -82,15 +82,19 @@ def check_images(images: torch.Tensor, channels: int, sample_size: Any) -> None:
 
 
 def check_labels(class_labels: torch.Tensor | None, num_images: int, num_classes: int | None) -> None:
-    """Not their values: looking at those would make the host wait for the device.
+    """Check the shape and dtype of class labels only: checking values would synchronise with the device.
 
-    The number comes from a shape, as `torch.export` takes what `len` returns for a constant.
+    `num_images` is a size from a shape, because `torch.export` takes the result of `len` for a constant.
     """
     if num_classes is None:
         if class_labels is not None:
-            raise InputError("class_labels were given, but the network has no classes (num_classes=None): leave them")
+            raise InputError(
+                "class_labels were given, but the network has no classes (num_classes=None): leave them out"
+            )
     elif class_labels is None:
-        raise InputError(f"class_labels are missing: the network has {num_classes} classes; give one an image, (N,)")
+        raise InputError(
+            f"class_labels are missing: the network has {num_classes} classes; give one label for each image, (N,)"
+        )
     elif class_labels.dtype != torch.int64 or class_labels.shape != (num_images,):
         kind = str(class_labels.dtype).removeprefix("torch.")
         raise InputError(f"class_labels of shape {tuple(class_labels.shape)}, {kind}: must be ({num_images},), int64")

@@ -39,7 +39,7 @@ CRITIC_NORM_TYPES = ("batch", "layer", "instance", "none")
 
 
 class DCGANGenerator(Network):
-    """Latent vectors to images.
+    """Map latent vectors to images.
 
     By default 3,576,704 parameters, and 209,256,448 FLOPs for an image of 64 pixels (two a multiply-add).
 
@@ -50,9 +50,9 @@ class DCGANGenerator(Network):
         width: Channels of the last hidden map; each coarser map has twice the channels of the next finer one.
         num_extra_layers: 3×3 convolutions at the finest hidden map, beyond those that upsample.
         norm_type: `"batch"` for batch normalisation after every hidden convolution, or `"none"`.
-        num_classes: How many classes of images it makes, each with a learned vector beside the latent one; None for
-            one that knows of none.
-        class_names: Their names, for whoever asks for images; kept in the config.
+        num_classes: Number of classes, each with a learned vector beside the latent one; None for an
+            unconditional generator.
+        class_names: Names of the classes, kept in the config.
         latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
             the name of a class, see `LatentPrior`.
 
@@ -100,7 +100,8 @@ class DCGANGenerator(Network):
         self.apply(_initialize)
 
     def forward(self, latents: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """
+        """Generate images.
+
         Args:
             latents: `(N, latent_dim)`.
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
@@ -116,7 +117,7 @@ class DCGANGenerator(Network):
 
 
 class DCGANCritic(Network):
-    """Images to scores: unbounded, one an image, high for what looks real.
+    """Map images to scores: unbounded, one for each image, high for images that look real.
 
     By default 2,765,568 parameters, and 207,634,432 FLOPs for an image of 64 pixels (two a multiply-add).
 
@@ -127,7 +128,7 @@ class DCGANCritic(Network):
         num_extra_layers: 3×3 convolutions at the finest hidden map, beyond those that downsample.
         norm_type: Normalisation after every hidden convolution but the first: `"batch"`, `"layer"`, `"instance"` or
             `"none"`. Only the last three score each image on its own.
-        num_classes: How many classes of images it takes; None for one that knows of none. The score is then
+        num_classes: Number of classes; None for an unconditional critic. With classes the score is
             ψ(x) + ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4), where φ is the last hidden map
             summed over space, and ψ the last convolution of that map.
         spectral_norm: Whether every layer divides its weight by its largest singular value, that of the reshaped
@@ -174,7 +175,8 @@ class DCGANCritic(Network):
             add_spectral_norm(self)
 
     def forward(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """
+        """Score images.
+
         Args:
             images: `(N, in_channels, sample_size, sample_size)` in [-1, 1].
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
@@ -197,14 +199,19 @@ def _hidden(convolution: nn.Conv2d | nn.ConvTranspose2d, norm_type: str, activat
 
 
 def _num_weights(vector: int, channels: int, width: int, num_extra_layers: int) -> int:
-    """About how many: 4×4 kernels between a vector and the coarsest map, and between maps that halve their channels."""
+    """Estimate the number of weights.
+
+    There are 4×4 kernels between a vector and the coarsest map, and between maps that halve their channels.
+    """
     return 16 * vector * channels + 16 * 2 * channels**2 // 3 + 9 * width**2 * num_extra_layers
 
 
 def _initialize(module: nn.Module) -> None:
-    """Convolutions N(0, 0.02); batch norm scales N(1, 0.02) and shifts 0 (Radford et al. 2015; the authors' code).
+    """Initialise convolutions N(0, 0.02), batch norm scales N(1, 0.02) and shifts 0.
 
-    Other normalisations, which they do not have, start as PyTorch starts them: scales 1 and shifts 0."""
+    As in Radford et al. 2015 and in the authors' code. Other normalisations, which the authors do not have, keep
+    PyTorch's initial scales 1 and shifts 0.
+    """
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

@@ -1,5 +1,4 @@
-"""The parts that several networks have in common: convolutions between a map and a vector, normalisation, spectral
-normalisation, and classes."""
+"""Parts that several networks share: layers between a map and a vector, normalisation, spectral norm, classes."""
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +9,13 @@ CLASS_EMBEDDING_DIM = 32
 
 
 def normalization(norm_type: str, channels: int, affine: bool = True) -> nn.Module:
-    """The normalisation of maps `(N, C, H, W)` by its name.
+    """Build the normalisation of maps `(N, C, H, W)` by its name.
 
     Args:
-        norm_type: Over what mean and variance are taken. `"batch"`: N, H, W; `"layer"`: C, H, W, as in WGAN-GP
-            (Gulrajani et al. 2017, arXiv 1704.00028, section 4); `"instance"`: H, W; `"none"`: no normalisation.
+        norm_type: The dimensions that mean and variance are taken over. `"batch"`: N, H, W; `"layer"`: C, H, W, as in
+            WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028, section 4); `"instance"`: H, W; `"none"`: none.
         channels: C.
-        affine: Whether a learned scale and shift of each channel follow.
+        affine: Whether each channel has a learned scale and shift.
     """
     if norm_type == "batch":
         return nn.BatchNorm2d(channels, affine=affine)
@@ -28,8 +27,10 @@ def normalization(norm_type: str, channels: int, affine: bool = True) -> nn.Modu
 
 
 class MapToVector(nn.Conv2d):
-    """A convolution with a kernel as large as the map: one matrix product, several times as fast as by PyTorch's
-    convolutions on a CPU. Weights are those of `Conv2d`."""
+    """Convolve a map with kernels of its own size, as one matrix product.
+
+    This is several times faster than PyTorch's convolution on a CPU. The weights are those of `Conv2d`.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, map_size: int):
         super().__init__(in_channels, out_channels, map_size, bias=False)
@@ -41,7 +42,7 @@ class MapToVector(nn.Conv2d):
 
 
 class VectorToMap(nn.ConvTranspose2d):
-    """A transposed convolution of a single pixel: likewise. Weights are those of `ConvTranspose2d`."""
+    """Apply a transposed convolution to a single pixel, likewise. The weights are those of `ConvTranspose2d`."""
 
     def __init__(self, in_channels: int, out_channels: int, map_size: int):
         super().__init__(in_channels, out_channels, map_size, bias=False)
@@ -54,11 +55,11 @@ class VectorToMap(nn.ConvTranspose2d):
 
 
 def add_spectral_norm(network: nn.Module) -> None:
-    """Every convolution, linear layer and embedding divides its weight by its largest singular value.
+    """Make every convolution, linear layer and embedding divide its weight by its largest singular value.
 
-    That of a convolution is the one of its kernel reshaped to a matrix of `out_channels` rows (Miyato et al. 2018,
-    arXiv 1802.05957, section 2.1), not the one of the convolution as a map between images. It is found by one power
-    iteration each time that the network is called in training mode. A weight that is zero has none: initialise first.
+    The singular value of a convolution is that of its kernel reshaped to a matrix of `out_channels` rows (Miyato et al.
+    2018, arXiv 1802.05957, section 2.1), not that of the convolution as a map between images. Every forward pass in
+    training mode takes one power iteration. Initialise the weights first: a zero weight cannot be normalised.
     """
     for module in list(network.modules()):
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.Embedding)):
@@ -66,19 +67,20 @@ def add_spectral_norm(network: nn.Module) -> None:
 
 
 def latent_embedding(num_classes: int) -> nn.Embedding:
-    """A learned vector for each class, which starts like a latent vector: N(0, 1)."""
+    """Return a learned vector for each class, initialised like a latent vector: N(0, 1)."""
     return nn.Embedding(num_classes, CLASS_EMBEDDING_DIM)
 
 
 def with_class(latents: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-    """Latents `(N, L)` and embedded classes `(N, E)` to the vectors `(N, L + E)` that a generator starts from."""
+    """Join latents `(N, L)` and embedded classes `(N, E)` to the generator's input `(N, L + E)`."""
     return torch.cat([latents, embedded.to(latents.dtype)], dim=1)
 
 
 def projection_embedding(num_classes: int, channels: int, spectral_norm: bool) -> nn.Embedding:
-    """A learned vector for each class to project features on.
+    """Return a learned vector for each class, which features are projected on.
 
-    It starts at 0, so that at first no class matters; with spectral normalisation, which would divide by that, N(0, 1).
+    It starts at 0, so that classes make no difference at first. Spectral normalisation would divide by that 0; with it
+    the vectors start as N(0, 1).
     """
     embedding = nn.Embedding(num_classes, channels)
     if not spectral_norm:
@@ -87,7 +89,9 @@ def projection_embedding(num_classes: int, channels: int, spectral_norm: bool) -
 
 
 def projection(features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-    """What a class adds to the scores, `(N,)`: ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4).
+    """Compute what the class adds to each score, `(N,)`: ⟨embed(y), φ(x)⟩.
+
+    See Miyato & Koyama 2018, arXiv 1802.05637, eq. 4.
 
     Args:
         features: φ(x), `(N, C)`.

@@ -29,7 +29,7 @@ from .network import Network
 
 
 class MLPGenerator(Network):
-    """Latent vectors to images, with no notion of neighbouring pixels.
+    """Map latent vectors to images, with no notion of neighbouring pixels.
 
     As in the authors' code the last layer is linear, so pixels may leave [-1, 1]; the pipeline clamps them.
 
@@ -41,9 +41,9 @@ class MLPGenerator(Network):
         latent_dim: Length of a latent vector.
         width: Units of a hidden layer.
         num_layers: Linear layers, the last one included, 1 or more.
-        num_classes: How many classes of images it makes, each with a learned vector beside the latent one; None for
-            one that knows of none.
-        class_names: Their names, for whoever asks for images; kept in the config.
+        num_classes: Number of classes, each with a learned vector beside the latent one; None for an
+            unconditional generator.
+        class_names: Names of the classes, kept in the config.
         latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
             the name of a class, see `LatentPrior`.
 
@@ -77,7 +77,8 @@ class MLPGenerator(Network):
             self.class_embedding = latent_embedding(num_classes)
 
     def forward(self, latents: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """
+        """Generate images.
+
         Args:
             latents: `(N, latent_dim)`.
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
@@ -94,7 +95,7 @@ class MLPGenerator(Network):
 
 
 class MLPCritic(Network):
-    """Images to scores: unbounded, one an image, high for what looks real.
+    """Map images to scores: unbounded, one for each image, high for images that look real.
 
     By default 6,817,793 parameters, and 13,632,512 FLOPs for an image of 64 pixels (two a multiply-add).
 
@@ -103,7 +104,7 @@ class MLPCritic(Network):
         in_channels: Channels of the images, 1 to 4.
         width: Units of a hidden layer.
         num_layers: Linear layers, the last one included, 1 or more.
-        num_classes: How many classes of images it takes; None for one that knows of none. The score is then
+        num_classes: Number of classes; None for an unconditional critic. With classes the score is
             ψ(φ(x)) + ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4), where φ is the last hidden
             vector.
         spectral_norm: Whether every layer divides its weight by its largest singular value (Miyato et al. 2018, arXiv
@@ -137,7 +138,8 @@ class MLPCritic(Network):
             add_spectral_norm(self)
 
     def forward(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """
+        """Score images.
+
         Args:
             images: `(N, in_channels, H, W)` in [-1, 1].
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.

@@ -1,4 +1,4 @@
-"""What every network shares: it loads from safetensors that fit it, and from nothing else."""
+"""The base class of all networks, which load from matching safetensors files only."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +12,15 @@ from ..utils.errors import InputError, one_line
 
 
 class Network(ModelMixin, ConfigMixin):
-    """A generator or a critic."""
+    """The base class of generators and critics."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
-        """`ModelMixin.from_pretrained`, with its arguments, but only from safetensors, and only if they fit.
+        """Load a network as `ModelMixin.from_pretrained` does, but only from safetensors that match.
 
         Raises:
             InputError: the weights are pickled, damaged, or not those of the network that `config.json` describes.
-            OSError: the files cannot be had.
+            OSError: the files cannot be read or downloaded.
         """
         if options.pop("use_safetensors", None) is False:
             raise InputError("use_safetensors=False: pickled weights can run code, so only safetensors are loaded")
@@ -59,7 +59,7 @@ class Network(ModelMixin, ConfigMixin):
 
 
 def weights_name(variant: str | None = None) -> str:
-    """What diffusers calls the weights of a variant, or those of none."""
+    """Return the file name that diffusers gives to the weights of a variant."""
     return SAFETENSORS_WEIGHTS_NAME.replace(".safetensors", f".{variant}.safetensors" if variant else ".safetensors")
 
 

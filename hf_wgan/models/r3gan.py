@@ -42,10 +42,10 @@ GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the variance through a leaky ReLU 
 
 
 class R3GANGenerator(Network):
-    """Latent vectors to images: a learned basis of the coarsest map, weighted by the latents; then at each size
-    residual blocks.
+    """Map latent vectors to images, by residual blocks at each size.
 
-    The last layer is linear, so pixels may leave [-1, 1]; the pipeline clamps them.
+    The latents weight a learned basis of the coarsest map. The last layer is linear, so pixels may leave [-1, 1];
+    the pipeline clamps them.
 
     By default 551,904 parameters, and 72,777,728 FLOPs for an image of 32 pixels (two a multiply-add).
 
@@ -56,9 +56,9 @@ class R3GANGenerator(Network):
         width: Channels of the finest map, a multiple of 8; each coarser one has twice those of the next finer, up to 8
             times the width.
         num_blocks: Residual blocks at each size, 1 to 100.
-        num_classes: How many classes of images it makes, each with a learned vector beside the latent one; None for
-            one that knows of none.
-        class_names: Their names, for whoever asks for images; kept in the config.
+        num_classes: Number of classes, each with a learned vector beside the latent one; None for an
+            unconditional generator.
+        class_names: Names of the classes, kept in the config.
         latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
             the name of a class, see `LatentPrior`.
 
@@ -103,7 +103,8 @@ class R3GANGenerator(Network):
         _initialize(self)
 
     def forward(self, latents: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """
+        """Generate images.
+
         Args:
             latents: `(N, latent_dim)`.
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
@@ -123,8 +124,9 @@ class R3GANGenerator(Network):
 
 
 class R3GANCritic(Network):
-    """Images to scores: unbounded, one an image, high for what looks real. At each size residual blocks, then each
-    channel's own weights over the coarsest map, and a linear layer.
+    """Map images to scores: unbounded, one for each image, high for images that look real.
+
+    There are residual blocks at each size, then each channel's own weights over the coarsest map, and a linear layer.
 
     By default 535,776 parameters, and 72,753,664 FLOPs for an image of 32 pixels (two a multiply-add).
 
@@ -133,7 +135,7 @@ class R3GANCritic(Network):
         in_channels: Channels of the images, 1 to 4.
         width: Channels of the first map, a multiple of 8; they double at each coarser one, up to 8 times the width.
         num_blocks: Residual blocks at each size, 1 to 100.
-        num_classes: How many classes of images it takes; None for one that knows of none. The score is then
+        num_classes: Number of classes; None for an unconditional critic. With classes the score is
             ψ(φ(x)) + ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4), where φ is what the linear
             layer ψ gets.
         spectral_norm: Whether every layer divides its weight by its largest singular value, that of the reshaped
@@ -176,7 +178,8 @@ class R3GANCritic(Network):
             add_spectral_norm(self)
 
     def forward(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """
+        """Score images.
+
         Args:
             images: `(N, in_channels, H, W)` in [-1, 1].
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
@@ -245,7 +248,7 @@ def _blocks(channels: int, num_blocks: int) -> nn.Sequential:
 
 
 def _widths(width: int, num_blocks: int, halvings: int) -> list[int]:
-    """The channels at each size, the finest first."""
+    """Return the channels at each size, the finest first."""
     check_at_least("width", width, CHANNELS_PER_GROUP // EXPANSION)
     check_at_least("num_blocks", num_blocks, 1, 100)
     if width * EXPANSION % CHANNELS_PER_GROUP:
@@ -254,13 +257,14 @@ def _widths(width: int, num_blocks: int, halvings: int) -> list[int]:
 
 
 def _num_weights(widths: list[int], num_blocks: int) -> int:
-    """About how many: two 1×1 kernels and a grouped 3×3 one a block."""
+    """Estimate the number of weights: two 1×1 kernels and a grouped 3×3 one a block."""
     return num_blocks * sum(EXPANSION * width * (2 * width + 9 * CHANNELS_PER_GROUP) for width in widths)
 
 
 def _initialize(network: nn.Module, starts_as_identity: bool = True) -> None:
-    """As in the R3GAN code: normal, all biases 0; a map keeps its variance, however many blocks it passes, but for what
-    the filters take.
+    """Initialise as in the R3GAN code: normal weights, zero biases.
+
+    A map keeps its variance however many blocks it passes, except for what the filters take.
 
     A layer without an activation has variance 1 / fan in. In a block, those before one have that times the square of
     the leaky ReLU's gain, shrunk as L ** (-1 / 4) for L blocks (Zhang et al. 2019, arXiv 1901.09321, for three layers

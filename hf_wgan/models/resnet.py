@@ -38,7 +38,7 @@ CRITIC_NORM_TYPES = ("layer", "batch", "instance", "none")
 
 
 class ResNetGenerator(Network):
-    """Latent vectors to images: a linear layer to the coarsest map, then residual blocks that each double the size.
+    """Map latent vectors to images: a linear layer to the coarsest map, then residual blocks that each double the size.
 
     By default 1,204,099 parameters, and 811,335,680 FLOPs for an image of 32 pixels (two a multiply-add).
 
@@ -49,10 +49,10 @@ class ResNetGenerator(Network):
         width: Channels of the finest map. At 32 pixels all maps have as many; else each coarser one twice those of the
             next finer. None for the paper's: 128 at 32 pixels, else 64.
         norm_type: `"batch"` for batch normalisation before every ReLU, or `"none"`.
-        num_classes: How many classes of images it makes; None for one that knows of none. With batch normalisation
+        num_classes: Number of classes; None for an unconditional generator. With batch normalisation
             each class has its own scales and shifts in the blocks (Dumoulin et al. 2017, arXiv 1610.07629, as in the
             authors' code), else a learned vector beside the latent one.
-        class_names: Their names, for whoever asks for images; kept in the config.
+        class_names: Names of the classes, kept in the config.
         latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
             the name of a class, see `LatentPrior`.
 
@@ -101,7 +101,8 @@ class ResNetGenerator(Network):
         nn.init.xavier_uniform_(self.to_image.weight)  # no ReLU follows, so without the factor of He et al.
 
     def forward(self, latents: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """
+        """Generate images.
+
         Args:
             latents: `(N, latent_dim)`.
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
@@ -121,7 +122,7 @@ class ResNetGenerator(Network):
 
 
 class ResNetCritic(Network):
-    """Images to scores: unbounded, one an image, high for what looks real.
+    """Map images to scores: unbounded, one for each image, high for images that look real.
 
     At 32 pixels two residual blocks that halve the size and two that do not; at more, blocks that halve it to 4 pixels,
     and one that does not.
@@ -135,7 +136,7 @@ class ResNetCritic(Network):
             for the paper's: 128 at 32 pixels, else 64.
         norm_type: Normalisation before every ReLU but those at either end: `"layer"` as in the paper, `"instance"`,
             `"none"`, or `"batch"`, with which a score depends on the other images of the batch.
-        num_classes: How many classes of images it takes; None for one that knows of none. The score is then
+        num_classes: Number of classes; None for an unconditional critic. With classes the score is
             ψ(φ(x)) + ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4), where φ is the last map's mean
             over space.
         spectral_norm: Whether every layer divides its weight by its largest singular value, that of the reshaped
@@ -179,7 +180,8 @@ class ResNetCritic(Network):
             add_spectral_norm(self)
 
     def forward(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """
+        """Score images.
+
         Args:
             images: `(N, in_channels, H, W)` in [-1, 1].
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
@@ -272,7 +274,7 @@ class _Normalization(nn.Module):
 
 
 def _widths(width: int | None, halvings: int) -> list[int]:
-    """The channels at each size, the finest first; one for each time that the size is halved."""
+    """Return the channels at each size, the finest first; one for each time that the size is halved."""
     if width is None:
         width = 128 if halvings == 3 else 64
     check_at_least("width", width, 1)
@@ -280,12 +282,12 @@ def _widths(width: int | None, halvings: int) -> list[int]:
 
 
 def _num_weights(widths: list[int]) -> int:
-    """About how many: two 3×3 kernels a block."""
+    """Estimate the number of weights: two 3×3 kernels a block."""
     return sum(18 * width**2 for width in widths)
 
 
 def _initialize(network: nn.Module) -> None:
-    """As in the authors' code: all uniform, all biases 0.
+    """Initialise as in the authors' code: uniform weights, zero biases.
 
     3×3 convolutions have variance 4 / (fan in + fan out), He et al.'s for layers beside a ReLU, of the mean of both
     fans. Shortcuts and linear layers pass what they get on, so half of that: Glorot & Bengio's.

@@ -26,7 +26,7 @@ from ..algorithm.augment import Augmentation
 from ..algorithm.derivatives import FastDerivatives
 from ..algorithm.latents import prior_of, sample_latents, sample_normals
 from ..algorithm.lipschitz import build_constraint
-from ..algorithm.random import Draws
+from ..algorithm.random import SharedRandom
 from ..algorithm.step import RealBatch, StepRecord, WGANStep, critic_steps
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
 from ..hub.card import write_card
@@ -143,7 +143,7 @@ class WGANTrainer:
         torch.set_float32_matmul_precision("high" if config.allow_tf32 else "highest")
         share = (self.accelerator.device, self.accelerator.num_processes, self.accelerator.process_index)
         self._num_parts = self.accelerator.gradient_accumulation_steps
-        self._draws = Draws(*share, self._num_parts)
+        self._draws = SharedRandom(*share, self._num_parts)
         constraint = build_constraint(
             config.lipschitz, config.clip_value, config.gradient_penalty_weight, self._draws.rand
         )

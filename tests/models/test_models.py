@@ -411,7 +411,7 @@ def test_networks_survive_save_pretrained_in_every_variant_and_type(pair, index,
             for each in GENERATORS
         ),
         (lambda: DCGANGenerator(class_names=["a"]), "1 class_names for num_classes=None"),
-        (lambda: DCGANGenerator(num_classes=2, class_names=[1, 2]), "must be a list of texts"),
+        (lambda: DCGANGenerator(num_classes=2, class_names=[1, 2]), "must be a list of strings"),
         (lambda: MLPGenerator(0), "sample_size=0"),
         (lambda: MLPCritic(num_layers=0), "num_layers=0"),
         (lambda: MLPCritic(width=2.5), "width=2.5"),
