@@ -297,11 +297,11 @@ def breakdown(ours: Ours, count: int) -> dict[str, float]:
         timed(spent, type(trainer.real_batches), "__next__", "data"),
         timed(spent, step.generator, "forward", "generator forward"),
         timed(spent, step.critic, "forward", "critic forward"),
-        timed(spent, step, "backward", "backward"),
+        timed(spent, step.execution, "backward", "backward"),
         timed(spent, *players[0], "optimizers"),
         timed(spent, *players[1], "optimizers"),
         timed(spent, step.constraint, "after_step", "clamp"),
-        timed(spent, step, "_penalty", "penalty"),
+        timed(spent, step, "penalty", "penalty"),
         timed(spent, trainer, "_report", "report"),
     ):
         whole = count * seconds(ours.iterate, count, trainer.accelerator.device)

@@ -160,7 +160,14 @@ def one_step(
     if "lipschitz" not in run:
         standard = StandardGANStep(generator, critic, *optimizers, latents)
         return lambda batches, _: jensen_shannon_estimate(standard(batches, run["n_critic"]).discriminator_loss.item())
-    wgan = WGANStep(generator, critic, *optimizers, build_constraint(run["lipschitz"]), latents)
+    wgan = WGANStep(
+        generator,
+        critic,
+        generator_optimizer=optimizers[0],
+        critic_optimizer=optimizers[1],
+        constraint=build_constraint(run["lipschitz"]),
+        sample_latents=latents,
+    )
     return lambda batches, number: (
         -wgan(batches, critic_steps(number, run["n_critic"], run["critic_warmup"])).critic_loss.item()
     )

@@ -102,7 +102,14 @@ def train(variant: str, own: dict, generator: nn.Module, critic: nn.Module, real
         step = StandardGANStep(generator, critic, *optimizers, sample_latents)
     else:
         constraint = build_constraint(variant, own["clip_value"], own["gradient_penalty_weight"])
-        step = WGANStep(generator, critic, *optimizers, constraint, sample_latents)
+        step = WGANStep(
+            generator,
+            critic,
+            generator_optimizer=optimizers[0],
+            critic_optimizer=optimizers[1],
+            constraint=constraint,
+            sample_latents=sample_latents,
+        )
     began = time.perf_counter()
     for _ in range(num_steps):
         step(real_batches, own["n_critic"])

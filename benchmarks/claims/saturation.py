@@ -110,14 +110,22 @@ def train(lipschitz: str | None, seed: int, after: Callable[[int, MLPCritic], No
         optimizer = torch.optim.RMSprop(critic.parameters(), SETTINGS["clip_learning_rate"])
     else:
         optimizer = torch.optim.Adam(critic.parameters(), SETTINGS["learning_rate"], SETTINGS["adam_betas"], fused=True)
-    # There is no generator: what would be latents are samples already, and only the other half of a step is made.
-    networks = (nn.Identity(), critic, optimizer, optimizer)
+    # There is no generator: the latents are the samples, and only the critic's half of a step is taken.
     if lipschitz is None:
-        standard = StandardGANStep(*networks, lambda count: draw(SETTINGS["fake_mean"], count))
+        standard = StandardGANStep(
+            nn.Identity(), critic, optimizer, optimizer, lambda count: draw(SETTINGS["fake_mean"], count)
+        )
         step = standard.discriminator_step
     else:
         constraint = build_constraint(lipschitz, SETTINGS["clip_value"], SETTINGS["gradient_penalty_weight"])
-        wgan = WGANStep(*networks, constraint, lambda count: draw(SETTINGS["fake_mean"], count))
+        wgan = WGANStep(
+            nn.Identity(),
+            critic,
+            generator_optimizer=optimizer,
+            critic_optimizer=optimizer,
+            constraint=constraint,
+            sample_latents=lambda count: draw(SETTINGS["fake_mean"], count),
+        )
         step = lambda images: wgan.critic_step([RealBatch(images)])  # noqa: E731
     for number in range(1, max(SETTINGS["table_steps"]) + 1):
         step(draw(SETTINGS["real_mean"], SETTINGS["train_batch_size"]))

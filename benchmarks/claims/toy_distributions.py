@@ -124,8 +124,14 @@ def train(distribution: Distribution, num_steps: int, seed: int) -> tuple[MLPGen
         get_scheduler(SETTINGS["lr_scheduler"], optimizer, num_warmup_steps=0, num_training_steps=num_steps)
         for optimizer in optimizers
     ]
-    penalty = LipschitzPenalty(SETTINGS["gradient_penalty_weight"])
-    step = WGANStep(generator, critic, *optimizers, penalty, lambda count: torch.randn(count, latent_dim))
+    step = WGANStep(
+        generator,
+        critic,
+        generator_optimizer=optimizers[0],
+        critic_optimizer=optimizers[1],
+        constraint=LipschitzPenalty(SETTINGS["gradient_penalty_weight"]),
+        sample_latents=lambda count: torch.randn(count, latent_dim),
+    )
     real_batches = batches(distribution, np.random.RandomState(seed))
     for _ in range(num_steps):
         step(real_batches, SETTINGS["n_critic"])

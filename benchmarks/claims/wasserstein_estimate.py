@@ -155,8 +155,15 @@ def estimate(pair: Pair, method: str, lipschitz: str, seed: int) -> float:
     steps = own["critic_steps"]
     scheduler = get_scheduler(SETTINGS["lr_scheduler"], optimizer, num_warmup_steps=0, num_training_steps=steps)
     constraint = build_constraint(lipschitz, own.get("clip_value", 0), own.get("gradient_penalty_weight", 0))
-    # What would be latents are points already; there is no generator to step.
-    step = WGANStep(nn.Identity(), critic, optimizer, optimizer, constraint, pair.draw_fake)
+    # The latents are the points already, and no generator step is taken.
+    step = WGANStep(
+        nn.Identity(),
+        critic,
+        generator_optimizer=optimizer,
+        critic_optimizer=optimizer,
+        constraint=constraint,
+        sample_latents=pair.draw_fake,
+    )
     for _ in range(steps):
         step.critic_step([RealBatch(pair.draw_real(SETTINGS["train_batch_size"]))])
         scheduler.step()

@@ -31,7 +31,7 @@ class FastPaths(NamedTuple):
             "fused optimizers": self.fused_optimizers,
             "gradients of bfloat16 weights by matrix products": self.bf16_derivatives,
             "freed memory is kept": self.kept_memory,
-            "own derivatives of the penalty": step.fast and step.constraint.has_penalty,
-            "one pass over real and generated images": step.one_pass,
+            "own derivatives of the penalty": step.execution.fast_paths and step.constraint.has_penalty,
+            "one pass over real and generated images": step.scores_in_one_pass,
         }
         return [way for way, taken in words.items() if taken]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 from accelerate import Accelerator
 
-from ..algorithm.step import RealBatch, StepRecord, WGANStep
+from ..algorithm.records import StepRecord
+from ..algorithm.step import RealBatch, WGANStep
 from ..utils.errors import InputError
 from .config import TrainingConfig
 
@@ -44,7 +45,7 @@ class GraphedStep:
             self.calls += 1
             return self.step(real_batches, n_critic)
         new = [next(real_batches) for _ in range(n_critic)]
-        made = self.step.critic_steps_made
+        made = self.step.num_critic_steps
         if self._replay is None:
             self._batches = [
                 RealBatch(images.clone(), None if labels is None else labels.clone()) for images, labels in new
@@ -55,7 +56,7 @@ class GraphedStep:
             if batch.class_labels is not None and labels is not None:
                 batch.class_labels.copy_(labels, non_blocking=True)
         self._replay()
-        self.step.critic_steps_made = made + n_critic
+        self.step.num_critic_steps = made + n_critic
         return StepRecord._make(value.clone() for value in self._record)
 
 

@@ -24,10 +24,12 @@ from torch.optim.swa_utils import update_bn
 
 from ..algorithm.augment import Augmentation
 from ..algorithm.derivatives import FastDerivatives
+from ..algorithm.execution import Execution
 from ..algorithm.latents import prior_of, sample_latents, sample_normals
 from ..algorithm.lipschitz import build_constraint
 from ..algorithm.random import SharedRandom
-from ..algorithm.step import RealBatch, StepRecord, WGANStep, critic_steps
+from ..algorithm.records import StepRecord
+from ..algorithm.step import RealBatch, WGANStep, critic_steps
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
 from ..hub.card import write_card
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
@@ -188,18 +190,20 @@ class WGANTrainer:
         self.step = WGANStep(
             wrapped_generator,
             wrapped_critic,
-            generator_optimizer,
-            critic_optimizer,
-            constraint,
-            self._sample_latents,
-            self.accelerator.backward,
-            config.penalty_interval,
-            Augmentation(config.augmentation, self._draws.rand),
-            self._num_parts,
-            self._draws.begin,
-            self.accelerator.no_sync,
-            _penalty_dtype(config, self.accelerator),
-            config.fast_paths,
+            generator_optimizer=generator_optimizer,
+            critic_optimizer=critic_optimizer,
+            constraint=constraint,
+            sample_latents=self._sample_latents,
+            augment=Augmentation(config.augmentation, self._draws.rand),
+            penalty_interval=config.penalty_interval,
+            execution=Execution(
+                backward=self.accelerator.backward,
+                num_parts=self._num_parts,
+                begin_part=self._draws.begin,
+                no_sync=self.accelerator.no_sync,
+                penalty_dtype=_penalty_dtype(config, self.accelerator),
+                fast_paths=config.fast_paths,
+            ),
         )
         self._take_step: WGANStep | GraphedStep = self.step
         if config.cuda_graphs:
@@ -273,7 +277,7 @@ class WGANTrainer:
         key = (config.seed, progress.step, progress.restores)
         self._draws.seed(_seed(*key))
         torch.manual_seed(_seed(*key, 1 + self.accelerator.process_index))  # for networks that draw, as dropout does
-        self.step.critic_steps_made = progress.critic_steps
+        self.step.num_critic_steps = progress.critic_steps
         real_batches = (
             RealBatch(batch.images.to(self._dtype), batch.labels if config.class_conditional else None)
             for batch in self.real_batches
@@ -285,8 +289,8 @@ class WGANTrainer:
         if self.ema:
             self.ema.step(self.generator.parameters())
         progress.step += 1
-        progress.images += (self.step.critic_steps_made - progress.critic_steps) * self.global_batch_size
-        progress.critic_steps = self.step.critic_steps_made
+        progress.images += (self.step.num_critic_steps - progress.critic_steps) * self.global_batch_size
+        progress.critic_steps = self.step.num_critic_steps
         return record
 
     @property

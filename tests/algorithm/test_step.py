@@ -1,4 +1,4 @@
-"""Algorithm 1, line by line. Each of these fails when its line is broken."""
+"""Algorithm 1, line by line: each test fails when its line is broken."""
 
 import copy
 
@@ -9,7 +9,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from conftest import seeded_rand, tiny_critic, tiny_generator
 from torch import nn
 
-from hf_wgan.algorithm import step as step_module
+from hf_wgan.algorithm import execution as execution_module
+from hf_wgan.algorithm.execution import Execution
 from hf_wgan.algorithm.lipschitz import Constraint, GradientPenalty, WeightClipping
 from hf_wgan.algorithm.losses import wasserstein_estimate
 from hf_wgan.algorithm.step import RealBatch, WGANStep, critic_steps
@@ -24,10 +25,10 @@ def make_step(generator=None, critic=None, constraint=None, lr=1e-3, **changes):
     return WGANStep(
         generator,
         critic,
-        changes.pop("generator_optimizer", None) or torch.optim.RMSprop(generator.parameters(), lr),
-        changes.pop("critic_optimizer", None) or torch.optim.RMSprop(critic.parameters(), lr),
-        constraint or WeightClipping(CLIP),
-        lambda n: torch.randn(n, 4, generator=rng),
+        generator_optimizer=changes.pop("generator_optimizer", None) or torch.optim.RMSprop(generator.parameters(), lr),
+        critic_optimizer=changes.pop("critic_optimizer", None) or torch.optim.RMSprop(critic.parameters(), lr),
+        constraint=constraint or WeightClipping(CLIP),
+        sample_latents=lambda n: torch.randn(n, 4, generator=rng),
         **changes,
     )
 
@@ -51,7 +52,7 @@ def same(one, other):
 
 
 class Recorder:
-    """Stands in for the parts of a step and writes down the order in which they are used."""
+    """Stand in for the parts of a step and record the order in which they are used."""
 
     def __init__(self):
         self.events = []
@@ -149,10 +150,10 @@ def test_a_critic_step_widens_the_gap_and_a_generator_step_narrows_it():
     step = WGANStep(
         generator,
         critic,
-        torch.optim.SGD(generator.parameters(), 1e-2),
-        torch.optim.SGD(critic.parameters(), 1e-2),
-        WeightClipping(1.0),
-        lambda n: latents,
+        generator_optimizer=torch.optim.SGD(generator.parameters(), 1e-2),
+        critic_optimizer=torch.optim.SGD(critic.parameters(), 1e-2),
+        constraint=WeightClipping(1.0),
+        sample_latents=lambda n: latents,
     )
     start = gap(step, latents, images)
     step.critic_step([RealBatch(images)])
@@ -173,7 +174,7 @@ def test_the_reported_losses_are_those_of_the_objective():
 
 
 def test_it_equals_algorithm_1_written_plainly():
-    """Ten iterations against the algorithm as the paper prints it, in float64."""
+    """Compare ten iterations with the algorithm as the paper prints it, in float64."""
     step = make_step(tiny_generator().double(), tiny_critic(sample_size=8).double())
     generator, critic = copy.deepcopy(step.generator), copy.deepcopy(step.critic)
     rng = torch.Generator().manual_seed(3)
@@ -205,7 +206,7 @@ def test_it_equals_algorithm_1_written_plainly():
 
 
 class Skipping(torch.optim.SGD):
-    """Like Accelerate's optimizer under a float16 loss scaler that overflows at first."""
+    """Behaves like Accelerate's optimizer under a float16 loss scaler that overflows at first."""
 
     def __init__(self, parameters, num_skipped):
         super().__init__(parameters, 1e-3)
@@ -218,7 +219,7 @@ class Skipping(torch.optim.SGD):
             super().step(closure)
 
 
-def test_a_skipped_update_is_made_up_for_and_costs_no_real_batch():
+def test_a_skipped_update_is_tried_again_on_the_same_real_batch():
     generator, critic = tiny_generator(), tiny_critic()
     optimizer = Skipping(critic.parameters(), num_skipped=2)
     step = make_step(generator, critic, critic_optimizer=optimizer)
@@ -237,7 +238,8 @@ def test_one_float16_loss_scaler_serves_both_players_through_overflows():
         for name, network in (("generator", generator), ("critic", critic))
     }
     drawn = []
-    step = make_step(generator, critic, backward=lambda loss: scaler.scale(loss).backward(), **optimizers)
+    execution = Execution(backward=lambda loss: scaler.scale(loss).backward())
+    step = make_step(generator, critic, execution=execution, **optimizers)
     before = parameters(generator), parameters(critic)
     with torch.autocast("cpu", torch.float16):
         step((drawn.append(batch) or batch for batch in real_batches()), n_critic=2)
@@ -249,11 +251,11 @@ def test_one_float16_loss_scaler_serves_both_players_through_overflows():
 
 
 @pytest.mark.parametrize("player", ["generator", "critic"])
-def test_updates_that_overflow_for_ever_end_in_an_error_that_says_what_to_do(player):
+def test_endless_overflows_end_in_an_error_that_says_what_to_do(player):
     generator, critic = tiny_generator(), tiny_critic()
     network = {"generator": generator, "critic": critic}[player]
     step = make_step(generator, critic, **{f"{player}_optimizer": Skipping(network.parameters(), 10**6)})
-    with pytest.raises(FloatingPointError, match=f"the {player}'s gradients overflowed"):
+    with pytest.raises(FloatingPointError, match=f"the gradients of {type(network).__name__} overflowed"):
         step(real_batches(), n_critic=1)
 
 
@@ -268,7 +270,7 @@ def test_the_warm_up_is_that_of_the_authors_code():
 
 def test_wrappers_for_distributed_training_are_bypassed_by_the_other_player(monkeypatch):
     class Wrapper(nn.Module):
-        """Like DistributedDataParallel: a pass that no backward follows would hang the next."""
+        """Behaves like DistributedDataParallel: a pass that no backward follows would hang the next one."""
 
         def __init__(self, module):
             super().__init__()
@@ -278,7 +280,7 @@ def test_wrappers_for_distributed_training_are_bypassed_by_the_other_player(monk
             self.passes += 1
             return self.module(*inputs)
 
-    monkeypatch.setattr(step_module.nn.parallel, "DistributedDataParallel", Wrapper)
+    monkeypatch.setattr(execution_module.nn.parallel, "DistributedDataParallel", Wrapper)
     generator, critic = Wrapper(tiny_generator()), Wrapper(tiny_critic())
     step = make_step(generator, critic)
     step(real_batches(), n_critic=3)
@@ -286,7 +288,7 @@ def test_wrappers_for_distributed_training_are_bypassed_by_the_other_player(monk
 
 
 class Counting(GradientPenalty):
-    """A penalty that writes down what it is asked."""
+    """A penalty that records its arguments."""
 
     def __init__(self):
         super().__init__(rand=seeded_rand())
@@ -314,7 +316,7 @@ def test_the_penalty_is_added_to_what_the_critic_minimises_and_not_to_what_is_re
     assert plain(real_batches(), n_critic=1).gradient_penalty.item() == 0
 
 
-def test_a_lazy_penalty_comes_at_every_so_manieth_critic_step_and_weighs_as_much_more():
+def test_a_lazy_penalty_is_computed_every_penalty_interval_critic_steps_and_scaled_by_that_factor():
     constraint = Counting()
     step = make_step(constraint=constraint, penalty_interval=3)
     for _ in range(2):
@@ -324,7 +326,7 @@ def test_a_lazy_penalty_comes_at_every_so_manieth_critic_step_and_weighs_as_much
     for interval in (1, 3):
         step = make_step(constraint=Counting(), penalty_interval=interval, critic_optimizer=None)
         backward = []
-        step.backward = lambda loss, backward=backward: (backward.append(loss.item()), loss.backward())
+        step.execution.backward = lambda loss, backward=backward: (backward.append(loss.item()), loss.backward())
         loss = step.critic_step([next(real_batches())]).loss.item()
         gradients.append((backward[0] - loss) / step.constraint.calls[0][3].item())
     assert gradients == [pytest.approx(1, rel=1e-4), pytest.approx(3, rel=1e-4)]
@@ -348,7 +350,7 @@ def test_under_mixed_precision_the_penalty_is_computed_in_single_precision(dtype
 
 def test_the_loss_scale_does_not_reach_the_penaltys_own_gradients():
     plain, scaled = (make_step(constraint=Counting()) for _ in range(2))
-    scaled.backward = lambda loss: (2.0**16 * loss).backward()
+    scaled.execution.backward = lambda loss: (2.0**16 * loss).backward()
     images = next(real_batches()).images
     for step in (plain, scaled):
         step.critic_step([RealBatch(images)])

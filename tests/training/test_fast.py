@@ -91,13 +91,13 @@ def test_the_ways_are_said_and_one_option_leaves_them_out(tiny_config, capfd):
     )
     trainer.train()
     assert "Fast paths are off." in capfd.readouterr().err
-    assert not any(trainer._fast) and not trainer.step.fast and not trainer.step.one_pass
+    assert not any(trainer._fast) and not trainer.step.execution.fast_paths and not trainer.step.scores_in_one_pass
 
 
 def test_spectral_normalisation_takes_its_power_iterations_in_every_pass(tiny_config):
     critic = tiny_critic(norm_type="none", spectral_norm=True)
     trainer = WGANTrainer(tiny_generator(), critic, tiny_images(), tiny_config(lipschitz="gp"))
-    assert not trainer.step.one_pass
+    assert not trainer.step.scores_in_one_pass
 
 
 def test_a_float16_loss_scaler_sees_every_step(tiny_config):

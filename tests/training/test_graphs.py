@@ -3,7 +3,7 @@ import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
 
 from hf_wgan import InputError, WGANTrainer
-from hf_wgan.algorithm.step import StepRecord
+from hf_wgan.algorithm.records import StepRecord
 from hf_wgan.training.graphs import WARM_UP_STEPS, GraphedStep, check_graphs
 
 
@@ -52,7 +52,7 @@ def test_iterations_of_another_length_are_taken_one_kernel_at_a_time(tiny_config
     assert calls == []
     step(batches, config.n_critic)
     assert calls == ["capture", "replay"]
-    assert trainer.step.critic_steps_made == 5 * (WARM_UP_STEPS + 1) + config.n_critic
+    assert trainer.step.num_critic_steps == 5 * (WARM_UP_STEPS + 1) + config.n_critic
 
 
 class OneGPU:

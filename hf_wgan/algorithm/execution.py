@@ -1,0 +1,139 @@
+"""How the passes of Algorithm 1 are run: precision, parts of a batch, processes, skipped updates, fast paths."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .derivatives import FastDerivatives
+from .lipschitz import Score
+
+MAX_SKIPPED_UPDATES = 100  # by then a float16 loss scale of 2^16 has reached 2^-84: no scale will help
+Part = TypeVar("Part", bound=tuple)
+
+
+class Execution:
+    """Runs the passes of a step. Every argument has a default for plain training in one process.
+
+    Args:
+        backward: Differentiates a loss. Accelerate's `backward` also scales the loss and divides it by `num_parts`.
+        num_parts: Number of parts of a batch, over which gradients are accumulated.
+        begin_part: Called before each part with its number, from 0.
+        no_sync: A context for a network whose gradients are not averaged over the processes yet.
+        penalty_dtype: Precision of the critic's passes for a penalty: float32, or bfloat16 by autocast. The penalty
+            itself is computed in float32.
+        fast_paths: Whether to use numerically equivalent fast paths.
+    """
+
+    def __init__(
+        self,
+        *,
+        backward: Callable[[Tensor], None] = Tensor.backward,
+        num_parts: int = 1,
+        begin_part: Callable[[int], None] = lambda part: None,
+        no_sync: Callable[[nn.Module], AbstractContextManager] = nullcontext,
+        penalty_dtype: torch.dtype = torch.float32,
+        fast_paths: bool = True,
+    ):
+        self.backward = backward
+        self.num_parts, self.begin_part, self.no_sync = num_parts, begin_part, no_sync
+        self.penalty_dtype, self.fast_paths = penalty_dtype, fast_paths
+
+    def minimize(
+        self,
+        objective: Callable[..., tuple[Tensor, Tensor]],
+        network: nn.Module,
+        optimizer: Optimizer,
+        batch: Sequence[Part],
+    ) -> Tensor:
+        """Take one optimizer step down the mean of an objective over the parts of a batch.
+
+        A float16 loss scaler skips a step whose gradients overflow and lowers its scale. Such a step does not count: it
+        is tried again on the same batch.
+
+        Args:
+            objective: Takes the fields of a part; returns a scalar to minimise and values `(k,)` to report.
+            network: The network that the optimizer updates.
+            optimizer: Its optimizer.
+            batch: The parts.
+
+        Returns:
+            The means of the values over the parts, `(k,)`.
+
+        Raises:
+            FloatingPointError: Every try overflowed.
+        """
+        for _ in range(MAX_SKIPPED_UPDATES):
+            optimizer.zero_grad()
+            reported = []
+            for part in self._parts(batch, network):
+                loss, values = objective(*part)
+                self.backward(loss)
+                reported.append(values.detach())
+            optimizer.step()
+            if not getattr(optimizer, "step_was_skipped", False):
+                return torch.stack(reported).mean(dim=0)
+        raise FloatingPointError(
+            f"the gradients of {type(unwrapped(network)).__name__} overflowed at {MAX_SKIPPED_UPDATES} loss scales in "
+            'a row: lower the learning rate, or train with mixed_precision="bf16" or "no"'
+        )
+
+    def _parts(self, batch: Sequence[Part], network: nn.Module) -> Iterator[Part]:
+        """Yield the parts. Processes average their gradients once, with the last part."""
+        for number, part in enumerate(batch):
+            self.begin_part(number)
+            with nullcontext() if number == len(batch) - 1 else self.no_sync(network):
+                yield part
+
+    def scores(
+        self,
+        critic: nn.Module,
+        real_images: Tensor,
+        fake_images: Tensor,
+        labels: tuple[Tensor, ...],
+        in_one_pass: bool,
+    ) -> Sequence[Tensor]:
+        """Score real and generated images, `(N,)` each. One pass is faster, for critics without batch statistics."""
+        if not in_one_pass:
+            return critic(real_images, *labels), critic(fake_images, *labels)
+        doubled = (torch.cat([label, label]) for label in labels)
+        return critic(torch.cat([real_images, fake_images]), *doubled).chunk(2)
+
+    def penalty_score(self, critic: nn.Module, labels: tuple[Tensor, ...]) -> Score:
+        """Return the critic as a penalty differentiates it: unwrapped, in the penalty's precision."""
+        network = unwrapped(critic)
+        in_half = self.penalty_dtype != torch.float32
+
+        def score(images: Tensor) -> Tensor:
+            # The class's own forward: a mixed precision runtime wraps that of the instance.
+            with (
+                torch.autocast(images.device.type, self.penalty_dtype if in_half else None, enabled=in_half),
+                FastDerivatives() if self.fast_paths else nullcontext(),
+            ):
+                return type(network).forward(network, images, *labels)
+
+        return score
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network inside a DistributedDataParallel wrapper.
+
+    A player whose gradients are not taken bypasses its wrapper, which would wait for gradients that never come.
+    """
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Take no gradients by the network's parameters inside this context."""
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
