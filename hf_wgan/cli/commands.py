@@ -18,6 +18,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
+from ..metrics.features import describe_features
 from ..utils import files
 from ..utils.errors import BadImageError, ExportError, InputError, ProcessLostError, PushError, one_line
 from ..utils.options import OptionParser, option
@@ -475,17 +476,16 @@ class EvaluateConfig:
 
     features: str = option(
         "classifier",
-        "The network whose features are compared: classifier (a small one of the dataset's own classes, trained once), "
-        "classifier:FOLDER, pixels, inception:FILE, timm:NAME, transformers:NAME or module:PACKAGE.MODULE:NAME.",
+        f"Feature extractor for the metrics: {describe_features()}.",
     )
     num_images: int = option(10_000, "How many samples; fewer where there are fewer real images.")
     seed: int = option(0, "Sample k is made from the seed plus k.")
     batch_size: int = option(500, "Images that pass through the networks at once.")
 
     def __post_init__(self) -> None:
-        from ..metrics.evaluate import LEAST_IMAGES
+        from ..metrics.evaluate import MIN_IMAGES
 
-        for name, least in {"num_images": LEAST_IMAGES, "batch_size": 1, "seed": 0}.items():
+        for name, least in {"num_images": MIN_IMAGES, "batch_size": 1, "seed": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least {least}")
 
@@ -498,7 +498,7 @@ def evaluate(description: str, args: Sequence[str] | None = None) -> int:
     from ..data import DataConfig, load_held_out, load_image_set
     from ..hub.card import record_evaluation
     from ..metrics.evaluate import evaluate as measure
-    from ..metrics.features import feature_network
+    from ..metrics.features import load_feature_extractor
 
     parser = OptionParser(EvaluateConfig, DataConfig, description=description)
     parser.epilog = "Without --dataset_name and --train_data_dir the images are those that the model was trained on."
@@ -512,7 +512,7 @@ def evaluate(description: str, args: Sequence[str] | None = None) -> int:
     images = load_image_set(data_config)
     held_out = load_held_out(data_config)
     with state.main_process_first():  # which may train it
-        features = feature_network(config.features, images, held_out, state.device, data_config.cache_dir)
+        features = load_feature_extractor(config.features, images, held_out, state.device, data_config.cache_dir)
     result = measure(
         pipeline,
         images,
@@ -527,7 +527,7 @@ def evaluate(description: str, args: Sequence[str] | None = None) -> int:
     state.end_training()
     if not state.is_main_process:
         return 0
-    print(json.dumps({"figures": result.figures, "floor": result.floor, "settings": result.settings}, indent=2))
+    print(json.dumps({"figures": result.metrics, "floor": result.floor, "settings": result.settings}, indent=2))
     if (Path(model) / files.CONFIG).is_file():
         record_evaluation(Path(model), result.rows())
         print(f"Written into {Path(model) / files.EVALUATION} and the card.", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""How good samples are, measured."""
+"""Metrics of sample quality: features, distances, coverage, and the evaluation that combines them."""

@@ -1,4 +1,4 @@
-"""Distances between two sets of features `(N, D)` and `(M, D)`. All are 0 for equal distributions, up to the sample."""
+"""Distances between two sets of features `(N, D)` and `(M, D)`; zero for equal distributions, up to sampling error."""
 
 import numpy as np
 import ot
@@ -6,26 +6,27 @@ from sklearn.metrics.pairwise import polynomial_kernel
 
 NUM_SUBSETS, SUBSET_SIZE = 100, 1000  # as in Bińkowski et al. 2018
 NUM_PROJECTIONS = 500
-NUM_MATCHED = 2000  # images of each set for the exact distance, whose time grows with the cube of it
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
-    """`‖µa − µb‖² + tr(Σa + Σb − 2 (Σa Σb)^½)`, between Gaussians with the features' means and covariances (Heusel et
-    al. 2017, arXiv 1706.08500, eq. 6).
+    """Compute the Fréchet distance of Gaussians with the means and covariances of the features.
+
+    This is `‖µa − µb‖² + tr(Σa + Σb − 2 (Σa Σb)^½)` (Heusel et al. 2017, arXiv 1706.08500, eq. 6). The estimate is
+    biased upwards for small sets, so compare only values from sets of the same size.
 
     Args:
-        real: `(N, D)`, N at least 2. With few images the figure is too large; compare equal numbers.
-        generated: `(M, D)`, likewise.
+        real: `(N, D)`, N at least 2.
+        generated: `(M, D)`, M at least 2.
     """
     a, b = (np.asarray(features, np.float64) for features in (real, generated))
     between_means = ((a.mean(0) - b.mean(0)) ** 2).sum()
-    # Scaled so that the covariances are a.T @ a and b.T @ b.
+    # Scale such that the covariances are a.T @ a and b.T @ b.
     a, b = ((features - features.mean(0)) / np.sqrt(len(features) - 1) for features in (a, b))
-    if a.shape[1] > max(len(a), len(b)):  # fewer images than features, such as pixels
+    if a.shape[1] > max(len(a), len(b)):  # fewer images than features, as with pixels
         # Σa Σb has the eigenvalues of (a bᵀ)(a bᵀ)ᵀ.
         trace_of_root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     else:
-        # And those of Σa^½ Σb Σa^½, which is symmetric: so no complex roots where it is singular.
+        # Σa Σb also has the eigenvalues of Σa^½ Σb Σa^½, which is symmetric: no complex roots if it is singular.
         values, vectors = np.linalg.eigh(a.T @ a)
         root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
         trace_of_root = np.sqrt(np.linalg.eigvalsh(root @ (b.T @ b) @ root).clip(min=0)).sum()
@@ -39,15 +40,17 @@ def kernel_distance(
     num_subsets: int = NUM_SUBSETS,
     subset_size: int = SUBSET_SIZE,
 ) -> tuple[float, float]:
-    """The squared maximum mean discrepancy under the kernel `(x·y / D + 1)³`, by its unbiased estimate, which may come
-    out below 0 (KID; Bińkowski et al. 2018, arXiv 1801.01401, section 4).
+    """Compute the kernel distance (KID; Bińkowski et al. 2018, arXiv 1801.01401, section 4).
+
+    This is the unbiased estimate of the squared maximum mean discrepancy under the kernel `(x·y / D + 1)³`. It may be
+    negative.
 
     Args:
         real: `(N, D)`.
         generated: `(M, D)`.
-        seed: Of the subsets.
-        num_subsets: How many are drawn.
-        subset_size: Points of each set in a subset; all of them where there are fewer.
+        seed: Seed of the random subsets.
+        num_subsets: Number of subsets.
+        subset_size: Points per set in a subset, at most all of them.
 
     Returns:
         The mean and the standard deviation over the subsets.
@@ -73,21 +76,22 @@ def _mean_off_diagonal(kernel: np.ndarray) -> float:
 def sliced_wasserstein_distance(
     real: np.ndarray, generated: np.ndarray, seed: int = 0, num_projections: int = NUM_PROJECTIONS
 ) -> float:
-    """The root of the mean squared Wasserstein-2 distance between projections on random lines (Bonneel et al. 2015).
+    """Compute the root mean square of Wasserstein-2 distances between random projections (Bonneel et al. 2015).
 
     Args:
         real: `(N, D)`.
         generated: `(M, D)`.
-        seed: Of the lines.
-        num_projections: How many lines.
+        seed: Seed of the projections.
+        num_projections: Number of projections.
     """
     a, b = (np.asarray(features, np.float64) for features in (real, generated))
     return float(ot.sliced_wasserstein_distance(a, b, n_projections=num_projections, seed=seed))
 
 
 def wasserstein_1(real: np.ndarray, generated: np.ndarray) -> float:
-    """The exact Wasserstein-1 distance between the two samples, Euclidean: the mean way of the best matching. In many
-    dimensions it is well above that of the distributions, and falls slowly with the number of points.
+    """Compute the exact Wasserstein-1 distance between two samples: the mean Euclidean distance of the best matching.
+
+    In many dimensions it is well above the distance of the distributions, and decreases slowly with the sample size.
 
     Args:
         real: `(N, D)`.

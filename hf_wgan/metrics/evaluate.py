@@ -1,4 +1,4 @@
-"""Every figure of a model in one pass: each image goes through the generator and the feature network once."""
+"""All metrics of a model in one pass: each image goes through the generator and the feature extractor once."""
 
 import copy
 import hashlib
@@ -23,78 +23,59 @@ from ..pipelines import WGANPipeline
 from ..utils.console import progress_bar
 from ..utils.errors import InputError
 from .classifier import class_entropy, class_shares
-from .distances import NUM_MATCHED, frechet_distance, kernel_distance, sliced_wasserstein_distance, wasserstein_1
-from .features import FeatureNetwork
+from .distances import frechet_distance, kernel_distance, sliced_wasserstein_distance, wasserstein_1
+from .features import FeatureExtractor
+from .names import METRICS, NUM_MATCHED
 from .neighbours import copies, copy_threshold, coverage
 
-FORMAT = 1  # of what is kept of real images; part of its key
-IMAGES_AT_ONCE = 500
-LEAST_IMAGES = 16
-
-NAMES = {
-    "frechet_distance": "Fréchet distance",
-    "kernel_distance": "Kernel distance (squared MMD, mean over subsets)",
-    "kernel_distance_std": "Kernel distance, standard deviation over subsets",
-    "precision": "Precision",
-    "recall": "Recall",
-    "density": "Density",
-    "coverage": "Coverage",
-    "sliced_wasserstein_distance": "Sliced Wasserstein-2 distance",
-    "wasserstein_1": f"Exact Wasserstein-1 distance, of {NUM_MATCHED:,} images at most",
-    "rarest_class": "Samples of the rarest class",
-    "class_entropy": "Entropy of the classes of samples (1: all as common)",
-    "copied_share": "Samples nearer to a training image than 99 % of training images are to another",
-    "critic_estimate": "Wasserstein estimate of the critic, training images against samples",
-    "critic_estimate_held_out": "Wasserstein estimate of the critic, held-out images against samples",
-}
-"""Of every figure, what a person reads."""
-SMALLER_IS_BETTER = ("frechet_distance", "kernel_distance", "sliced_wasserstein_distance", "wasserstein_1")
-LARGER_IS_BETTER = ("precision", "recall", "density", "coverage")
+FORMAT = 1  # of the cached features; part of their key
+BATCH_SIZE = 500
+MIN_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures by name, as in `NAMES`, and all that they depend on."""
+    """The metrics of a model, and everything that they depend on."""
 
-    figures: dict[str, float]
-    floor: dict[str, float]  # the same of one half of the real images against the other: how low a figure can be
+    metrics: dict[str, float]  # by name, as in `METRICS`
+    floor: dict[str, float]  # the same between two halves of the real images: the best value to expect
     settings: dict[str, Any]
-    nearest: np.ndarray = field(
+    nearest: np.ndarray = field(  # (N,) index of the training image nearest to each sample
         repr=False, default_factory=lambda: np.empty(0, int)
-    )  # of each sample, a training image
+    )
 
-    def rows(self, **more: Any) -> list[dict[str, Any]]:
-        """The figures as `record_evaluation` takes them, with the settings and the floor of each beside it."""
-        found = []
-        for name, value in self.figures.items():
-            settings = {**more, **self.settings}
+    def rows(self, **extra_settings: Any) -> list[dict[str, Any]]:
+        """Return the metrics as `record_evaluation` takes them, each with the settings and its floor."""
+        rows = []
+        for name, value in self.metrics.items():
+            settings = {**extra_settings, **self.settings}
             if name in self.floor:
                 settings["real_images_instead"] = round(self.floor[name], 4)
-            found.append(
+            rows.append(
                 {
                     "metric_type": name,
-                    "metric_name": NAMES[name],
+                    "metric_name": METRICS[name].label,
                     "metric_value": round(value, 4),
                     "settings": settings,
                 }
             )
-        return found
+        return rows
 
 
 def compare_features(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """Every distance and share of two sets of features.
+    """Compute every metric that compares two sets of features.
 
     Args:
         real: `(N, D)`.
-        generated: `(N, D)`: as many, for most of the figures depend on how many there are.
-        seed: Of subsets and projections.
+        generated: `(N, D)`. The sizes must be equal, as most of the metrics depend on them.
+        seed: Seed of the random subsets and projections.
 
     Raises:
-        InputError: the numbers differ, or are too small.
+        InputError: The sizes differ or are too small.
     """
-    if len(real) != len(generated) or len(real) < LEAST_IMAGES:
+    if len(real) != len(generated) or len(real) < MIN_IMAGES:
         raise InputError(
-            f"{len(generated)} samples against {len(real)} real images: must be as many of both, {LEAST_IMAGES} or more"
+            f"{len(generated)} samples against {len(real)} real images: must be as many of both, {MIN_IMAGES} or more"
         )
     mean, deviation = kernel_distance(real, generated, seed)
     return {
@@ -110,71 +91,77 @@ def compare_features(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> 
 def evaluate(
     pipeline: WGANPipeline,
     images: ImageSet,
-    features: FeatureNetwork,
+    features: FeatureExtractor,
     held_out: ImageSet | None = None,
     num_images: int = 10_000,
     seed: int = 0,
-    batch_size: int = IMAGES_AT_ONCE,
+    batch_size: int = BATCH_SIZE,
     cache_dir: str | Path | None = None,
     with_floor: bool = True,
     progress: bool = False,
 ) -> Evaluation:
-    """Measures what a pipeline makes. Launched in several processes, each generates its share, and the first measures.
+    """Evaluate the samples of a pipeline.
+
+    In a distributed run every process generates a share of the samples, and the main process computes the metrics.
 
     Args:
-        pipeline: Image k is made from the seed plus k, as by `scripts/generate.py`, and rounded to 8 bits as in a file.
-        images: What it was trained on.
-        features: By which network.
-        held_out: Images it was not trained on: samples are compared with these if they are given, else with the
-            training images.
-        num_images: How many samples, and as many real images; fewer where there are fewer real ones.
-        seed: Of the samples, subsets and projections.
-        batch_size: How many images pass through the networks at once.
-        cache_dir: Where the features of real images are kept; by default in the Hugging Face cache.
-        with_floor: Whether to measure one half of the real images against the other too.
-        progress: Whether to show a bar.
+        pipeline: The model. Sample k is generated from `seed + k`, as by `hf-wgan generate`, and rounded to 8 bits as
+            in an image file.
+        images: The training images of the model.
+        features: The feature extractor.
+        held_out: Images that the model was not trained on, to compare the samples with. By default they are compared
+            with the training images.
+        num_images: Number of samples, and of real images; at most the number of real images.
+        seed: Seed of the samples, subsets and projections.
+        batch_size: Batch size of the generator and the feature extractor.
+        cache_dir: Folder for the features of real images. By default in the Hugging Face cache.
+        with_floor: Whether to compare two halves of the real images too.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The figures; in processes other than the first an empty one.
+        The evaluation; an empty one in all processes but the main process.
 
     Raises:
-        InputError: the shapes differ, there are too few images, or no labels for a critic that takes them.
+        InputError: The shapes differ, there are too few images, or a class-conditional critic lacks labels.
     """
-    for some in (images, held_out):
-        if some is not None and some.labels is None and pipeline.critic and pipeline.critic.config.get("num_classes"):
-            raise InputError(f"{some.name} has no labels, which the critic of this model takes; set label_column")
+    is_conditional = pipeline.critic is not None and pipeline.critic.config.get("num_classes")
+    for image_set in (images, held_out):
+        if is_conditional and image_set is not None and image_set.labels is None:
+            raise InputError(
+                f"{image_set.name} has no labels, which the critic of this model requires; set label_column"
+            )
     state = PartialState()
     reference = images if held_out is None else held_out
     num_images = min(num_images, len(reference))
-    scores = critic_scores(pipeline)
+    score = critic_scores(pipeline)
 
-    def chosen(some: ImageSet) -> np.ndarray:
-        return np.random.default_rng(seed).permutation(len(some))
+    def shuffled(image_set: ImageSet) -> np.ndarray:
+        return np.random.default_rng(seed).permutation(len(image_set))
 
     with progress_bar(num_images, " samples", disable=not (progress and state.is_main_process)) as bar:
         bar.set_description("samples")
-        generated, fake_scores = _of_samples(
-            pipeline, features, scores, num_images, images.shape, seed, batch_size, bar
+        generated, fake_scores = _evaluate_samples(
+            pipeline, features, score, num_images, images.shape, seed, batch_size, bar
         )
         if not state.is_main_process:
             return Evaluation({}, {}, {})
         bar.set_description("real images")
-        training = kept_features(images, features, batch_size, cache_dir)
-        compared = training if held_out is None else kept_features(held_out, features, batch_size, cache_dir)
-        compared = compared[chosen(reference)]
-        bar.set_description("figures")
-        figures = compare_features(compared[:num_images], generated, seed)
-        threshold = _kept(images, features, "copy-threshold", cache_dir, lambda: np.array(copy_threshold(training)))
-        found = copies(training, generated, float(threshold))
-        figures["copied_share"] = found.share
+        training = cached_features(images, features, batch_size, cache_dir)
+        compared = training if held_out is None else cached_features(held_out, features, batch_size, cache_dir)
+        compared = compared[shuffled(reference)]
+        bar.set_description("metrics")
+        metrics = compare_features(compared[:num_images], generated, seed)
+        threshold = _cached(images, features, "copy-threshold", cache_dir, lambda: np.array(copy_threshold(training)))
+        copied = copies(training, generated, float(threshold))
+        metrics["copied_share"] = copied.share
         if features.classify:
             shares = class_shares(*features.classes(generated))
-            figures |= {"rarest_class": float(shares.min()), "class_entropy": class_entropy(shares)}
-        for name, some in {"critic_estimate": images, "critic_estimate_held_out": held_out}.items():
-            if scores and some is not None:
-                batches = _batches(some, chosen(some)[:num_images], batch_size)
-                real_scores = torch.cat([scores(*batch) for batch in batches])
-                figures[name] = float(wasserstein_estimate(real_scores, torch.from_numpy(fake_scores)))
+            metrics |= {"rarest_class": float(shares.min()), "class_entropy": class_entropy(shares)}
+        for name, image_set in {"critic_estimate": images, "critic_estimate_held_out": held_out}.items():
+            if score and image_set is not None:
+                batches = _batches(image_set, shuffled(image_set)[:num_images], batch_size)
+                real_scores = torch.cat([score(*batch) for batch in batches])
+                metrics[name] = float(wasserstein_estimate(real_scores, torch.from_numpy(fake_scores)))
         settings = {
             "num_images": num_images,
             "features": features.name,
@@ -185,18 +172,20 @@ def evaluate(
         floor = {}
         if with_floor:
             num_floor = min(num_images, len(compared) // 2)
-            if num_floor >= LEAST_IMAGES:
+            if num_floor >= MIN_IMAGES:
                 floor = compare_features(compared[:num_floor], compared[-num_floor:], seed)
                 settings["floor_num_images"] = num_floor
-    return Evaluation(figures, floor, settings, found.nearest)
+    return Evaluation(metrics, floor, settings, copied.nearest)
 
 
 Scores = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 def critic_scores(pipeline: WGANPipeline) -> Scores | None:
-    """The critic as in training, as a function of images `(N, C, H, W)` uint8 and their classes: a batch is normalised
-    by its own statistics where it was. None if the pipeline has no critic."""
+    """Return the critic as a function of images `(N, C, H, W)` uint8 and their classes, or None without a critic.
+
+    Its batch norm uses the statistics of the batch, as in training; everything else is in eval mode.
+    """
     if pipeline.critic is None:
         return None
     critic = copy.deepcopy(pipeline.critic).eval()
@@ -205,72 +194,72 @@ def critic_scores(pipeline: WGANPipeline) -> Scores | None:
             module.train()
 
     @torch.no_grad()
-    def scores(images: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
+    def score(images: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
         labels = () if class_labels is None else (class_labels.to(critic.device),)
         labels = labels if critic.config.get("num_classes") else ()
         return critic(normalised(images.to(critic.device), None).to(critic.dtype), *labels).float().cpu()
 
-    return scores
+    return score
 
 
-def kept_features(
-    images: ImageSet, features: FeatureNetwork, batch_size: int = IMAGES_AT_ONCE, cache_dir: str | Path | None = None
+def cached_features(
+    images: ImageSet, features: FeatureExtractor, batch_size: int = BATCH_SIZE, cache_dir: str | Path | None = None
 ) -> np.ndarray:
-    """The features `(N, D)` of all images, computed once for each dataset and feature network, and kept on the disk."""
+    """Return the features `(N, D)` of all images, computed once per dataset and feature extractor."""
 
     def compute() -> np.ndarray:
         return np.concatenate([features(batch) for batch, _ in _batches(images, np.arange(len(images)), batch_size)])
 
-    return _kept(images, features, "features", cache_dir, compute)
+    return _cached(images, features, "features", cache_dir, compute)
 
 
-def _kept(
+def _cached(
     images: ImageSet,
-    features: FeatureNetwork,
-    what: str,
+    features: FeatureExtractor,
+    name: str,
     cache_dir: str | Path | None,
     compute: Callable[[], np.ndarray],
 ) -> np.ndarray:
-    """What was computed of the images by their features before, or is now."""
+    """Load an array that depends on these images and this extractor, or compute and store it."""
     key = json.dumps([FORMAT, images.fingerprint, images.shape, features.fingerprint, features.preprocessing])
-    path = cache_folder(cache_dir) / f"{what}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    path = cache_folder(cache_dir) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     try:
-        return safetensors.numpy.load_file(path)[what]
+        return safetensors.numpy.load_file(path)[name]
     except (OSError, safetensors.SafetensorError, KeyError):
-        pass  # there is none yet, or it is damaged
-    found = compute()
+        pass  # missing or damaged
+    array = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    safetensors.numpy.save_file({what: found}, temporary)
+    safetensors.numpy.save_file({name: array}, temporary)
     temporary.replace(path)
-    return found
+    return array
 
 
 def _batches(
     images: ImageSet, indices: np.ndarray, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Images `(n, C, H, W)` uint8, cropped to the middle, and their classes."""
+    """Yield centre-cropped images `(n, C, H, W)` uint8 and their classes."""
     labels = images.labels
     for start in range(0, len(indices), batch_size):
-        some = indices[start : start + batch_size]
-        pixels = images.gather(some, np.full((len(some), 2), 0.5))
-        yield torch.from_numpy(pixels).permute(0, 3, 1, 2), None if labels is None else labels[some]
+        batch = indices[start : start + batch_size]
+        pixels = images.gather(batch, np.full((len(batch), 2), 0.5))
+        yield torch.from_numpy(pixels).permute(0, 3, 1, 2), None if labels is None else labels[batch]
 
 
-def _of_samples(
+def _evaluate_samples(
     pipeline: WGANPipeline,
-    features: FeatureNetwork,
-    scores: Scores | None,
+    features: FeatureExtractor,
+    score: Scores | None,
     num_images: int,
     shape: tuple[int, ...],
     seed: int,
     batch_size: int,
     bar: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features `(N, D)` and the critic's scores `(N,)` of samples, those of all processes together."""
+    """Return the features `(N, D)` and the critic's scores `(N,)` of samples, gathered from all processes."""
     state = PartialState()
     num_classes = pipeline.generator.config.get("num_classes")
-    mine = []
+    results = []
     starts = range(0, num_images, batch_size)
     for start in starts[state.process_index :: state.num_processes]:
         numbers = range(start, min(start + batch_size, num_images))
@@ -282,10 +271,10 @@ def _of_samples(
             class_labels=labels,
         ).images
         if samples.shape[1:] != shape:
-            raise InputError(f"images of shape {shape}: the model makes {tuple(samples.shape[1:])}")
+            raise InputError(f"images of shape {shape}: the model generates {tuple(samples.shape[1:])}")
         samples = (samples.float() * 255).round().to(torch.uint8)
-        scored = np.empty(0, np.float32) if scores is None else scores(samples, labels).numpy()
-        mine.append((start, features(samples), scored))
+        scores = np.empty(0, np.float32) if score is None else score(samples, labels).numpy()
+        results.append((start, features(samples), scores))
         bar.update(min(len(numbers) * state.num_processes, num_images - bar.n))
-    gathered = sorted(gather_object(mine), key=lambda part: part[0])
-    return tuple(np.concatenate([part[place] for part in gathered]) for place in (1, 2))  # type: ignore[return-value]
+    gathered = sorted(gather_object(results), key=lambda result: result[0])
+    return tuple(np.concatenate([result[index] for result in gathered]) for index in (1, 2))  # type: ignore[return-value]

@@ -1,41 +1,39 @@
-"""The networks whose activations stand for images in a figure, by name; and their answers about real images, kept."""
+"""Feature extractors for the metrics, in one registry. Help texts, error messages and tests follow from it.
+
+Importing this module for its registry stays cheap: data, classifiers and other libraries are imported when an extractor
+is loaded.
+"""
 
 import hashlib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
-from ..data import ImageSet
-from ..data.batches import normalised
-from ..data.cache import cache_folder
 from ..utils.errors import InputError, one_line
-from .classifier import load_classifier, load_or_train_classifier
 
-KINDS = """classifier (a small one of the dataset's own classes, trained once), classifier:FOLDER (one that was trained
-before), pixels, inception:FILE (InceptionV3's
-weights as torch-fidelity has them; USER/REPOSITORY/FILE on the Hub), timm:NAME, transformers:NAME, or
-module:PACKAGE.MODULE:NAME (a torch.nn.Module, or a function that returns one; images (N, C, H, W) in [-1, 1] to
-(N, D))"""
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of its images
+if TYPE_CHECKING:
+    from ..data import ImageSet
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class FeatureNetwork:
-    """Images to features.
+class FeatureExtractor:
+    """A function from images to features.
 
     Attributes:
-        name: What figures say they are by.
-        preprocessing: What is done to images first.
-        fingerprint: Of the weights: features are kept under it.
-        network: Images `(N, C, H, W)` uint8 to features `(N, D)`.
-        classify: Features `(N, D)` to scores of classes `(N, K)`, of a classifier.
+        name: Name in results and cards.
+        preprocessing: Preprocessing of the images, in words.
+        fingerprint: Digest of the weights; part of the key under which features are cached.
+        network: Function from images `(N, C, H, W)` uint8 to features `(N, D)`.
+        classify: Function from features `(N, D)` to class scores `(N, K)`, if the extractor is a classifier.
     """
 
     name: str
@@ -46,124 +44,194 @@ class FeatureNetwork:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
-        """Features `(N, D)` float32 of images `(N, C, H, W)` uint8."""
+        """Compute the features `(N, D)` float32 of images `(N, C, H, W)` uint8."""
         features = self.network(images)
         if features.ndim != 2 or len(features) != len(images):
             raise InputError(
-                f"features {self.name}: gave shape {tuple(features.shape)} for {len(images)} images: must be (N, D)"
+                f"features {self.name}: returned shape {tuple(features.shape)} for {len(images)} images: must be (N, D)"
             )
         return features.float().cpu().numpy()
 
     @torch.no_grad()
     def classes(self, features: np.ndarray) -> tuple[np.ndarray, int]:
-        """The likeliest classes `(N,)`, by a classifier, and how many there are."""
+        """Return the most likely classes `(N,)` and the number of classes, for a classifier."""
         assert self.classify is not None
         scores = self.classify(torch.from_numpy(features))
         return scores.argmax(1).numpy(), scores.shape[1]
 
 
-def feature_network(
-    name: str,
-    images: ImageSet,
-    held_out: ImageSet | None = None,
-    device: torch.device | str = "cpu",
-    cache_dir: str | Path | None = None,
-) -> FeatureNetwork:
-    """A feature network by its name.
+class Resources(NamedTuple):
+    """What a loader may use besides the argument in the name."""
+
+    images: "ImageSet"
+    held_out: "ImageSet | None"
+    device: torch.device | str
+    cache_dir: str | Path | None
+
+
+Loader = Callable[[str, Resources], FeatureExtractor]
+
+
+class ExtractorKind(NamedTuple):
+    """An entry of the registry."""
+
+    usage: str  # how a user writes the name
+    summary: str
+    load: Loader
+    needs_argument: bool
+    is_external: bool  # loads with another library, whose errors need translating
+
+    def accepts(self, colon: str, argument: str) -> bool:
+        """Return whether what follows the kind in a name, if anything, is allowed."""
+        return bool(argument) if self.needs_argument else ":" in self.usage or not colon
+
+
+EXTRACTORS: dict[str, ExtractorKind] = {}
+
+
+def register_extractor(usage: str, summary: str, is_external: bool = False) -> Callable[[Loader], Loader]:
+    """Add a kind of feature extractor to the registry, as a decorator of its loader.
 
     Args:
-        name: One of `KINDS`.
-        images: What a classifier is trained on.
-        held_out: What its accuracy is measured on; a tenth of the images, left out of its training, if not given.
-        device: Where it works.
-        cache_dir: Where a classifier is kept, if it is not in a folder of its own; by default in the Hugging Face
-            cache.
+        usage: The name as a user writes it: `kind`, `kind:ARGUMENT`, or `kind[:ARGUMENT]` if the argument is optional.
+        summary: Noun phrase for help texts.
+        is_external: Whether the loader uses another library. Its exceptions then become `InputError`s.
+    """
+    kind = usage.partition("[")[0].partition(":")[0]
+
+    def register(load: Loader) -> Loader:
+        needs_argument = ":" in usage and "[" not in usage
+        EXTRACTORS[kind] = ExtractorKind(usage, summary, load, needs_argument, is_external)
+        return load
+
+    return register
+
+
+def describe_features() -> str:
+    """Return the names that `load_feature_extractor` accepts, with what they mean, for help texts and messages."""
+    *others, last = (f"{kind.usage} ({kind.summary})" for kind in EXTRACTORS.values())
+    return f"{', '.join(others)} or {last}"
+
+
+def load_feature_extractor(
+    name: str,
+    images: "ImageSet",
+    held_out: "ImageSet | None" = None,
+    device: torch.device | str = "cpu",
+    cache_dir: str | Path | None = None,
+) -> FeatureExtractor:
+    """Load a feature extractor by name.
+
+    Args:
+        name: A name that `describe_features` lists.
+        images: Training images for a classifier.
+        held_out: Images to measure a classifier's accuracy on. By default every tenth of `images`, left out of its
+            training.
+        device: Device of the network.
+        cache_dir: Parent folder of the classifiers that are trained here. By default in the Hugging Face cache.
 
     Raises:
-        InputError: there is no such network, or what it needs is missing.
+        InputError: There is no such extractor, or something that it needs is missing.
     """
-    kind, _, rest = name.partition(":")
-    if name == "pixels":
-        return FeatureNetwork("pixels", "to [0, 1]", "pixels", lambda some: some.flatten(1).float() / 255)
-    if kind == "classifier":
-        return _classifier(rest, images, held_out, device, cache_dir)
-    if kind in EXTERNAL and rest:
-        try:
-            return EXTERNAL[kind](rest, device)
-        except ImportError as error:
-            raise InputError(f"features={name!r}: needs a library that is not installed ({one_line(error)})") from error
-        except InputError:
-            raise
-        except Exception as error:  # each library has its own for what cannot be loaded
-            raise InputError(f"features={name!r}: cannot be loaded ({one_line(error)})") from error
-    raise InputError(f"features={name!r}: must be {' '.join(KINDS.split())}")
+    prefix, colon, argument = name.partition(":")
+    kind = EXTRACTORS.get(prefix)
+    if kind is None or not kind.accepts(colon, argument):
+        raise InputError(f"features={name!r}: must be {describe_features()}")
+    resources = Resources(images, held_out, device, cache_dir)
+    if not kind.is_external:
+        return kind.load(argument, resources)
+    try:
+        return kind.load(argument, resources)
+    except ImportError as error:
+        raise InputError(f"features={name!r}: requires a library that is not installed ({one_line(error)})") from error
+    except InputError:
+        raise
+    except Exception as error:  # every library raises exceptions of its own
+        raise InputError(f"features={name!r}: cannot be loaded ({one_line(error)})") from error
 
 
-def _classifier(
-    folder: str,
-    images: ImageSet,
-    held_out: ImageSet | None,
-    device: torch.device | str,
-    cache_dir: str | Path | None,
-) -> FeatureNetwork:
+@register_extractor(
+    "classifier[:FOLDER]", "a small classifier of the dataset's own classes, trained once, or the one in FOLDER"
+)
+def _classifier(folder: str, resources: Resources) -> FeatureExtractor:
+    from ..data.batches import normalised
+    from ..data.cache import cache_folder
+    from .classifier import load_classifier, load_or_train_classifier
+
+    images, held_out, device = resources.images, resources.held_out, resources.device
     if folder:
         network, accuracy = load_classifier(folder)
     else:
         if images.labels is None:
             raise InputError(
-                f"features='classifier': {images.name} has no labels to train one on; set label_column, or name other "
-                "features, such as pixels"
+                f"features='classifier': {images.name} has no labels to train one on; set label_column, or choose "
+                "other features, such as pixels"
             )
         key = f"{images.fingerprint}-{held_out.fingerprint}" if held_out else images.fingerprint
-        network, accuracy = load_or_train_classifier(cache_folder(cache_dir) / f"classifier-{key}", images, held_out)
+        cache = cache_folder(resources.cache_dir) / f"classifier-{key}"
+        network, accuracy = load_or_train_classifier(cache, images, held_out)
     if network.config.channels != images.shape[0]:
         raise InputError(
-            f"features='classifier:{folder}': is for images of {network.config.channels} channels, these have "
+            f"features='classifier:{folder}': expects images with {network.config.channels} channels, these have "
             f"{images.shape[0]}"
         )
     network.to(device)
 
-    def features(some: Tensor) -> Tensor:
-        return network.features(normalised(some.to(device), None))
+    def extract(images: Tensor) -> Tensor:
+        return network.features(normalised(images.to(device), None))
 
-    def classify(values: Tensor) -> Tensor:
-        return network.scores(values.to(device)).cpu()
+    def classify(features: Tensor) -> Tensor:
+        return network.scores(features.to(device)).cpu()
 
     name = f"classifier of {network.config.num_classes} classes, {accuracy:.1%} right"
-    return FeatureNetwork(name, "to [-1, 1]", digest_of(network), features, classify)
+    return FeatureExtractor(name, "to [-1, 1]", digest_of(network), extract, classify)
 
 
-def _inception(path: str, device: torch.device | str) -> FeatureNetwork:
-    """The InceptionV3 of Heusel et al. 2017, as torch-fidelity ported it; its weights from a file or the Hub."""
+@register_extractor("pixels", "pixel values")
+def _pixels(_: str, resources: Resources) -> FeatureExtractor:
+    return FeatureExtractor("pixels", "to [0, 1]", "pixels", lambda images: images.flatten(1).float() / 255)
+
+
+@register_extractor(
+    "inception:FILE",
+    "InceptionV3 with weights in torch-fidelity's format; USER/REPOSITORY/FILE names a file on the Hub",
+    is_external=True,
+)
+def _inception(path: str, resources: Resources) -> FeatureExtractor:
+    """Load the InceptionV3 of Heusel et al. 2017 as torch-fidelity ported it."""
     if not Path(path).exists() and path.count("/") >= 2:
         user, repository, file = path.split("/", 2)
         path = hf_hub_download(f"{user}/{repository}", file)
-    torch.load(path, weights_only=True, map_location="cpu")  # torch-fidelity unpickles whatever is there
+    torch.load(path, weights_only=True, map_location="cpu")  # torch-fidelity would unpickle arbitrary objects
     inception = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     network = inception.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path)
-    network = network.eval().to(device)
+    network = network.eval().to(resources.device)
 
-    def features(images: Tensor) -> Tensor:
-        return network(_as_rgb(images).to(device))[0]
+    def extract(images: Tensor) -> Tensor:
+        return network(_as_rgb(images).to(resources.device))[0]
 
     preprocessing = "RGB, to 299×299 as TensorFlow 1 does"
-    return FeatureNetwork("InceptionV3 pool3", preprocessing, digest_of(network), features)
+    return FeatureExtractor("InceptionV3 pool3", preprocessing, digest_of(network), extract)
 
 
-def _timm(name: str, device: torch.device | str) -> FeatureNetwork:
+@register_extractor("timm:NAME", "a pretrained model of timm", is_external=True)
+def _timm(name: str, resources: Resources) -> FeatureExtractor:
     timm = importlib.import_module("timm")
-    network = timm.create_model(name, pretrained=True, num_classes=0).eval().to(device)
+    network = timm.create_model(name, pretrained=True, num_classes=0).eval().to(resources.device)
     data = timm.data.resolve_model_data_config(network)
-    return _photographic(f"timm {name}", network, data["input_size"][-1], (data["mean"], data["std"]), device)
+    statistics = data["mean"], data["std"]
+    digest = digest_of(network)
+    return _photographic(f"timm {name}", network, data["input_size"][-1], statistics, resources.device, digest)
 
 
-def _transformers(name: str, device: torch.device | str) -> FeatureNetwork:
+@register_extractor("transformers:NAME", "a vision model of transformers", is_external=True)
+def _transformers(name: str, resources: Resources) -> FeatureExtractor:
     transformers = importlib.import_module("transformers")
-    network = transformers.AutoModel.from_pretrained(name).eval().to(device)
+    network = transformers.AutoModel.from_pretrained(name).eval().to(resources.device)
     config = getattr(network.config, "vision_config", network.config)
     network = getattr(network, "vision_model", network)
     processing, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
-    colours = processing.get("image_mean", IMAGENET[0]), processing.get("image_std", IMAGENET[1])
+    statistics = processing.get("image_mean", IMAGENET_MEAN), processing.get("image_std", IMAGENET_STD)
 
     def pooled(images: Tensor) -> Tensor:
         output = network(pixel_values=images)
@@ -172,56 +240,55 @@ def _transformers(name: str, device: torch.device | str) -> FeatureNetwork:
         )
 
     size = getattr(config, "image_size", 224)
-    return _photographic(f"transformers {name}", pooled, size, colours, device, digest_of(network))
+    return _photographic(f"transformers {name}", pooled, size, statistics, resources.device, digest_of(network))
 
 
-def _module(path: str, device: torch.device | str) -> FeatureNetwork:
-    module, _, attribute = path.partition(":")
-    found = getattr(importlib.import_module(module), attribute)
-    network = found if isinstance(found, nn.Module) else found()
-    network = network.eval().to(device)
+@register_extractor(
+    "module:PACKAGE.MODULE:NAME",
+    "a torch.nn.Module, or a function that returns one; maps images (N, C, H, W) in [-1, 1] to features (N, D)",
+    is_external=True,
+)
+def _module(path: str, resources: Resources) -> FeatureExtractor:
+    from ..data.batches import normalised
 
-    def features(images: Tensor) -> Tensor:
-        return network(normalised(images.to(device), None))
+    module, _, name = path.partition(":")
+    attribute = getattr(importlib.import_module(module), name)
+    network = attribute if isinstance(attribute, nn.Module) else attribute()
+    network = network.eval().to(resources.device)
 
-    return FeatureNetwork(path, "to [-1, 1]", digest_of(network), features)
+    def extract(images: Tensor) -> Tensor:
+        return network(normalised(images.to(resources.device), None))
 
-
-EXTERNAL: dict[str, Callable[[str, Any], FeatureNetwork]] = {
-    "inception": _inception,
-    "timm": _timm,
-    "transformers": _transformers,
-    "module": _module,
-}
+    return FeatureExtractor(path, "to [-1, 1]", digest_of(network), extract)
 
 
 def _photographic(
     name: str,
     network: Callable[[Tensor], Tensor],
     size: int,
-    colours: tuple[Any, Any],
+    statistics: tuple[Any, Any],
     device: torch.device | str,
-    fingerprint: str | None = None,
-) -> FeatureNetwork:
-    """Of a network for colour photographs of one size, with its mean and standard deviation of each colour."""
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in colours)
+    fingerprint: str,
+) -> FeatureExtractor:
+    """Wrap a network that expects RGB photographs of one size, normalised by the mean and std of each channel."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in statistics)
 
-    def features(images: Tensor) -> Tensor:
+    def extract(images: Tensor) -> Tensor:
         pixels = _as_rgb(images).to(device).float() / 255
         pixels = nn.functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
         return network((pixels - mean) / std)
 
     preprocessing = f"RGB, to {size}×{size} bicubic with antialias, normalised by the network's mean and deviation"
-    assert fingerprint or isinstance(network, nn.Module)
-    return FeatureNetwork(name, preprocessing, fingerprint or digest_of(network), features)  # type: ignore[arg-type]
+    return FeatureExtractor(name, preprocessing, fingerprint, extract)
 
 
 def _as_rgb(images: Tensor) -> Tensor:
-    """Grey to three equal channels; alpha is left out."""
+    """Repeat grey images to three channels, and drop alpha."""
     return images[:, :1].expand(-1, 3, -1, -1) if images.shape[1] < 3 else images[:, :3]
 
 
 def digest_of(network: nn.Module) -> str:
+    """Return a digest of the names and values of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(

@@ -1,5 +1,4 @@
-"""What the nearest neighbours of features tell: whether samples lie among the real images, how much of these they
-cover, and whether they are copies of training images."""
+"""Metrics from nearest neighbours of features: precision, recall, density, coverage, and copied training images."""
 
 from typing import NamedTuple
 
@@ -15,13 +14,16 @@ COPY_QUANTILE = 0.01
 
 
 class Coverage(NamedTuple):
-    """All depend on how many points there are: compare equal numbers only. Each set's region is the balls around its
-    points, each as far as the k-th other point of the set."""
+    """Precision, recall, density and coverage.
+
+    The region of a set is the union of balls around its points, each with the distance to the k-th nearest other point
+    as its radius. All four depend on the number of points, so compare only values from sets of the same size.
+    """
 
     precision: float  # share of generated points in the region of the real ones
     recall: float  # share of real points in the region of the generated ones; near 0 for a collapsed model
-    density: float  # real balls that a generated point lies in, over k: about 1 for equal distributions
-    coverage: float  # share of real balls that hold a generated point
+    density: float  # mean number of real balls that contain a generated point, over k; about 1 for equal distributions
+    coverage: float  # share of real balls that contain a generated point
 
 
 def coverage(
@@ -30,8 +32,10 @@ def coverage(
     precision_neighbours: int = PRECISION_NEIGHBOURS,
     density_neighbours: int = DENSITY_NEIGHBOURS,
 ) -> Coverage:
-    """Precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2), density and coverage (Naeem et
-    al. 2020, arXiv 2002.09797, eq. 3 and 4), from one pass over the distances.
+    """Compute precision, recall, density and coverage in one pass over the distances.
+
+    Precision and recall follow Kynkäänniemi et al. 2019 (arXiv 1904.06991, eq. 1 and 2), density and coverage Naeem et
+    al. 2020 (arXiv 2002.09797, eq. 3 and 4).
 
     Args:
         real: `(N, D)`.
@@ -40,60 +44,69 @@ def coverage(
         density_neighbours: k of density and coverage.
 
     Raises:
-        InputError: a set has too few points for so many neighbours.
+        InputError: A set has too few points for this number of neighbours.
     """
-    most = max(precision_neighbours, density_neighbours)
+    max_neighbours = max(precision_neighbours, density_neighbours)
     for name, points in {"real": real, "generated": generated}.items():
-        if len(points) <= most:
-            raise InputError(f"{name}: {len(points)} images are too few for {most} neighbours; take more images")
-    near_real = _distances_to_neighbours(real, most)  # (N, most)
-    real_radii, real_density_radii = near_real[:, precision_neighbours - 1], near_real[:, density_neighbours - 1]
+        if len(points) <= max_neighbours:
+            raise InputError(
+                f"{name}: {len(points)} images are too few for {max_neighbours} neighbours; use more images"
+            )
+    distances_real = _distances_to_neighbours(real, max_neighbours)  # (N, max_neighbours)
+    real_radii = distances_real[:, precision_neighbours - 1]
+    real_density_radii = distances_real[:, density_neighbours - 1]
     generated_radii = _distances_to_neighbours(generated, precision_neighbours)[:, -1]
 
-    precise, balls = 0, 0
-    recalled, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
+    num_precise, num_balls = 0, 0
+    is_recalled, is_covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
     start = 0
-    for distances in pairwise_distances_chunked(generated, real):  # (some of M, N)
-        precise += (distances <= real_radii).any(axis=1).sum()
+    for distances in pairwise_distances_chunked(generated, real):  # (chunk of M, N)
+        num_precise += (distances <= real_radii).any(axis=1).sum()
         within = distances <= real_density_radii
-        balls += within.sum()
-        covered |= within.any(axis=0)
+        num_balls += within.sum()
+        is_covered |= within.any(axis=0)
         radii = generated_radii[start : start + len(distances), None]
-        recalled |= (distances <= radii).any(axis=0)
+        is_recalled |= (distances <= radii).any(axis=0)
         start += len(distances)
     return Coverage(
-        precision=float(precise / len(generated)),
-        recall=float(recalled.mean()),
-        density=float(balls / (density_neighbours * len(generated))),
-        coverage=float(covered.mean()),
+        precision=float(num_precise / len(generated)),
+        recall=float(is_recalled.mean()),
+        density=float(num_balls / (density_neighbours * len(generated))),
+        coverage=float(is_covered.mean()),
     )
 
 
 def _distances_to_neighbours(points: np.ndarray, count: int) -> np.ndarray:
-    distances, _ = NearestNeighbors(n_neighbors=count).fit(points).kneighbors()  # itself not among them
+    distances, _ = NearestNeighbors(n_neighbors=count).fit(points).kneighbors()  # excludes the point itself
     return distances
 
 
 class Copies(NamedTuple):
+    """Which samples are copies of training images, or nearly."""
+
     share: float  # of samples within the threshold
-    nearest: np.ndarray  # (M,) of each sample, the number of the nearest training image
-    distances: np.ndarray  # (M,) to it
+    nearest: np.ndarray  # (M,) index of the training image nearest to each sample
+    distances: np.ndarray  # (M,) distance to it
 
 
 def copy_threshold(training: np.ndarray) -> float:
-    """The distance at which a sample counts as a copy: but for 1 %, training images `(N, D)` lie farther from each
-    other than that."""
+    """Return the distance below which a sample counts as a copy.
+
+    This is the 1 % quantile of the distances from training images `(N, D)` to their nearest neighbours.
+    """
     return float(np.quantile(_distances_to_neighbours(training, 1), COPY_QUANTILE))
 
 
 def copies(training: np.ndarray, generated: np.ndarray, threshold: float) -> Copies:
-    """How many samples are copies of training images, or nearly. About 0.01 for fresh images of the same kind, 1 for a
-    model that gives back what it was trained on.
+    """Find samples that are copies of training images, or nearly.
+
+    The share is about 0.01 for new images from the same distribution, and 1 for a model that reproduces its training
+    images.
 
     Args:
         training: `(N, D)`, all training images.
         generated: `(M, D)`.
-        threshold: Of the same training images.
+        threshold: The `copy_threshold` of the same training images.
     """
     nearest, distances = pairwise_distances_argmin_min(generated, training)
     return Copies(float((distances <= threshold).mean()), nearest, distances)

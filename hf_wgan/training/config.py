@@ -9,6 +9,8 @@ from typing import Any, Literal
 from ..algorithm.augment import Augmentation
 from ..algorithm.lipschitz import CONSTRAINTS
 from ..hub.publish import Push
+from ..metrics.features import describe_features
+from ..metrics.names import MODEL_SELECTION_METRICS
 from ..utils.errors import InputError
 from ..utils.options import Options, option
 from ..utils.registry import describe
@@ -238,8 +240,7 @@ class TrainingConfig(Options):
     )
     evaluation_features: str = option(
         "classifier",
-        "Feature extractor for the metrics: classifier, classifier:FOLDER, pixels, inception:FILE, timm:NAME, "
-        "transformers:NAME or module:PACKAGE.MODULE:NAME.",
+        f"Feature extractor for the metrics: {describe_features()}.",
         matters=False,
     )
     num_evaluation_images: int = option(
@@ -248,18 +249,10 @@ class TrainingConfig(Options):
         minimum=1,
         matters=False,
     )
-    metric_for_best_model: Literal[
-        "frechet_distance",
-        "kernel_distance",
-        "sliced_wasserstein_distance",
-        "wasserstein_1",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-    ] = option(
+    metric_for_best_model: str = option(
         "frechet_distance",
         "Metric by which the best model is chosen; it is kept in OUTPUT_DIR/best.",
+        choices=MODEL_SELECTION_METRICS,
         matters=False,
     )
 

@@ -9,8 +9,9 @@ from accelerate import PartialState
 
 from ..data import ImageSet
 from ..hub.card import record_evaluation
-from ..metrics.evaluate import NAMES, SMALLER_IS_BETTER, Evaluation, evaluate
-from ..metrics.features import feature_network
+from ..metrics.evaluate import Evaluation, evaluate
+from ..metrics.features import load_feature_extractor
+from ..metrics.names import METRICS
 from ..pipelines import WGANPipeline
 from ..utils import files
 from ..utils.errors import InputError
@@ -44,7 +45,7 @@ class Evaluations:
         self.folder = Path(config.output_dir)
         self._last: tuple[int, Evaluation] | None = None  # the step and what was found
         with PartialState().main_process_first():  # which may train it
-            self.features = feature_network(config.evaluation_features, images, held_out, device, cache_dir)
+            self.features = load_feature_extractor(config.evaluation_features, images, held_out, device, cache_dir)
 
     def measure(self, pipeline: WGANPipeline, step: int) -> dict[str, float]:
         """The figures for a row of `metrics.jsonl`; nothing in processes other than the first."""
@@ -65,15 +66,15 @@ class Evaluations:
         self._last = step, result
         if self._is_best(result):
             self._keep(pipeline, step, result)
-        return {**result.figures, "evaluation_seconds": round(time.monotonic() - began, 3)}
+        return {**result.metrics, "evaluation_seconds": round(time.monotonic() - began, 3)}
 
     def _is_best(self, result: Evaluation) -> bool:
         name = self.config.metric_for_best_model
-        if name not in result.figures:
-            raise InputError(f"metric_for_best_model={name!r}: is not among the figures: {', '.join(result.figures)}")
+        if name not in result.metrics:
+            raise InputError(f"metric_for_best_model={name!r}: is not among the metrics: {', '.join(result.metrics)}")
         earlier = [row[name] for row in read_metrics(self.folder) if name in row]
-        sign = 1 if name in SMALLER_IS_BETTER else -1
-        return all(sign * result.figures[name] < sign * other for other in earlier)
+        sign = 1 if METRICS[name].better == "lower" else -1
+        return all(sign * result.metrics[name] < sign * other for other in earlier)
 
     def _keep(self, pipeline: WGANPipeline, step: int, result: Evaluation) -> None:
         """Under another name first, so that there is always a whole one but for a moment."""
@@ -100,10 +101,10 @@ class Evaluations:
         if not rows:
             return "Nothing has been evaluated yet."
         name = self.config.metric_for_best_model
-        best = (min if name in SMALLER_IS_BETTER else max)(rows, key=lambda row: row[name])
+        best = (min if METRICS[name].better == "lower" else max)(rows, key=lambda row: row[name])
         seconds = sum(row["evaluation_seconds"] for row in rows)
         share = seconds / max(reported[-1]["seconds"], seconds)
         return (
-            f"Best {NAMES[name]}: {best[name]:.4g}, at step {best['step']}, kept in {self.folder / files.BEST}. "
-            f"Evaluation took {share:.1%} of the time."
+            f"Best {METRICS[name].label}: {best[name]:.4g}, at step {best['step']}, kept in "
+            f"{self.folder / files.BEST}. Evaluation took {share:.1%} of the time."
         )

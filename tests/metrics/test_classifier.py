@@ -40,8 +40,8 @@ def test_the_classifier_learns_and_says_how_well(trained):
     network, accuracy = trained
     assert accuracy > 0.95
     assert not network.training
-    found, classes = extract(network, torch.zeros(7, 1, 32, 32))
-    assert found.shape == (7, classifier.NUM_FEATURES)
+    features, classes = extract(network, torch.zeros(7, 1, 32, 32))
+    assert features.shape == (7, classifier.NUM_FEATURES)
     assert classes.shape == (7,)
 
 
@@ -61,7 +61,7 @@ def test_a_classifier_is_loaded_with_its_accuracy_and_a_folder_without_one_is_na
     network, accuracy = load_or_train_classifier(tmp_path / "one", squares(12, 0), squares(6, 1), num_epochs=1)
     again, same = load_classifier(tmp_path / "one")
     assert same == accuracy and torch.equal(again.scores.weight, network.scores.weight)
-    with pytest.raises(InputError, match=r"none holds no classifier that scripts/train_classifier.py left"):
+    with pytest.raises(InputError, match=r"none holds no classifier from `hf-wgan train-classifier`"):
         load_classifier(tmp_path / "none")
 
 

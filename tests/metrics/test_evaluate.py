@@ -11,12 +11,12 @@ from scipy.ndimage import gaussian_filter
 
 from hf_wgan import ImageSet, InputError, WGANPipeline
 from hf_wgan.metrics.classifier import load_or_train_classifier
-from hf_wgan.metrics.evaluate import compare_features, evaluate, kept_features
-from hf_wgan.metrics.features import FeatureNetwork, feature_network
+from hf_wgan.metrics.evaluate import cached_features, compare_features, evaluate
+from hf_wgan.metrics.features import FeatureExtractor, load_feature_extractor
 
 
-class Shows:
-    """Stands for a pipeline: sample k is image k of those it is given."""
+class ReplayPipeline:
+    """A stand-in for a pipeline, whose sample k is image k of a given tensor."""
 
     critic = None
 
@@ -24,12 +24,12 @@ class Shows:
         self.images, self.generator = images, SimpleNamespace(config={})
 
     def __call__(self, batch_size, generator, output_type, class_labels):
-        numbers = [each.initial_seed() for each in generator]
+        numbers = [rng.initial_seed() for rng in generator]
         return SimpleNamespace(images=self.images[numbers].float() / 255)
 
 
 def shapes(num_images, seed):
-    """Discs of three sizes, which are the classes, at random places and in random greys."""
+    """Return discs of three sizes, which are the classes, at random positions and in random greys."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:16, :16]
     labels = np.arange(num_images) % 3
@@ -55,28 +55,28 @@ def held_out():
 def classifier(training, held_out, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier")
     load_or_train_classifier(folder, training, held_out, num_epochs=30)
-    return feature_network(f"classifier:{folder}", training)
+    return load_feature_extractor(f"classifier:{folder}", training)
 
 
 @pytest.fixture
 def measured(training, held_out, classifier, tmp_path):
     def measure(images, **options):
         options = {"features": classifier, "held_out": held_out, "cache_dir": tmp_path, **options}
-        return evaluate(Shows(images), training, **options)
+        return evaluate(ReplayPipeline(images), training, **options)
 
     return measure
 
 
 def test_real_images_are_as_good_as_real_images_and_the_floor_says_how_good_that_is(measured, held_out):
     itself = measured(held_out.images)  # the very images that samples are compared with, in another order
-    assert itself.figures["frechet_distance"] == pytest.approx(0, abs=1e-3)
-    assert itself.figures["wasserstein_1"] == pytest.approx(0, abs=1e-4)
-    assert [itself.figures[name] for name in ("precision", "recall", "coverage")] == [1, 1, 1]
+    assert itself.metrics["frechet_distance"] == pytest.approx(0, abs=1e-3)
+    assert itself.metrics["wasserstein_1"] == pytest.approx(0, abs=1e-4)
+    assert [itself.metrics[name] for name in ("precision", "recall", "coverage")] == [1, 1, 1]
     fresh = measured(shapes(600, seed=2).images)
     for name in ("frechet_distance", "sliced_wasserstein_distance", "wasserstein_1"):
         assert fresh.floor[name] > 0
-        assert fresh.figures[name] < 1.5 * fresh.floor[name]  # of half as many images, so larger
-    assert fresh.figures["coverage"] == pytest.approx(fresh.floor["coverage"], abs=0.1)
+        assert fresh.metrics[name] < 1.5 * fresh.floor[name]  # of half as many images, so larger
+    assert fresh.metrics["coverage"] == pytest.approx(fresh.floor["coverage"], abs=0.1)
     assert (fresh.settings["num_images"], fresh.settings["floor_num_images"]) == (600, 300)
     assert fresh.settings["compared_with"] == "held-out images of images"
 
@@ -84,7 +84,7 @@ def test_real_images_are_as_good_as_real_images_and_the_floor_says_how_good_that
 def test_a_class_that_is_missing_shows(measured):
     whole, part = shapes(600, seed=2), shapes(900, seed=3)
     without = part.images[part.labels != 2]
-    whole, without = measured(whole.images).figures, measured(without).figures
+    whole, without = measured(whole.images).metrics, measured(without).metrics
     assert whole["rarest_class"] == pytest.approx(1 / 3, abs=0.05)
     assert without["rarest_class"] < 0.03
     assert without["class_entropy"] < whole["class_entropy"] - 0.2
@@ -95,51 +95,51 @@ def test_a_class_that_is_missing_shows(measured):
 
 @pytest.mark.parametrize("features", ["pixels", "classifier"])
 def test_a_model_that_copies_its_training_images_is_told(features, training, classifier, measured):
-    network = classifier if features == "classifier" else feature_network("pixels", training)
+    network = classifier if features == "classifier" else load_feature_extractor("pixels", training)
     copied = measured(training.images[100:700], features=network)
-    assert copied.figures["copied_share"] == 1
+    assert copied.metrics["copied_share"] == 1
     if features == "pixels":
         assert copied.nearest.tolist() == list(range(100, 700))
-    assert measured(shapes(600, seed=2).images, features=network).figures["copied_share"] < 0.05
+    assert measured(shapes(600, seed=2).images, features=network).metrics["copied_share"] < 0.05
 
 
 @pytest.mark.parametrize("features", ["pixels", "classifier"])
 def test_the_more_blurred_the_farther(features, training, classifier, measured):
-    network = classifier if features == "classifier" else feature_network("pixels", training)
+    network = classifier if features == "classifier" else load_feature_extractor("pixels", training)
     sharp = shapes(300, seed=2).images.numpy()
     distances = []
     for sigma in (0, 0.5, 1, 2, 4):
         blurred = torch.from_numpy(gaussian_filter(sharp, (0, 0, sigma, sigma)))
-        distances.append(measured(blurred, features=network, num_images=300).figures["frechet_distance"])
+        distances.append(measured(blurred, features=network, num_images=300).metrics["frechet_distance"])
     assert distances == sorted(distances)
     assert distances[-1] > 3 * distances[0]
 
 
 def test_batches_of_any_size_give_the_same_figures(measured):
     images = shapes(600, seed=2).images
-    small, whole = (measured(images, batch_size=size).figures for size in (7, 600))
+    small, whole = (measured(images, batch_size=size).metrics for size in (7, 600))
     assert small == pytest.approx(whole, rel=1e-4, abs=1e-6)
 
 
 def test_without_held_out_images_samples_are_compared_with_training_images(training, classifier, tmp_path):
-    result = evaluate(Shows(shapes(900, 2).images), training, classifier, cache_dir=tmp_path)
+    result = evaluate(ReplayPipeline(shapes(900, 2).images), training, classifier, cache_dir=tmp_path)
     assert result.settings["compared_with"] == "training images of images"
     assert result.settings["num_images"] == 900 and result.settings["floor_num_images"] == 450
-    assert result.figures["frechet_distance"] < result.floor["frechet_distance"]  # of half as many images
+    assert result.metrics["frechet_distance"] < result.floor["frechet_distance"]  # of half as many images
 
 
 def test_the_critics_estimate_is_the_difference_of_its_mean_scores(tmp_path):
     generator, critic, images = tiny_generator(), tiny_critic(norm_type="none"), tiny_images(32)
     pipeline = WGANPipeline(generator, critic)
     held_out = ImageSet(255 - images.images)
-    result = evaluate(pipeline, images, feature_network("pixels", images), held_out, cache_dir=tmp_path)
+    result = evaluate(pipeline, images, load_feature_extractor("pixels", images), held_out, cache_dir=tmp_path)
     seeds = [torch.Generator().manual_seed(number) for number in range(32)]
     samples = (pipeline(32, generator=seeds, output_type="pt").images * 255).round() / 255
     with torch.no_grad():
         fake = critic.eval()(samples * 2 - 1).mean()
         for name, real in {"critic_estimate": images, "critic_estimate_held_out": held_out}.items():
             expected = critic(real.images / 127.5 - 1).mean() - fake
-            assert result.figures[name] == pytest.approx(float(expected), rel=1e-4)
+            assert result.metrics[name] == pytest.approx(float(expected), rel=1e-4)
 
 
 def evaluated(folder, index, num_processes, port):
@@ -149,12 +149,12 @@ def evaluated(folder, index, num_processes, port):
     images = tiny_images(40)
     pipeline = WGANPipeline(tiny_generator(), tiny_critic(norm_type="none"))
     pipeline.set_progress_bar_config(disable=True)
-    network = feature_network("pixels", images)
+    network = load_feature_extractor("pixels", images)
     result = evaluate(pipeline, images, network, batch_size=7, cache_dir=folder / "cache")
     if index == 0:
-        (folder / f"{num_processes}.json").write_text(json.dumps(result.figures))
+        (folder / f"{num_processes}.json").write_text(json.dumps(result.metrics))
     else:
-        assert not result.figures
+        assert not result.metrics
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -173,28 +173,28 @@ def test_real_images_go_through_a_feature_network_once(training, tmp_path):
         seen.append(len(images))
         return images.flatten(1)[:, :4].float()
 
-    features = FeatureNetwork("corner", "none", "1", network)
-    first = kept_features(training, features, 500, tmp_path)
+    features = FeatureExtractor("corner", "none", "1", network)
+    first = cached_features(training, features, 500, tmp_path)
     assert seen == [500, 400]
-    assert np.array_equal(kept_features(training, features, 500, tmp_path), first)
+    assert np.array_equal(cached_features(training, features, 500, tmp_path), first)
     assert len(seen) == 2
     (file,) = tmp_path.glob("features-*")
     file.write_bytes(b"damaged")
-    assert np.array_equal(kept_features(training, features, 500, tmp_path), first)
+    assert np.array_equal(cached_features(training, features, 500, tmp_path), first)
     assert len(seen) == 4
-    kept_features(training, FeatureNetwork("corner", "none", "2", network), 500, tmp_path)  # of other weights
+    cached_features(training, FeatureExtractor("corner", "none", "2", network), 500, tmp_path)  # of other weights
     assert len(seen) == 6
 
 
 def test_images_of_another_shape_or_without_needed_labels_are_named(training, tmp_path):
     pipeline = WGANPipeline(tiny_generator(), tiny_critic())
-    with pytest.raises(InputError, match=r"images of shape \(1, 16, 16\): the model makes \(1, 8, 8\)"):
-        evaluate(pipeline, training, feature_network("pixels", training), cache_dir=tmp_path)
+    with pytest.raises(InputError, match=r"images of shape \(1, 16, 16\): the model generates \(1, 8, 8\)"):
+        evaluate(pipeline, training, load_feature_extractor("pixels", training), cache_dir=tmp_path)
     pipeline = WGANPipeline(tiny_generator(num_classes=3), tiny_critic(num_classes=3))
     with pytest.raises(
-        InputError, match="images has no labels, which the critic of this model takes; set label_column"
+        InputError, match="images has no labels, which the critic of this model requires; set label_column"
     ):
-        evaluate(pipeline, tiny_images(), feature_network("pixels", tiny_images()), cache_dir=tmp_path)
+        evaluate(pipeline, tiny_images(), load_feature_extractor("pixels", tiny_images()), cache_dir=tmp_path)
 
 
 def test_unequal_or_too_few_images_are_named():
