@@ -1,17 +1,14 @@
 """Wasserstein GANs for the Hugging Face ecosystem: train with Accelerate, sample with a diffusers pipeline.
 
-Importing this registers the pipeline and the networks with diffusers, so that a model trained here loads from a folder
-and from the Hub, through `DiffusionPipeline` too, and without running the code that it carries for those who do not
-have this package. Training and data are imported on first use: sampling needs neither.
+Importing this registers the networks with diffusers, which saves and loads components only of libraries it knows.
+Training and data are imported on first use: sampling needs neither.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import diffusers
 from diffusers.pipelines import pipeline_loading_utils
 
-from .hub.code import without_carried_code
 from .models import (
     DCGANCritic,
     DCGANGenerator,
@@ -70,14 +67,6 @@ _LOADABLE = {
 }
 pipeline_loading_utils.LOADABLE_CLASSES["hf_wgan"] = _LOADABLE
 pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)
-diffusers.WGANPipeline = WGANPipeline
-
-# The file that names a pipeline's classes names the code that it carries. `WGANPipeline` and `DiffusionPipeline` read
-# it through this one function, here made to read this package's own classes instead.
-_read_json = diffusers.ConfigMixin._dict_from_json_file.__func__
-diffusers.ConfigMixin._dict_from_json_file = classmethod(
-    lambda cls, *args, **kwargs: without_carried_code(_read_json(cls, *args, **kwargs))
-)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The code that a saved pipeline carries, so that diffusers alone can load it with `trust_remote_code=True`.
 
 It is put together from this package's own source files: one self-contained file for the pipeline, one for each network.
-Where this package is imported, `model_index.json` is read as if it named the package, and no carried code is touched.
+`WGANPipeline` reads `model_index.json` as if it named this package, and leaves the carried code alone.
 """
 
 import ast

@@ -4,6 +4,8 @@ import io
 import json
 import pickle
 import struct
+import subprocess
+import sys
 import time
 
 import pytest
@@ -63,12 +65,30 @@ def test_single_networks_load_from_the_hub(server, whole):
     assert critic.dtype == torch.float16
 
 
-@pytest.mark.parametrize("loader", [WGANPipeline, DiffusionPipeline])
-def test_no_code_of_the_repository_is_run_or_asked_for(loader, server, whole, tmp_path):
+def test_no_code_of_the_repository_is_run_or_asked_for(server, whole):
     spoilt = {name: b"raise SystemExit('ran')" if name.endswith(".py") else data for name, data in whole.items()}
     server.put("me/tiny", spoilt)
-    assert type(loader.from_pretrained("me/tiny")) is WGANPipeline
-    assert type(loader.from_pretrained("me/tiny", trust_remote_code=True).generator) is DCGANGenerator
+    assert type(WGANPipeline.from_pretrained("me/tiny")) is WGANPipeline
+    assert type(WGANPipeline.from_pretrained("me/tiny", trust_remote_code=True).generator) is DCGANGenerator
+
+
+def test_diffusers_own_loader_asks_before_it_runs_the_carried_code(server, whole):
+    server.put("me/tiny", whole)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        DiffusionPipeline.from_pretrained("me/tiny")
+    trusted = DiffusionPipeline.from_pretrained("me/tiny", trust_remote_code=True)
+    assert torch.equal(images_of(trusted), images_of(WGANPipeline.from_pretrained("me/tiny")))
+
+
+def test_importing_the_package_changes_no_class_of_diffusers():
+    code = """
+import diffusers, diffusers.pipelines.pipeline_loading_utils
+classes = [diffusers.ConfigMixin, diffusers.ModelMixin, diffusers.DiffusionPipeline]
+before = [dict(vars(base)) for base in classes], set(dir(diffusers))
+import hf_wgan
+assert before == ([dict(vars(base)) for base in classes], set(dir(diffusers)))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_busy_hub_is_said_to_be_busy(server, whole):
