@@ -1,0 +1,67 @@
+"""What is left out of a text that others will read: credentials."""
+
+import re
+import shlex
+from collections.abc import Sequence
+
+_SECRET_NAME = r"token|key|secret|passw|passphrase|credential|signature"
+_SECRET_OPTION = re.compile(rf"--?[\w.-]*({_SECRET_NAME})[\w.-]*", re.IGNORECASE)
+_ASSIGNMENT = re.compile(r"[A-Z_][A-Z0-9_]*=.*", re.DOTALL)
+_NAMED = re.compile(rf"[\w.-]*({_SECRET_NAME})[\w.-]*\s*[:=].*", re.IGNORECASE | re.DOTALL)
+_SETS_VARIABLE = ("-e", "--env", "--set-env")
+_USER_PART = re.compile(r"(?<=://)[^/\s?#]*@")
+_QUERY = re.compile(rf"(?<=[?&])[\w.-]*({_SECRET_NAME})[\w.-]*=[^&\s#]*&?", re.IGNORECASE)
+_TOKEN = re.compile(  # the forms of Hugging Face, GitHub, GitLab, Slack, AWS and the `sk-` of several services
+    r"\b(hf_[A-Za-z0-9]{16,}|gh[a-z]_[A-Za-z0-9]{16,}|github_pat_\w{8,}|glpat-[\w-]{8,}|xox[a-z]-[\w-]{8,}"
+    r"|AKIA\w{8,}|sk-[\w-]{16,})"
+    r"|\bBearer\s+\S+"
+)
+
+
+def without_credentials(words: Sequence[str]) -> list[str]:
+    """Return the words of a command without what looks like credentials.
+
+    Options whose names contain `token`, `key`, `secret`, `password` and the like are removed with their values,
+    environment assignments are removed, URLs lose their user part and their signatures, and tokens of well-known forms
+    are replaced by `***`. A word that is a command itself, as after `bash -c`, is treated in the same way.
+
+    Args:
+        words: The words, as in `sys.argv`.
+
+    Example:
+        >>> without_credentials(["HF_TOKEN=hf_abc", "train", "--hub_token", "hf_abc", "--seed", "1"])
+        ['train', '--seed', '1']
+    """
+    public: list[str] = []
+    follows_secret = False
+    for word in words:
+        is_value = follows_secret and not word.startswith("--")
+        follows_secret = False
+        if is_value:
+            continue
+        name, has_value, _ = word.partition("=")
+        if public[-1:] == ["-c"]:  # a command for a shell
+            public.append(_without_parts(word, is_command=True))
+        elif _SECRET_OPTION.fullmatch(name):
+            follows_secret = not has_value
+        elif _ASSIGNMENT.fullmatch(word) or _NAMED.fullmatch(word):
+            if public and public[-1] in _SETS_VARIABLE:
+                public.pop()
+        else:
+            public.append(_without_parts(word))
+    return public
+
+
+def _without_parts(word: str, is_command: bool = False) -> str:
+    """Return a word without the credentials within it."""
+    if is_command or re.search(r"\s", word):
+        try:
+            inner = shlex.split(word)
+        except ValueError:  # an apostrophe in a sentence
+            inner = word.split()
+        public = without_credentials(inner)
+        if public != inner:
+            return shlex.join(public)
+    word = _USER_PART.sub("", word)
+    word = _QUERY.sub("", word).rstrip("?&") if "://" in word else word
+    return _TOKEN.sub("***", word)
