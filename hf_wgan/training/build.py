@@ -18,7 +18,8 @@ from ..pipelines.loading import load_pipeline
 from ..utils.console import say
 from ..utils.errors import InputError
 from .resolve import RunConfig
-from .trainer import WGANTrainer, check_output_dir
+from .run_folder import check_output_dir
+from .trainer import WGANTrainer
 
 
 def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **objects: Any) -> WGANTrainer:

@@ -21,6 +21,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from ..utils import files
 from ..utils.errors import DiskError, InputError, one_line
+from .snapshot import portable_copy
 
 STATES = "optimizers.pt"
 PROGRESS = "progress.json"
@@ -48,24 +49,6 @@ class Checkpoint:
     progress: Progress
     record: dict[str, Any]  # what training_config.json says
     metrics: str  # the lines of metrics.jsonl
-
-
-def portable_copy(model: ModelMixin) -> ModelMixin:
-    """The network alone, as it is saved: float32 parameters of its own, in the ordinary memory layout, without the
-    wrappers of a mixed precision runtime, in evaluation mode."""
-    with torch.device("meta"):  # not from_config, which takes arguments that were given by position for defaults
-        copy = type(model)(**settings_of(model))
-    state = {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format)
-        for name, tensor in model.state_dict().items()
-    }
-    copy.load_state_dict(state, assign=True)
-    return copy.eval()
-
-
-def settings_of(model: ModelMixin) -> dict[str, Any]:
-    """The arguments that the network was built with."""
-    return {name: value for name, value in model.config.items() if not name.startswith("_")}
 
 
 def take_checkpoint(
@@ -263,8 +246,8 @@ def damage(folder: Path) -> str:
         return f"{MANIFEST}: {one_line(error)}"
 
 
-def room(output_dir: Path) -> str:
-    """What is free for a run's files, and what it can go on from."""
+def what_is_left(output_dir: Path) -> str:
+    """Return how much of the disk is free and which checkpoint a run can resume from."""
     try:
         free = f"{shutil.disk_usage(output_dir).free:,} bytes are free"
         whole = next((folder for folder in reversed(files.checkpoints(output_dir)) if not damage(folder)), None)
@@ -305,7 +288,7 @@ def _host_copy(value: Any) -> Any:
 
 def _cannot_be_written(folder: Path, checkpoint: Checkpoint, error: Exception) -> str:
     needed = _num_bytes(checkpoint.states) + sum(_num_bytes(each.state_dict()) for each in checkpoint.networks.values())
-    return f"{folder} cannot be written ({one_line(error)}): it takes {needed:,} bytes; {room(folder.parent)}"
+    return f"{folder} cannot be written ({one_line(error)}): it takes {needed:,} bytes; {what_is_left(folder.parent)}"
 
 
 def _num_bytes(value: Any) -> int:

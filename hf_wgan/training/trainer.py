@@ -1,91 +1,76 @@
 """The loop around Algorithm 1: Accelerate, the reports, the checkpoints, and the folder that a run leaves."""
 
-import json
 import math
 import os
-import platform
-import shutil
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, fields, replace
-from importlib.metadata import version
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from diffusers import ModelMixin
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
-from torch.optim.swa_utils import update_bn
 
 from ..algorithm.augment import Augmentation
 from ..algorithm.derivatives import FastDerivatives
 from ..algorithm.execution import Execution
-from ..algorithm.latents import prior_of, sample_latents, sample_normals
+from ..algorithm.latents import prior_of, sample_normals
 from ..algorithm.lipschitz import build_constraint
 from ..algorithm.random import SharedRandom
 from ..algorithm.records import StepRecord
 from ..algorithm.step import RealBatch, WGANStep, critic_steps
-from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
-from ..hub.card import write_card
+from ..data import ImageSet, ImageStream, load_held_out
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
 from ..models.factory import shape_of
 from ..pipelines import WGANPipeline
 from ..utils import files
 from ..utils.console import say
-from ..utils.errors import DiskError, InputError, NotFiniteError, ProcessLostError, PushError, one_line
+from ..utils.errors import DiskError, InputError, NotFiniteError, PushError, one_line
 from ..utils.memory import kept_memory
 from ..utils.signals import Interrupts
-from ..version import __version__
 from .changes import changes
 from .checkpoint import (
-    SET_ASIDE,
     CheckpointWriter,
     Progress,
-    checkpoints_for,
     find_checkpoint,
     load_checkpoint,
-    portable_copy,
     read_record,
-    room,
     set_aside_after,
-    settings_of,
     take_checkpoint,
 )
 from .config import TrainingConfig
 from .curves import can_plot
+from .failures import explained, first_not_finite
 from .fast import FastPaths
-from .graphs import GraphedStep, check_graphs
+from .graphs import GraphedStep
 from .report import Report
-from .trackers import LOGS, Trackers, tracker_names
-
-RUN_FILES = (
-    files.INDEX,
-    *files.NETWORKS,
-    files.CARD,
-    files.CONFIG,
-    files.METRICS,
-    files.EVALUATION,
-    files.SAMPLES,
-    files.CURVES,
-    files.BEST,
-    LOGS,
+from .run_folder import (
+    check_output_dir,
+    command_to_resume,
+    describe_run,
+    remove_run,
+    save_pipeline,
+    write_record,
 )
-BATCH_NORM_BATCHES = 50
-LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "ncclRemoteError")
-"""What the libraries that connect processes say when one has gone."""
-MENDS = {
-    "real_score": "lower critic_learning_rate, and see that the images are what they should be",
-    "fake_score": "lower generator_learning_rate and critic_learning_rate",
-    "penalty": "lower critic_learning_rate or gradient_penalty_weight",
-    "critic": "lower critic_learning_rate",
-    "generator": "lower generator_learning_rate",
-}
-"""What helps against a quantity that is not finite, by a word in its name."""
+from .setup import (
+    build_accelerator,
+    build_batches,
+    build_ema,
+    build_optimizer,
+    build_scheduler,
+    check_classes,
+    check_shapes,
+    has_batch_norm,
+    penalty_dtype,
+    place,
+    prepare,
+    training_images,
+)
+from .snapshot import build_pipeline, measured, portable_copy, settings_of
+from .trackers import Trackers
 
 
 class WGANTrainer:
@@ -130,19 +115,11 @@ class WGANTrainer:
         self.config = config = config or TrainingConfig()
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
-        self.dataset = _training_images(dataset, generator)
+        self.dataset = training_images(dataset, generator)
         if config.evaluation_steps and held_out is None and self.dataset.config:
             self.held_out = load_held_out(replace(self.dataset.config, channels=self.dataset.shape[0]))
-        if shape_of(generator) != shape_of(critic):
-            raise InputError(
-                f"the generator makes images of shape {shape_of(generator)}, the critic takes {shape_of(critic)}: "
-                "build them for the same images"
-            )
-        self.accelerator = _accelerator(config)
-        if config.cuda_graphs:
-            check_graphs(config, self.accelerator)
-        torch.backends.cudnn.allow_tf32 = config.allow_tf32
-        torch.set_float32_matmul_precision("high" if config.allow_tf32 else "highest")
+        check_shapes(generator, critic)
+        self.accelerator = build_accelerator(config)
         share = (self.accelerator.device, self.accelerator.num_processes, self.accelerator.process_index)
         self._num_parts = self.accelerator.gradient_accumulation_steps
         self._draws = SharedRandom(*share, self._num_parts)
@@ -150,7 +127,7 @@ class WGANTrainer:
             config.lipschitz, config.clip_value, config.gradient_penalty_weight, self._draws.rand
         )
         constraint.check(critic)
-        _check_classes(config, self.dataset, generator, critic)
+        check_classes(config, self.dataset, generator, critic)
         self.progress = Progress()
         self.interrupted = 0
         self._time_is_up = False
@@ -160,33 +137,21 @@ class WGANTrainer:
         self._writer = CheckpointWriter()
         self._evaluations: Any = None  # made when training starts
         self._agreement = _agreement_group(self.accelerator)
-        self.real_batches: RealBatches | StreamedBatches
-        if isinstance(self.dataset, ImageStream):
-            self.real_batches = StreamedBatches(self.dataset, config.train_batch_size, config.seed, *share)
-        else:
-            self.real_batches = RealBatches(self.dataset, config.train_batch_size, config.seed, *share)
-        generator, critic = (_synchronised(network, self.accelerator) for network in (generator, critic))
+        self.real_batches = build_batches(self.dataset, config, self.accelerator)
         self._fast = fast = FastPaths.of(config, self.accelerator)
-        # The layout of the weights is the one that a convolution works in.
-        layout = torch.channels_last if fast.channels_last else torch.contiguous_format
-        self.generator = generator.to(memory_format=layout).train()
-        self.critic = critic.to(memory_format=layout).train()
-        if config.compile:
-            self.generator.compile()
-            self.critic.compile()
-        # From here on the attributes are the networks themselves, and the step holds what Accelerate wrapped.
-        with warnings.catch_warnings():
-            # PyTorch 2.13 renames broadcast_buffers; Accelerate passes the old name, which means the same here.
-            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-            wrapped_generator, wrapped_critic, generator_optimizer, critic_optimizer = self.accelerator.prepare(
-                self.generator,
-                self.critic,
-                _optimizer(self.generator, config.generator_learning_rate, config, fast),
-                _optimizer(self.critic, config.critic_learning_rate, config, fast),
-            )
+        # The attributes are the networks themselves; the step holds what Accelerate wrapped.
+        self.generator = place(generator, config, self.accelerator, fast)
+        self.critic = place(critic, config, self.accelerator, fast)
+        wrapped_generator, wrapped_critic, generator_optimizer, critic_optimizer = prepare(
+            self.accelerator,
+            self.generator,
+            self.critic,
+            build_optimizer(self.generator, config.generator_learning_rate, config, fast),
+            build_optimizer(self.critic, config.critic_learning_rate, config, fast),
+        )
         self._optimizers = {"generator_optimizer": generator_optimizer, "critic_optimizer": critic_optimizer}
-        self._schedulers = [_scheduler(optimizer.optimizer, config) for optimizer in self._optimizers.values()]
-        self.ema = _ema(self.generator, config) if config.use_ema else None
+        self._schedulers = [build_scheduler(optimizer.optimizer, config) for optimizer in self._optimizers.values()]
+        self.ema = build_ema(self.generator, config) if config.use_ema else None
         self.step = WGANStep(
             wrapped_generator,
             wrapped_critic,
@@ -201,7 +166,7 @@ class WGANTrainer:
                 num_parts=self._num_parts,
                 begin_part=self._draws.begin,
                 no_sync=self.accelerator.no_sync,
-                penalty_dtype=_penalty_dtype(config, self.accelerator),
+                penalty_dtype=penalty_dtype(config, self.accelerator),
                 fast_paths=config.fast_paths,
             ),
         )
@@ -232,7 +197,7 @@ class WGANTrainer:
         with (
             closing(report) if report else nullcontext(),
             Interrupts() as interrupts,
-            self._telling_errors(),
+            self._errors_explained(),
             kept_memory() if self._fast.kept_memory else nullcontext(),
         ):
             while not self._ends():
@@ -317,7 +282,7 @@ class WGANTrainer:
         records = self.accelerator.gather(torch.stack(self._records)[None]).cpu().double()
         if not records.isfinite().all():
             steps = range(self.progress.step - records.shape[1] + 1, self.progress.step + 1)
-            raise NotFiniteError(_not_finite(records, steps))
+            raise NotFiniteError(first_not_finite(records, steps))
         return records
 
     def _report(self, report: Report | None, figures: dict[str, float]) -> None:
@@ -367,11 +332,11 @@ class WGANTrainer:
         if not self.accelerator.is_main_process:
             return None
         if config.overwrite_output_dir and not config.resume_from_checkpoint:
-            _remove_run(self.output_dir)
+            remove_run(self.output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for aside in set_aside_after(self.output_dir, self.progress.step):
             say(f"Set aside, as the run goes on from an earlier step: {aside}")
-        files.write_text(self.output_dir / files.CONFIG, json.dumps(self._description(), indent=2) + "\n")
+        write_record(self.output_dir, self._description())
         self._announce()
         if config.push_to_hub and (problem := problem_with(config.push)):
             say(f"A push to {config.push.repo_id} would fail now: {problem}. It is tried when there is a model.")
@@ -468,7 +433,7 @@ class WGANTrainer:
         cores = os.cpu_count() or 1
         if (device, num_processes, torch.get_num_threads()) == ("cpu", 1, 1) and cores > 1:
             say(f"One of {cores} cores is in use: accelerate launch --num_cpu_threads_per_process {cores} is faster.")
-        if device == "cpu" and num_processes > 1 and any(map(_has_batch_norm, self._networks().values())):
+        if device == "cpu" and num_processes > 1 and any(map(has_batch_norm, self._networks().values())):
             say("Batch normalisation: each process by its own images, as PyTorch cannot synchronise it on CPUs.")
         if self.progress.step:
             say(f"Resumed at step {self.progress.step}.")
@@ -508,25 +473,16 @@ class WGANTrainer:
         report.curves()
         self._save_pipeline(pipeline)
         if self.interrupted:
-            say(f"Interrupted at step {self.progress.step}. To go on from there: {self._command_to_resume()}")
+            say(f"Interrupted at step {self.progress.step}. To go on from there: {command_to_resume(self.record)}")
         if self._evaluations:
             say(self._evaluations.summary())
         say(f"Saved the pipeline, samples and curves in {self.output_dir}.")
 
-    def _command_to_resume(self) -> str:
-        if "command" not in self.record:
-            return 'the same, with resume_from_checkpoint="latest"'
-        words = self.record["command"].split(" --")
-        words = [word for word in words if word.split()[0] not in ("overwrite_output_dir", "resume_from_checkpoint")]
-        return " --".join([*words, "resume_from_checkpoint latest"])
-
     def _save_pipeline(self, pipeline: WGANPipeline) -> None:
-        (self.output_dir / files.EVALUATION).unlink(missing_ok=True)  # it measured other weights
-        pipeline.save_pretrained(self.output_dir)
+        config, raw = self.config, None
         if self.ema:
-            self._measured(portable_copy(self.generator)).save_pretrained(self.output_dir / "generator", variant="raw")
-        pipeline.register_to_config(_name_or_path=str(self.output_dir))
-        write_card(self.output_dir)
+            raw = measured(portable_copy(self.generator), config.train_batch_size, config.seed)
+        save_pipeline(self.output_dir, pipeline, raw)
         if self._evaluations:
             self._evaluations.record(self.progress.step)
 
@@ -543,28 +499,7 @@ class WGANTrainer:
             say(str(error))
 
     def _pipeline(self) -> WGANPipeline:
-        """What is shipped: copies of the networks, the generator with its averaged weights if there are any."""
-        generator = portable_copy(self.generator)
-        if self.ema:
-            self.ema.copy_to(generator.parameters())
-        pipeline = WGANPipeline(self._measured(generator), portable_copy(self.critic))
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    def _measured(self, generator: ModelMixin) -> ModelMixin:
-        """The generator with its batch norm statistics measured anew, in evaluation mode.
-
-        In training a batch is normalised by its own statistics. The running ones, which a single sample has to rely
-        on, belong to a mixture of past weights; with the weights fixed they are averaged over many batches.
-        """
-        rng = torch.Generator(self.accelerator.device).manual_seed(self.config.seed)
-        size = self.config.train_batch_size
-        labels = {}
-        if num_classes := generator.config.get("num_classes"):
-            labels["class_labels"] = torch.arange(size, device=rng.device) % num_classes
-        latents = (sample_latents(generator, size, rng) for _ in range(BATCH_NORM_BATCHES))
-        update_bn(latents, _WithLabels(generator.train(), labels))
-        return generator.eval()
+        return build_pipeline(self.generator, self.critic, self.ema, self.config.train_batch_size, self.config.seed)
 
     def _networks(self) -> dict[str, ModelMixin]:
         return {"generator": self.generator, "critic": self.critic}
@@ -575,115 +510,29 @@ class WGANTrainer:
         return self._optimizers | schedulers | {name: part for name, part in optional.items() if part is not None}
 
     def _description(self) -> dict[str, Any]:
-        """The content of `training_config.json`."""
-        libraries = ("torch", "accelerate", "diffusers", "datasets", "huggingface_hub", "safetensors")
-        networks = {
-            name: {"class": type(network).__name__} | settings_of(network) for name, network in self._networks().items()
-        }
-        training = asdict(self.config)
-        del training["hub_token"]
-        return {
-            **self.record,
-            "training": training,
-            **networks,
-            "dataset": {
-                "name": self.dataset.name,
-                "hub_id": self.dataset.config.hub_id if self.dataset.config else None,
-                "num_images": None if isinstance(self.dataset, ImageStream) else len(self.dataset),
-                "fingerprint": self.dataset.fingerprint,
-                "config": asdict(self.dataset.config) if self.dataset.config else None,
-            },
-            "machine": {
-                "device": self.accelerator.device.type,
-                "num_processes": self.accelerator.num_processes,
-                "global_batch_size": self.global_batch_size,
-                "mixed_precision": self.accelerator.mixed_precision,
-            },
-            "versions": {"hf_wgan": __version__, "python": platform.python_version()}
-            | {library: version(library) for library in libraries},
-        }
+        run = describe_run(self.config, self._networks(), self.dataset, self.accelerator, self.global_batch_size)
+        return {**self.record, **run}
 
     def _say_once(self, message: str) -> None:
         if self.accelerator.is_main_process:
             say(message)
 
     @contextmanager
-    def _telling_errors(self) -> Iterator[None]:
-        """What goes wrong on the disk names the folder, and what goes wrong in one process alone is told by it."""
+    def _errors_explained(self) -> Iterator[None]:
+        """Name the folder in errors of the disk, and let every process report its own error."""
         try:
             yield
         except Exception as error:
             self._writer.settle()  # the checkpoint in hand is one more to go on from
-            told = self._told(error)
-            if isinstance(told, (DiskError, InputError)) and not self.accelerator.is_main_process:
-                say(f"process {self.accelerator.process_index}: {told}")
-            if told is error:
+            explanation = explained(error, self.output_dir, self.accelerator)
+            if isinstance(explanation, (DiskError, InputError)) and not self.accelerator.is_main_process:
+                say(f"process {self.accelerator.process_index}: {explanation}")
+            if explanation is error:
                 raise
             try:
-                raise told from error
+                raise explanation from error
             finally:
-                del told  # or its traceback would hold it, and the run, in a circle
-
-    def _told(self, error: Exception) -> Exception:
-        if isinstance(error, OSError) and not isinstance(error, DiskError):
-            return DiskError(f"{self.output_dir}: {one_line(error)}; {room(self.output_dir)}")
-        lost = isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
-        if lost and self.accelerator.num_processes > 1:
-            return ProcessLostError(
-                f"process {self.accelerator.process_index} ends because another one has ended, which may have said "
-                f"why; {room(self.output_dir)}"
-            )
-        return error
-
-
-def check_output_dir(config: TrainingConfig) -> None:
-    """Whether a run may write to its folder, before anything is made.
-
-    Raises:
-        InputError: it holds something else, or nothing to resume.
-    """
-    folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output_dir={config.output_dir!r}: is a file; name a folder")
-    there = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"output_dir={config.output_dir!r}: {there} cannot be written to; name another folder")
-    if config.resume_from_checkpoint:
-        checkpoints_for(folder, config.resume_from_checkpoint)
-    elif folder.exists() and any(folder.iterdir()) and not config.overwrite_output_dir:
-        raise InputError(
-            f"output_dir={config.output_dir!r}: is not empty; name another folder, go on with the run in it by "
-            "--resume_from_checkpoint latest, or replace that run by --overwrite_output_dir"
-        )
-
-
-def _penalty_dtype(config: TrainingConfig, accelerator: Accelerator) -> torch.dtype:
-    # float16 has not the range for a gradient's gradient.
-    return torch.bfloat16 if accelerator.mixed_precision == "bf16" and not config.penalty_in_float32 else torch.float32
-
-
-def _accelerator(config: TrainingConfig) -> Accelerator:
-    # Buffers are not broadcast: two passes of a wrapped critic before one backward then fail on CUDA
-    # (pytorch/pytorch#175024), and the shipped statistics are measured anew in any case.
-    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-    trackers = tracker_names(config.report_to)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            kwargs_handlers=handlers,
-            log_with=trackers or None,
-            project_dir=Path(config.output_dir, LOGS),
-        )
-    except ValueError as error:
-        raise InputError(f"mixed_precision={config.mixed_precision!r}: {error}") from error
-    if accelerator.mixed_precision != "no" and not accelerator.native_amp:
-        # Accelerate would train in float32 and call it float16.
-        raise InputError(
-            f"mixed_precision={accelerator.mixed_precision!r}: not to be had on {accelerator.device.type}; "
-            "use bf16 or no there"
-        )
-    return accelerator
+                del explanation  # or its traceback would hold it, and the run, in a circle
 
 
 def _evaluations(config: TrainingConfig, dataset: Any, held_out: ImageSet | None, device: torch.device) -> Any:
@@ -701,116 +550,6 @@ def _agreement_group(accelerator: Accelerator) -> Any:
     return torch.distributed.new_group(backend="gloo")
 
 
-def _synchronised(network: ModelMixin, accelerator: Accelerator) -> ModelMixin:
-    """With batch statistics of all processes together, where PyTorch can."""
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return network
-
-
-def _has_batch_norm(network: ModelMixin) -> bool:
-    return any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
-
-
-def _not_finite(records: torch.Tensor, steps: range) -> str:
-    """What of `(num_processes, steps, 9)` was first not finite, when, and what may help."""
-    wrong = ~records.isfinite()
-    row = int(wrong.any(dim=(0, 2)).int().argmax())
-    column = int(wrong[:, row].any(dim=0).int().argmax())
-    process = int(wrong[:, row, column].int().argmax())
-    name = StepRecord._fields[column]
-    mend = next(mend for word, mend in MENDS.items() if word in name)
-    where = f" in process {process}" if len(records) > 1 else ""
-    return f"{name} is {records[process, row, column].item()} at step {steps[row]}{where}: {mend}"
-
-
-def _optimizer(
-    network: ModelMixin, learning_rate: float, config: TrainingConfig, fast: FastPaths
-) -> torch.optim.Optimizer:
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(
-            network.parameters(), learning_rate, eps=config.adam_epsilon, capturable=config.cuda_graphs
-        )
-    options: dict[str, Any] = {
-        "betas": (config.adam_beta1, config.adam_beta2),
-        "eps": config.adam_epsilon,
-        "fused": fast.fused_optimizers or None,
-        "capturable": config.cuda_graphs,
-    }
-    if config.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), learning_rate, **options)
-    return torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=config.adam_weight_decay, **options)
-
-
-def _scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    return get_scheduler(
-        config.lr_scheduler,
-        optimizer,
-        num_warmup_steps=config.lr_warmup_steps,
-        num_training_steps=config.max_train_steps,
-    )
-
-
-def _ema(generator: ModelMixin, config: TrainingConfig) -> EMAModel:
-    return EMAModel(
-        generator.parameters(),
-        decay=config.ema_max_decay,
-        use_ema_warmup=True,
-        inv_gamma=config.ema_inv_gamma,
-        power=config.ema_power,
-    )
-
-
-class _WithLabels(torch.nn.Module):
-    """A generator as a function of its latents alone."""
-
-    def __init__(self, generator: ModelMixin, labels: dict[str, torch.Tensor]):
-        super().__init__()
-        self.generator, self.labels = generator, labels
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.generator(latents, **self.labels)
-
-
-def _check_classes(config: TrainingConfig, dataset: Any, generator: ModelMixin, critic: ModelMixin) -> None:
-    for name, network in {"generator": generator, "critic": critic}.items():
-        num_classes = network.config.get("num_classes")
-        if bool(num_classes) != config.class_conditional:
-            raise InputError(
-                f"class_conditional={config.class_conditional} with a {name} of num_classes={num_classes}: build both "
-                "networks with num_classes, or neither, and set class_conditional likewise"
-            )
-        if config.class_conditional and isinstance(dataset, ImageSet):
-            if dataset.labels is None:
-                raise InputError(f"class_conditional: {dataset.name} has no labels; set label_column")
-            if not 0 <= int(dataset.labels.min()) <= int(dataset.labels.max()) < num_classes:
-                raise InputError(
-                    f"class_conditional: {dataset.name} has labels from {int(dataset.labels.min())} to "
-                    f"{int(dataset.labels.max())}, the {name} has {num_classes} classes"
-                )
-
-
-def _training_images(dataset: Any, generator: ModelMixin) -> ImageSet | ImageStream:
-    shape = channels, height, _ = shape_of(generator)
-    if isinstance(dataset, torch.Tensor):
-        dataset = ImageSet(dataset)
-    elif not isinstance(dataset, (ImageSet, ImageStream)):
-        dataset = images_of(dataset, DataConfig(resolution=height, channels=channels))
-    if dataset.shape != shape:
-        raise InputError(f"dataset with images of shape {dataset.shape}: the generator makes {shape}")
-    return dataset
-
-
 def _seed(*entropy: int) -> int:
     """One well-mixed seed of several numbers."""
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _remove_run(folder: Path) -> None:
-    """Removes the files of a run, and nothing else that may lie beside them."""
-    patterns = (*RUN_FILES, files.CHECKPOINTS, SET_ASIDE + files.CHECKPOINTS, files.CARRIED_CODE)
-    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from hf_wgan import (
 )
 from hf_wgan.models.factory import shape_of
 from hf_wgan.models.layers import MapToVector, VectorToMap
-from hf_wgan.training.checkpoint import portable_copy
+from hf_wgan.training.snapshot import portable_copy
 
 PAIRS = [
     (DCGANGenerator, DCGANCritic),

@@ -17,7 +17,7 @@ from processes import ended, outcome, start_run
 from hf_wgan import InputError, WGANTrainer
 from hf_wgan.algorithm import step as step_module
 from hf_wgan.training import checkpoint as checkpoint_module
-from hf_wgan.training import trainer as trainer_module
+from hf_wgan.training import run_folder
 from hf_wgan.training.checkpoint import damage
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.utils import files
@@ -189,7 +189,7 @@ def fill():
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_read(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module.os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr(run_folder.os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(InputError, match=r"output_dir='.*run': .* cannot be written to; name another folder"):
         trainer(tiny_config())
 

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from processes import outcome
 
 from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer
-from hf_wgan.training.trainer import BATCH_NORM_BATCHES
+from hf_wgan.training.snapshot import BATCH_NORM_BATCHES
 
 
 def trainer(config, dataset=None, **networks):
@@ -463,7 +463,7 @@ def test_overwriting_replaces_a_run_and_nothing_else(tiny_config, tmp_path):
         (lambda c: trainer(c(), critic=tiny_critic(in_channels=3)), "the critic takes"),
         (lambda c: trainer(c(), tiny_images(channels=3)), r"dataset with images of shape \(3, 8, 8\)"),
         (lambda c: trainer(c(train_batch_size=25)), "train_batch_size=25"),
-        (lambda c: trainer(c(mixed_precision="fp16")), "mixed_precision='fp16': not to be had on cpu"),
+        (lambda c: trainer(c(mixed_precision="fp16")), "mixed_precision='fp16': not available on cpu"),
         (lambda c: trainer(c(), [1, 2, 3]), "dataset of type list"),
         (lambda c: trainer(c(resume_from_checkpoint="latest")), "there is no checkpoint in"),
         (lambda c: trainer(c(resume_from_checkpoint="nowhere")), "resume_from_checkpoint='nowhere'"),

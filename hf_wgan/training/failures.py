@@ -1,0 +1,57 @@
+"""The words for what ends a run before its time: values that are not finite, the disk, and lost processes."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from ..algorithm.records import StepRecord
+from ..utils.errors import DiskError, ProcessLostError, one_line
+from .checkpoint import what_is_left
+
+CONNECTION_ERRORS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "ncclRemoteError",
+)
+"""What the libraries that connect processes report when one of them has gone."""
+REMEDIES = {
+    "real_score": "lower critic_learning_rate, and see that the images are what they should be",
+    "fake_score": "lower generator_learning_rate and critic_learning_rate",
+    "penalty": "lower critic_learning_rate or gradient_penalty_weight",
+    "critic": "lower critic_learning_rate",
+    "generator": "lower generator_learning_rate",
+}
+"""The remedy for a quantity that is not finite, by a word in its name."""
+
+
+def first_not_finite(records: torch.Tensor, steps: range) -> str:
+    """Describe the first value that is not finite, and its remedy.
+
+    Args:
+        records: `(num_processes, steps, 9)`, in the order of `StepRecord`.
+        steps: The number of each step.
+    """
+    wrong = ~records.isfinite()
+    row = int(wrong.any(dim=(0, 2)).int().argmax())
+    column = int(wrong[:, row].any(dim=0).int().argmax())
+    process = int(wrong[:, row, column].int().argmax())
+    name = StepRecord._fields[column]
+    remedy = next(remedy for word, remedy in REMEDIES.items() if word in name)
+    where = f" in process {process}" if len(records) > 1 else ""
+    return f"{name} is {records[process, row, column].item()} at step {steps[row]}{where}: {remedy}"
+
+
+def explained(error: Exception, output_dir: Path, accelerator: Accelerator) -> Exception:
+    """Return the error that tells a person what a disk's or a connection's error means for the run."""
+    if isinstance(error, OSError) and not isinstance(error, DiskError):
+        return DiskError(f"{output_dir}: {one_line(error)}; {what_is_left(output_dir)}")
+    lost = isinstance(error, RuntimeError) and any(words in str(error) for words in CONNECTION_ERRORS)
+    if lost and accelerator.num_processes > 1:
+        return ProcessLostError(
+            f"process {accelerator.process_index} ends because another one has ended, which may have said "
+            f"why; {what_is_left(output_dir)}"
+        )
+    return error
