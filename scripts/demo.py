@@ -1,9 +1,9 @@
-"""Serves a page to play with a trained model in a browser: seeds, truncation, classes, films. This machine only.
+"""Serve a page to play with a trained model in a browser, as `hf-wgan demo` does.
 
 python scripts/demo.py wgan-digits
 """
 
-from hf_wgan.cli.commands import demo
+from hf_wgan.cli.demo import demo
 
 if __name__ == "__main__":
-    raise SystemExit(demo(__doc__))
+    raise SystemExit(demo())

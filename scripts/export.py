@@ -1,10 +1,9 @@
-"""Exports a trained model's generator, or critic, as one file for other tools, and checks that it does the same.
+"""Export a trained model's generator, or critic, as one file for other tools, as `hf-wgan export` does.
 
 python scripts/export.py wgan-digits --format onnx --output wgan-digits.onnx
-python scripts/generate.py wgan-digits.onnx --num_images 16 --seed 0
 """
 
-from hf_wgan.cli.commands import export
+from hf_wgan.cli.export import export
 
 if __name__ == "__main__":
-    raise SystemExit(export(__doc__))
+    raise SystemExit(export())

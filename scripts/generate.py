@@ -1,9 +1,9 @@
-"""Generates images with a trained model, from a folder, from the Hub, or from a file that scripts/export.py wrote.
+"""Generate images with a trained model, as `hf-wgan generate` does.
 
 python scripts/generate.py wgan-digits --num_images 1000 --output_dir generated
 """
 
-from hf_wgan.cli.commands import generate
+from hf_wgan.cli.generate import generate
 
 if __name__ == "__main__":
-    raise SystemExit(generate(__doc__))
+    raise SystemExit(generate())

@@ -1,9 +1,9 @@
-"""Draws the curves of one run or several in one picture.
+"""Plot the curves of one or several runs in one picture, as `hf-wgan plot` does.
 
 python scripts/plot_run.py wgan-digits wgan-other --output runs.png
 """
 
-from hf_wgan.cli.commands import plot_run
+from hf_wgan.cli.plot import plot
 
 if __name__ == "__main__":
-    raise SystemExit(plot_run(__doc__))
+    raise SystemExit(plot())

@@ -1,9 +1,9 @@
-"""Trains the small classifier whose features scripts/evaluate.py compares, once for a dataset with labels.
+"""Train the classifier whose features scripts/evaluate.py compares, as `hf-wgan train-classifier` does.
 
 python scripts/train_classifier.py --dataset_name path/to/fashion-mnist --resolution 32 --held_out_split test
 """
 
-from hf_wgan.cli.commands import train_classifier
+from hf_wgan.cli.evaluate import train_classifier
 
 if __name__ == "__main__":
-    raise SystemExit(train_classifier(__doc__))
+    raise SystemExit(train_classifier())

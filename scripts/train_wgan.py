@@ -16,7 +16,7 @@
 # [tool.hf-jobs]
 # volumes = ["./hf_wgan:/hf_wgan", "./model_cards:/model_cards"]
 # ///
-"""Trains a Wasserstein GAN on images and leaves a diffusers pipeline, a sample grid and curves.
+"""Train a Wasserstein GAN on images, as `hf-wgan train` does.
 
 accelerate launch scripts/train_wgan.py                                        # scikit-learn's digits, minutes on a CPU
 accelerate launch scripts/train_wgan.py --train_data_dir photos --resolution 64 --output_dir wgan-photos
@@ -27,11 +27,11 @@ uv run scripts/train_wgan.py                                                   #
 import sys
 from pathlib import Path
 
-# Where hf_wgan is not installed it is taken from the clone that this file lies in.
+# Where hf_wgan is not installed, import it from the clone that holds this file.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 try:
-    from hf_wgan.cli.commands import train
+    from hf_wgan.cli.train import train
 except ModuleNotFoundError as error:
     if error.name != "hf_wgan":
         raise
@@ -41,4 +41,4 @@ except ModuleNotFoundError as error:
     ) from error
 
 if __name__ == "__main__":
-    raise SystemExit(train(__doc__))
+    raise SystemExit(train())

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 MODULES = [
-    "hf_wgan.cli.commands",
+    "hf_wgan.cli.train",
     "hf_wgan.training",
     "hf_wgan.data",
     "hf_wgan.pipelines",
@@ -58,7 +58,7 @@ def start_run(folder, arguments, num_processes=1, before=None):
 def train(folder, arguments, index, num_processes, port, before):
     import torch
 
-    from hf_wgan.cli import commands
+    from hf_wgan.cli import train as command
 
     join(index, num_processes, port)
     log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -66,7 +66,7 @@ def train(folder, arguments, index, num_processes, port, before):
     os.dup2(log, 2)
     if before:
         before()
-    code = commands.train("", [*arguments, "--output_dir", folder])
+    code = command.train([*arguments, "--output_dir", folder])
     assert code or not torch.distributed.is_initialized(), "an interpreter that ends within a group may abort"
     sys.exit(code)
 

@@ -25,7 +25,7 @@ from test_convert import Run as OriginalRun
 from hf_wgan.algorithm.augment import OPERATIONS
 from hf_wgan.algorithm.latents import PRIORS
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
-from hf_wgan.cli import commands
+from hf_wgan.cli.train import train as train_command
 from hf_wgan.hub.publish import Push, push_folder
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def write_idx(path, array):
 
 def train(words):
     AcceleratorState._reset_state(True)  # as in a process of its own
-    assert commands.train("", [*words, *SMALL["train_wgan.py"].split()]) == 0
+    assert train_command([*words, *SMALL["train_wgan.py"].split()]) == 0
 
 
 @pytest.fixture(scope="module")

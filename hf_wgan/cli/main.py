@@ -8,17 +8,17 @@ from importlib import import_module
 from ..version import __version__
 
 COMMANDS = {
-    "train": ("commands", "train", "Train a Wasserstein GAN on images."),
-    "generate": ("commands", "generate", "Generate images or a video with a trained model."),
-    "evaluate": ("commands", "evaluate", "Measure the quality of a model's samples."),
-    "demo": ("commands", "demo", "Play with a model in a browser."),
-    "push": ("commands", "push_to_hub", "Push a model to the Hub."),
-    "space": ("commands", "push_space", "Create a Space on the Hub that serves a model's demo."),
-    "export": ("commands", "export", "Export a generator or critic as one ONNX or torch.export file."),
-    "plot": ("commands", "plot_run", "Plot the curves of runs in one picture."),
-    "convert": ("convert", "convert_original_wgan", "Convert a checkpoint of the WGAN authors' own code."),
-    "train-classifier": ("commands", "train_classifier", "Train the classifier whose features evaluate compares."),
-    "evaluate-digits": ("commands", "evaluate_digits", "Count the readable samples of a model of the digits."),
+    "train": ("train", "train", "Train a Wasserstein GAN on images."),
+    "generate": ("generate", "generate", "Generate images or a video with a trained model."),
+    "evaluate": ("evaluate", "evaluate", "Measure the quality of a model's samples."),
+    "demo": ("demo", "demo", "Play with a model in a browser."),
+    "push": ("publish", "push", "Push a model to the Hub."),
+    "space": ("publish", "space", "Create a Space on the Hub that serves a model's demo."),
+    "export": ("export", "export", "Export a generator or critic as one ONNX or torch.export file."),
+    "plot": ("plot", "plot", "Plot the curves of runs in one picture."),
+    "convert": ("convert", "convert", "Convert a checkpoint of the WGAN authors' own code."),
+    "train-classifier": ("evaluate", "train_classifier", "Train the classifier whose features evaluate compares."),
+    "evaluate-digits": ("evaluate", "evaluate_digits", "Count the readable samples of a model of the digits."),
 }
 """Of each command: its module in this package, its function there, and its line in the list of commands."""
 
@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {nearest[0]}?" if nearest else f"must be one of {', '.join(COMMANDS)}"
         print(f"error: {name!r} is not a command of hf-wgan; {hint}", file=sys.stderr)
         return 2
-    module, function, summary = COMMANDS[name]
+    module, function, _ = COMMANDS[name]
     sys.argv = [f"hf-wgan {name}", *rest]
-    return int(getattr(import_module(f".{module}", __package__), function)(summary))
+    return int(getattr(import_module(f".{module}", __package__), function)())
 
 
 if __name__ == "__main__":

@@ -181,7 +181,18 @@ class Parsed:
     """What a command line says."""
 
     options: dict[str, Any]  # explicit options, by name
-    arguments: argparse.Namespace  # positional arguments and flags of the command itself
+    others: dict[str, Any]  # positional arguments and flags of the command itself, by name
+    option_classes: tuple[type, ...]
+
+    @property
+    def configs(self) -> list[Any]:
+        """One instance of each dataclass, in the order of the parser's."""
+        return [self.build(option_class) for option_class in self.option_classes]
+
+    @property
+    def explicit(self) -> set[str]:
+        """The names of the options that were typed, be it with their default values."""
+        return set(self.options)
 
     def build(self, option_class: type[T], **defaults: Any) -> T:
         """Return an instance of an options dataclass from the explicit options, over other defaults than its own."""
@@ -248,16 +259,11 @@ class OptionParser(argparse.ArgumentParser):
             name: checked(self._fields[name], parsed(self._fields[name], value) if isinstance(value, str) else value)
             for name, value in texts.items()
         }
-        return Parsed(options, namespace)
+        return Parsed(options, values, self.option_classes)
 
     def parse_options(self, args: Sequence[str] | None = None) -> list[Any]:
         """Return one instance of each dataclass, in the order of the constructor."""
-        said = self.parse(args)
-        return [said.build(option_class) for option_class in self.option_classes]
-
-    def given(self, args: Sequence[str] | None = None) -> set[str]:
-        """Return the names of the explicit options."""
-        return set(self.parse(args).options)
+        return self.parse(args).configs
 
     def _unknown(self, words: list[str]) -> str:
         options = [word.partition("=")[0].lstrip("-") for word in words if word.startswith("-")]

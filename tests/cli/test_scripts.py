@@ -17,7 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hf_wgan import WGANPipeline
-from hf_wgan.cli import commands
+from hf_wgan.cli.evaluate import evaluate, evaluate_digits, train_classifier
+from hf_wgan.cli.generate import generate
+from hf_wgan.cli.publish import push
+from hf_wgan.cli.train import train as train_command
 from hf_wgan.hub.publish import Push, push_folder
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.utils.grids import image_grid
@@ -34,7 +37,7 @@ def run(command, **options):
 
 
 def train(arguments, output_dir):
-    return commands.train("", [*TINY.split(), *arguments.split(), "--output_dir", str(output_dir)])
+    return train_command([*TINY.split(), *arguments.split(), "--output_dir", str(output_dir)])
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +131,8 @@ def test_two_processes_start_from_the_hub_and_push_to_it_once(tmp_path, model):
 
 def fine_tune(model, arguments, output_dir):
     arguments = f"--train_batch_size 8 --n_critic 1 --max_train_steps 1 --num_validation_images 4 {arguments}"
-    return commands.train(
-        "", ["--pretrained_model_name_or_path", model, *arguments.split(), "--output_dir", str(output_dir)]
+    return train_command(
+        ["--pretrained_model_name_or_path", model, *arguments.split(), "--output_dir", str(output_dir)]
     )
 
 
@@ -170,11 +173,11 @@ def test_what_contradicts_the_published_networks_is_refused(arguments, message, 
 
 def test_pushing_says_where_to_and_a_mistake_is_one_line(model, tmp_path, capsys):
     with hub() as server, server.online("hf_me", tmp_path / "cache"):
-        assert commands.push_to_hub("", [model, "--hub_model_id", "me/model", "--variant", "fp16"]) == 0
+        assert push([model, "--hub_model_id", "me/model", "--variant", "fp16"]) == 0
         assert capsys.readouterr().out == f"Pushed to {server.endpoint}/me/model.\n"
-        assert commands.push_to_hub("", [model, "--hub_model_id", "me/model", "--hub_token", "wrong"]) == 2
+        assert push([model, "--hub_model_id", "me/model", "--hub_token", "wrong"]) == 2
         assert "no valid token" in capsys.readouterr().err
-    assert commands.push_to_hub("", [str(tmp_path), "--hub_model_id", "me/model"]) == 2
+    assert push([str(tmp_path), "--hub_model_id", "me/model"]) == 2
     assert "holds no pipeline" in capsys.readouterr().err
 
 
@@ -291,8 +294,8 @@ def test_mlp_networks_train_at_any_size(tmp_path):
 def test_generate_keeps_the_best_of_several_and_says_how_good(model, tmp_path):
     plain, best = tmp_path / "plain", tmp_path / "best"
     shared = ["--num_images", "5", "--scores", "--output_dir"]
-    assert commands.generate("", [model, *shared, str(plain)]) == 0
-    assert commands.generate("", [model, "--num_candidates", "4", *shared, str(best)]) == 0
+    assert generate([model, *shared, str(plain)]) == 0
+    assert generate([model, "--num_candidates", "4", *shared, str(best)]) == 0
     means = []
     for folder in (plain, best):
         header, *lines = (folder / "scores.csv").read_text().splitlines()
@@ -306,8 +309,8 @@ def test_generate_keeps_the_best_of_several_and_says_how_good(model, tmp_path):
 
 def test_generate_rejects_what_the_critic_does_not_accept(model, tmp_path):
     arguments = [model, "--num_images", "3", "--rejection_temperature", "0.5", "--seed"]
-    assert commands.generate("", [*arguments, "0", "--output_dir", str(tmp_path / "a")]) == 0
-    assert commands.generate("", [*arguments, "1", "--output_dir", str(tmp_path / "b")]) == 0
+    assert generate([*arguments, "0", "--output_dir", str(tmp_path / "a")]) == 0
+    assert generate([*arguments, "1", "--output_dir", str(tmp_path / "b")]) == 0
     one, other = (tmp_path / name for name in ("a/00002.png", "b/00001.png"))
     assert one.read_bytes() == other.read_bytes(), "image k comes from the seed plus k"
 
@@ -315,27 +318,27 @@ def test_generate_rejects_what_the_critic_does_not_accept(model, tmp_path):
 def test_generate_shows_the_nearest_training_images(tmp_path, capsys):
     assert train("--max_train_samples 40", tmp_path / "run") == 0
     arguments = ["--num_images", "4", "--num_neighbours", "3", "--output_dir"]
-    assert commands.generate("", [str(tmp_path / "run"), *arguments, str(tmp_path / "out")]) == 0
+    assert generate([str(tmp_path / "run"), *arguments, str(tmp_path / "out")]) == 0
     assert "the nearest of 40 training images" in capsys.readouterr().out
     grid = Image.open(tmp_path / "out" / "neighbours.png")
     assert grid.width / grid.height == 4, "two rows of two images with three neighbours each"
 
     (tmp_path / "run" / "training_config.json").unlink()
-    assert commands.generate("", [str(tmp_path / "run"), *arguments, str(tmp_path / "other")]) == 2
+    assert generate([str(tmp_path / "run"), *arguments, str(tmp_path / "other")]) == 2
     assert "does not say what it was trained on; name the images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp"])
 def test_generate_makes_a_film(kind, model, tmp_path):
     arguments = [model, "--film", kind, "--num_images", "3", "--num_frames", "9", "--truncation", "1"]
-    assert commands.generate("", [*arguments, "--output_dir", str(tmp_path / "film")]) == 0
+    assert generate([*arguments, "--output_dir", str(tmp_path / "film")]) == 0
     film = Image.open(tmp_path / "film" / f"walk.{kind}")
     assert film.size == (256, 256) and 3 <= film.n_frames <= 9, "frames that look alike are joined"
 
 
 def test_generate_makes_the_frames_of_a_film(model, tmp_path, capsys):
     arguments = [model, "--film", "frames", "--num_images", "2", "--num_frames", "5", "--output_dir", str(tmp_path)]
-    assert commands.generate("", arguments) == 0
+    assert generate(arguments) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:05d}.png" for number in range(5)]
     assert "Saved 5 frames" in capsys.readouterr().out
 
@@ -347,16 +350,16 @@ def test_a_film_without_an_encoder_says_what_to_install(model, tmp_path, capsys,
         raise ImportError("no encoder")
 
     monkeypatch.setattr(diffusers.utils, "export_to_video", missing)
-    assert commands.generate("", [model, "--film", "mp4", "--output_dir", str(tmp_path / "film")]) == 2
+    assert generate([model, "--film", "mp4", "--output_dir", str(tmp_path / "film")]) == 2
     assert "needs an encoder; pip install imageio imageio-ffmpeg" in capsys.readouterr().err
 
 
 def test_generate_inverts_pictures(model, tmp_path, capsys):
     images = tmp_path / "images"
-    commands.generate("", [model, "--num_images", "3", "--output_dir", str(images)])
+    generate([model, "--num_images", "3", "--output_dir", str(images)])
     (images / "grid.png").unlink()
     out = tmp_path / "inverted"
-    assert commands.generate("", [model, "--invert", str(images), "--output_dir", str(out)]) == 0
+    assert generate([model, "--invert", str(images), "--output_dir", str(out)]) == 0
     assert "mean squared error" in capsys.readouterr().out
     assert load_file(out / "latents.safetensors")["latents"].shape == (3, 4)
     assert (out / "inverted.png").is_file()
@@ -364,19 +367,19 @@ def test_generate_inverts_pictures(model, tmp_path, capsys):
         (out / "latents.safetensors", "no picture that can be read"),
         (tmp_path / "none", "no such file"),
     ):
-        assert commands.generate("", [model, "--invert", str(wrong), "--output_dir", str(tmp_path / "other")]) == 2
+        assert generate([model, "--invert", str(wrong), "--output_dir", str(tmp_path / "other")]) == 2
         assert says in capsys.readouterr().err
 
 
 def test_generate_writes_images_and_a_grid(model, tmp_path):
     arguments = [model, "--num_images", "70", "--seed", "5", "--output_dir"]
-    assert commands.generate("", [*arguments, str(tmp_path / "images")]) == 0
+    assert generate([*arguments, str(tmp_path / "images")]) == 0
     files = sorted(path.name for path in (tmp_path / "images").iterdir())
     assert files == [*(f"{number:05d}.png" for number in range(70)), "grid.png"]
     assert Image.open(tmp_path / "images" / "grid.png").size == (512, 512)
 
     later = [model, "--num_images", "2", "--seed", "7", "--output_dir", str(tmp_path / "later")]
-    assert commands.generate("", later) == 0
+    assert generate(later) == 0
     one, other = (tmp_path / name for name in ("images/00003.png", "later/00001.png"))
     assert one.read_bytes() == other.read_bytes(), "image k comes from the seed plus k"
 
@@ -401,7 +404,7 @@ def test_bad_input_to_generate_is_one_clear_line(arguments, message, model, tmp_
     arguments = [argument.format(model=model, **places) for argument in arguments]
     if "--output_dir" not in arguments:
         arguments += ["--output_dir", str(tmp_path / "out")]
-    assert commands.generate("", arguments) == 2
+    assert generate(arguments) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0]
     assert not (tmp_path / "out").exists()
@@ -410,7 +413,7 @@ def test_bad_input_to_generate_is_one_clear_line(arguments, message, model, tmp_
 
 def test_evaluate_digits_prints_json(tmp_path, capsys):
     WGANPipeline(tiny_generator()).save_pretrained(tmp_path)
-    assert commands.evaluate_digits("", [str(tmp_path), "--num_images", "50"]) == 0
+    assert evaluate_digits([str(tmp_path), "--num_images", "50"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["num_images"], report["seed"]) == (50, 0)
     assert report["read"] < 0.6, "untrained networks make no digits"
@@ -420,7 +423,7 @@ def test_evaluate_prints_every_figure_and_brings_the_card_up_to_date(tmp_path, c
     assert train("--dataset_split train", tmp_path / "run") == 0
     for features in ("pixels", "classifier", "pixels"):
         arguments = [str(tmp_path / "run"), "--num_images", "60", "--features", features]
-        assert commands.evaluate("", arguments) == 0
+        assert evaluate(arguments) == 0
         report = json.loads(capsys.readouterr().out)
         assert {"frechet_distance", "coverage", "copied_share", "critic_estimate"} <= set(report["figures"])
         assert report["settings"]["num_images"] == 60
@@ -441,7 +444,7 @@ def test_evaluate_prints_every_figure_and_brings_the_card_up_to_date(tmp_path, c
     ],
 )
 def test_bad_input_to_evaluate_is_one_clear_line(arguments, message, model, capsys):
-    assert commands.evaluate("", [model, *arguments.split()]) == 2
+    assert evaluate([model, *arguments.split()]) == 2
     *_, said = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ") and message in said
 
@@ -449,18 +452,18 @@ def test_bad_input_to_evaluate_is_one_clear_line(arguments, message, model, caps
 def test_a_classifier_is_trained_by_a_command_and_used_by_its_folder(tmp_path, capsys):
     digits = ["--resolution", "8", "--max_train_samples", "200"]
     folder = str(tmp_path / "classifier")
-    assert commands.train_classifier("", [*digits, "--output_dir", folder]) == 0
+    assert train_classifier([*digits, "--output_dir", folder]) == 0
     assert f"for --features classifier:{folder}" in capsys.readouterr().out
     assert train("--max_train_samples 200", tmp_path / "run") == 0
     arguments = [str(tmp_path / "run"), "--num_images", "50", "--features", f"classifier:{folder}"]
-    assert commands.evaluate("", arguments) == 0
+    assert evaluate(arguments) == 0
     assert "classifier of 10 classes" in json.loads(capsys.readouterr().out)["settings"]["features"]
 
 
 def train_preset(name, arguments, output_dir):
     small = f"--preset {name} --resolution 32 --generator_width 8 --critic_width 8 --train_batch_size 4"
     small += f" --max_train_steps 1 --num_validation_images 4 --logging_steps 1 {arguments}"
-    return commands.train("", [*small.split(), "--output_dir", str(output_dir)])
+    return train_command([*small.split(), "--output_dir", str(output_dir)])
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -516,7 +519,7 @@ def test_what_theory_or_architecture_forbids_is_one_line(arguments, message, tmp
 def test_figures_of_a_run_go_into_its_card_and_leave_it_when_its_weights_change(tmp_path):
     assert train("--dataset_split train", tmp_path / "run") == 0
     for number in (40, 50):
-        assert commands.evaluate_digits("", [str(tmp_path / "run"), "--num_images", str(number)]) == 0
+        assert evaluate_digits([str(tmp_path / "run"), "--num_images", str(number)]) == 0
     results = {
         each.metric_type: each.metric_value for each in ModelCard.load(tmp_path / "run" / "README.md").data.eval_results
     }

@@ -17,7 +17,7 @@ from conftest import tiny_critic, tiny_generator, tiny_images
 from hub_server import hub
 
 from hf_wgan import InputError, WGANPipeline, WGANTrainer
-from hf_wgan.cli.commands import push_to_hub
+from hf_wgan.cli.publish import push
 from hf_wgan.hub.publish import Push, push_folder
 from hf_wgan.utils.errors import PushError
 
@@ -242,7 +242,7 @@ def finish(message):
     """Does what the message of a failed push says, as a person would from the repository."""
     words = shlex.split(message.splitlines()[-1])
     assert words[:2] == ["python", "scripts/push_to_hub.py"]
-    assert push_to_hub("", words[2:]) == 0
+    assert push(words[2:]) == 0
 
 
 @pytest.mark.parametrize("when", ["before", "during", "after"])

@@ -17,7 +17,7 @@ from PIL import Image
 
 import hf_wgan.pipelines.demo
 from hf_wgan import InputError, WGANPipeline
-from hf_wgan.cli import commands
+from hf_wgan.cli.publish import push, space
 from hf_wgan.hub.space import SpacePush
 
 
@@ -37,15 +37,15 @@ def folder(tmp_path):
 @pytest.fixture
 def model(server, folder):
     """On the Hub, with a card."""
-    commands.push_to_hub("", [str(folder), "--hub_model_id", "me/tiny"])
+    push([str(folder), "--hub_model_id", "me/tiny"])
     card = ModelCard.load("me/tiny")
     card.data.license = "apache-2.0"
     server.put("me/tiny", {**server.files("me/tiny"), "README.md": str(card).encode()})
     return "me/tiny"
 
 
-def push(*arguments):
-    return commands.push_space("", [str(each) for each in arguments])
+def push_demo(*arguments):
+    return space([str(each) for each in arguments])
 
 
 def card_of(server, space):
@@ -53,7 +53,7 @@ def card_of(server, space):
 
 
 def test_a_space_has_the_program_the_package_and_a_card(server, model, capsys):
-    assert push(model, "--hub_space_id", "me/play") == 0
+    assert push_demo(model, "--hub_space_id", "me/play") == 0
     assert capsys.readouterr().out.endswith(f"Pushed to {server.endpoint}/spaces/me/play.\n")
     files = server.files("spaces/me/play")
     assert {name for name in files if "/" not in name} == {".gitattributes", "README.md", "app.py", "requirements.txt"}
@@ -68,14 +68,14 @@ def test_a_space_has_the_program_the_package_and_a_card(server, model, capsys):
 
 
 def test_by_default_a_space_is_called_as_its_model_is(server, model, folder):
-    assert push(model) == push(folder) == 0
+    assert push_demo(model) == push_demo(folder) == 0
     assert {"spaces/me/tiny", "spaces/me/wgan-tiny"} <= set(server.repositories)
 
 
 def test_a_space_serves_the_model_from_the_hub_where_the_package_is_not_installed(
     server, model, folder, python_without_the_package, tmp_path
 ):
-    push(model, "--hub_space_id", "me/play")
+    push_demo(model, "--hub_space_id", "me/play")
     snapshot_download("me/play", repo_type="space", local_dir=tmp_path / "space")
     environment = {
         **os.environ,
@@ -107,7 +107,7 @@ def test_a_space_serves_the_model_from_the_hub_where_the_package_is_not_installe
 
 def test_the_pipeline_of_a_folder_goes_into_the_space(server, folder, tmp_path, monkeypatch):
     (folder / "notes.txt").write_text("private")
-    assert push(folder, "--hub_space_id", "me/play") == 0
+    assert push_demo(folder, "--hub_space_id", "me/play") == 0
     snapshot_download("me/play", repo_type="space", local_dir=tmp_path / "space")
     files = {name.removeprefix("model/") for name in server.files("spaces/me/play") if name.startswith("model/")}
     names = ("config.json", "diffusion_pytorch_model.safetensors")
@@ -129,13 +129,13 @@ def test_the_pipeline_of_a_folder_goes_into_the_space(server, folder, tmp_path, 
 
 
 def test_another_push_replaces_the_program_and_keeps_what_a_person_wrote_into_the_card(server, model, folder):
-    push(folder, "--hub_space_id", "me/play")
+    push_demo(folder, "--hub_space_id", "me/play")
     files = server.files("spaces/me/play")
     card = files["README.md"].decode().replace("👀", "🐱")  # as the Hub drew it
     card = re.sub("sdk_version: .*", "sdk_version: 4.0.0", card) + "\nMy words.\n"
     by_hand = {"README.md": card.encode(), "notes.md": b"mine", "app.py": b"changed", "hf_wgan/old.py": b"old"}
     server.put("spaces/me/play", {**files, **by_hand})
-    assert push(model, "--hub_space_id", "me/play") == 0
+    assert push_demo(model, "--hub_space_id", "me/play") == 0
     after = server.files("spaces/me/play")
     assert after["notes.md"] == b"mine" and after["app.py"] != b"changed"
     assert "hf_wgan/old.py" not in after and not any(name.startswith("model/") for name in after)
@@ -144,7 +144,7 @@ def test_another_push_replaces_the_program_and_keeps_what_a_person_wrote_into_th
     assert "[me/tiny]" in card.text and card.data.models == ["me/tiny"]
 
     commits = server.commits("spaces/me/play")
-    assert push(model, "--hub_space_id", "me/play") == 0
+    assert push_demo(model, "--hub_space_id", "me/play") == 0
     assert server.commits("spaces/me/play") == commits, "nothing has changed"
 
 
@@ -158,21 +158,21 @@ def test_another_push_replaces_the_program_and_keeps_what_a_person_wrote_into_th
     ],
 )
 def test_a_push_that_fails_changes_nothing_and_names_the_command_that_finishes_it(fault, says, server, model, capsys):
-    push(model, "--hub_space_id", "me/play", "--hub_private_repo")
+    push_demo(model, "--hub_space_id", "me/play", "--hub_private_repo")
     server.put("spaces/me/play", {"README.md": b"by hand"})
     fault(server)
-    assert push(model, "--hub_space_id", "me/play", "--hub_private_repo") == 2
+    assert push_demo(model, "--hub_space_id", "me/play", "--hub_private_repo") == 2
     *_, error, command = capsys.readouterr().err.splitlines()
     assert error.startswith(f"error: The demo of {model} was not pushed to me/play: ") and says in error
     assert server.files("spaces/me/play") == {"README.md": b"by hand"}
     assert command == f"python scripts/push_space.py {model} --hub_space_id me/play --hub_private_repo"
-    assert push(*shlex.split(command)[2:]) == 0
+    assert push_demo(*shlex.split(command)[2:]) == 0
     assert "app.py" in server.files("spaces/me/play")
 
 
 def test_a_private_model_needs_a_secret_and_it_is_said(server, model, capsys):
     server.put(model, server.files(model), private=True)
-    assert push(model, "--hub_space_id", "me/play", "--hub_private_repo") == 0
+    assert push_demo(model, "--hub_space_id", "me/play", "--hub_private_repo") == 0
     assert f"{model} is private: in the Space's settings, add a token" in capsys.readouterr().out
     assert server.repositories["spaces/me/play"].private
 
@@ -188,7 +188,7 @@ def test_a_private_model_needs_a_secret_and_it_is_said(server, model, capsys):
 )
 def test_bad_input_is_one_clear_line(arguments, says, server, folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    assert push(*(each.format(folder=folder, empty=tmp_path / "empty") for each in arguments)) == 2
+    assert push_demo(*(each.format(folder=folder, empty=tmp_path / "empty") for each in arguments)) == 2
     assert says in next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
     assert not server.repositories
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_wgan import DCGANGenerator, InputError, MLPGenerator, WGANPipeline
-from hf_wgan.cli.convert import convert_original_wgan
+from hf_wgan.cli.convert import convert
 from hf_wgan.pipelines.convert import convert_original
 
 LATENT_DIM = 5
@@ -425,7 +425,7 @@ def test_what_is_no_critic_is_refused(critic, run):
 
 
 def script(*arguments):
-    return convert_original_wgan("", [str(argument) for argument in arguments])
+    return convert([str(argument) for argument in arguments])
 
 
 def test_the_script_leaves_a_pipeline_and_says_how_to_see_it(run, capsys):

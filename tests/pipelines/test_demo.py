@@ -18,7 +18,8 @@ from processes import free_port
 from served import served
 
 from hf_wgan import InputError, WGANPipeline
-from hf_wgan.cli import commands
+from hf_wgan.cli.demo import demo
+from hf_wgan.cli.generate import generate
 from hf_wgan.pipelines.demo import ALL_CLASSES, MAX_IMAGES, MAX_SEED, NO_TRUNCATION, interpolation, sample, zipped
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "demo.py"
@@ -50,7 +51,7 @@ def test_a_seed_means_the_images_of_the_command_line(num_classes, truncation, la
     pipeline = make(num_classes, class_names=NAMES if num_classes else None)
     pipeline.save_pretrained(tmp_path / "model")
     arguments = [str(tmp_path / "model"), "--num_images", "7", "--seed", "5", *options]
-    assert commands.generate("", [*arguments, "--output_dir", str(tmp_path / "images")]) == 0
+    assert generate([*arguments, "--output_dir", str(tmp_path / "images")]) == 0
     made = [image for image, _ in sample(pipeline, 5, 7, truncation, label)]
     with zipfile.ZipFile(io.BytesIO(zipped(made))) as archive:
         assert archive.namelist() == [f"{number:05d}.png" for number in range(7)]
@@ -61,7 +62,7 @@ def test_a_seed_means_the_images_of_the_command_line(num_classes, truncation, la
 @pytest.mark.parametrize("kind", ["gif", "webp"])
 def test_a_film_is_that_of_the_command_line(kind, model, tmp_path):
     arguments = [model, "--film", kind, "--num_images", "2", "--seed", "5", "--num_frames", "9"]
-    assert commands.generate("", [*arguments, "--output_dir", str(tmp_path / "film")]) == 0
+    assert generate([*arguments, "--output_dir", str(tmp_path / "film")]) == 0
     made = interpolation(WGANPipeline.from_pretrained(model), 5, 6, 9, NO_TRUNCATION, None, kind)
     assert made == (tmp_path / "film" / f"walk.{kind}").read_bytes()
 
@@ -152,7 +153,7 @@ def test_the_command_listens_on_loopback_only_and_ends_without_a_trace(model, tm
         film, _ = client.predict(0, 1, 9, 4, None, "gif", api_name="/film")
         assert Image.open(film).n_frames > 2
         client.close()
-        assert commands.demo("", [model, "--port", str(port)]) == 2
+        assert demo([model, "--port", str(port)]) == 2
         assert f"port={port}: is in use; name another, or leave it out" in capsys.readouterr().err
     finally:
         process.send_signal(signal.SIGINT)
@@ -175,12 +176,12 @@ def test_the_command_listens_on_loopback_only_and_ends_without_a_trace(model, tm
 )
 def test_bad_input_to_the_command_is_one_clear_line(arguments, message, model, tmp_path, capsys):
     places = {"model": model, "missing": tmp_path / "missing", "empty": tmp_path}
-    assert commands.demo("", [argument.format(**places) for argument in arguments]) == 2
+    assert demo([argument.format(**places) for argument in arguments]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0]
 
 
 def test_without_gradio_the_command_says_what_brings_it(model, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert commands.demo("", [model]) == 2
+    assert demo([model]) == 2
     assert 'pip install "hf_wgan[demo]" brings it' in capsys.readouterr().err

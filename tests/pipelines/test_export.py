@@ -26,9 +26,10 @@ from hf_wgan import (
     ResNetGenerator,
     WGANPipeline,
 )
-from hf_wgan.cli import commands
+from hf_wgan.cli.export import export
+from hf_wgan.cli.generate import generate
 from hf_wgan.hub.publish import Push, push_folder
-from hf_wgan.pipelines import export
+from hf_wgan.pipelines import export as export_module
 from hf_wgan.pipelines.export import export_pipeline, load_exported
 from hf_wgan.utils.errors import ExportError
 
@@ -127,8 +128,8 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(model):
     """What the command says, and by its suffix each file that it leaves beside the model."""
-    code = "from hf_wgan.cli.commands import export\n"
-    code += "raise SystemExit(export('', ['wgan-clothes']) or export('', ['wgan-clothes', '--format', 'torch']))"
+    code = "from hf_wgan.cli.export import export\n"
+    code += "raise SystemExit(export(['wgan-clothes']) or export(['wgan-clothes', '--format', 'torch']))"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=model.parent, capture_output=True, text=True, env=environment)
@@ -183,20 +184,20 @@ def test_a_file_says_what_it_is_and_not_where_it_was_made(suffix, written):
         assert str(path).encode() not in content
 
 
-def generate(model, folder, *options):
-    assert commands.generate("", [str(model), *options, "--output_dir", str(folder)]) == 0
+def generated(model, folder, *options):
+    assert generate([str(model), *options, "--output_dir", str(folder)]) == 0
     return np.stack([np.asarray(Image.open(path)).astype(int) for path in sorted(folder.glob("0*.png"))])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_generate_makes_the_images_of_the_pipeline_from_the_file(suffix, model, written, tmp_path):
     options = ["--num_images", "70", "--seed", "5", "--class_labels", "shoe,1", "--truncation", "1"]
-    expected = generate(model, tmp_path / "expected", *options)
-    found = generate(written[suffix], tmp_path / "found", *options)
+    expected = generated(model, tmp_path / "expected", *options)
+    found = generated(written[suffix], tmp_path / "found", *options)
     assert expected.std() > 10 and expected.shape == found.shape
     assert np.abs(expected - found).max() <= 1, "a difference of a rounding"
     film = [str(written[suffix]), "--film", "gif", "--num_images", "2", "--num_frames", "4", "--output_dir"]
-    assert commands.generate("", [*film, str(tmp_path / "film")]) == 0
+    assert generate([*film, str(tmp_path / "film")]) == 0
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_generate_makes_the_images_of_the_pipeline_from_the_file(suffix, model, 
 )
 def test_generate_refuses_what_takes_the_whole_pipeline(option, written, tmp_path, capsys):
     file = written["onnx"]
-    assert commands.generate("", [str(file), option, "--output_dir", str(tmp_path / "out")]) == 2
+    assert generate([str(file), option, "--output_dir", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {option.removeprefix('--').partition('=')[0]}=") and said.count("\n") == 1
     assert "is a generator alone; give the whole pipeline" in said
@@ -255,11 +256,13 @@ def test_a_pipeline_of_half_precision_is_exported_in_float32_and_left_as_it_is(t
 
 
 def test_a_file_that_differs_from_the_pipeline_is_not_left(model, tmp_path, monkeypatch, capsys):
-    forward = export.Images.forward
-    monkeypatch.setattr(export.Images, "forward", lambda self, latents, labels: forward(self, latents, labels) * 1.01)
+    forward = export_module.Images.forward
+    monkeypatch.setattr(
+        export_module.Images, "forward", lambda self, latents, labels: forward(self, latents, labels) * 1.01
+    )
     (tmp_path / "older.pt2").write_text("older")
     arguments = [str(model), "--format", "torch", "--output", str(tmp_path / "older.pt2")]
-    assert commands.export("", arguments) == 1
+    assert export(arguments) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: ") and "older.pt2 was not written: it differs from the pipeline by 0.0" in said
     assert said.endswith(", and may by 0.0001")
@@ -278,7 +281,7 @@ def test_a_model_on_the_hub_is_exported_by_its_name(model, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with hub() as server, server.online("hf_me", tmp_path / "cache"):
         push_folder(model, Push("me/clothes"))
-        assert commands.export("", ["me/clothes", "--format", "torch"]) == 0
+        assert export(["me/clothes", "--format", "torch"]) == 0
     extra = {"metadata.json": ""}
     torch.export.load("clothes.pt2", extra_files=extra)
     metadata = json.loads(extra["metadata.json"])
@@ -296,7 +299,7 @@ def test_a_model_on_the_hub_is_exported_by_its_name(model, tmp_path, monkeypatch
 def test_bad_input_to_export_is_one_clear_line(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     WGANPipeline(tiny_generator()).save_pretrained("model")
-    assert commands.export("", ["model", *arguments]) == 2
+    assert export(["model", *arguments]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -327,7 +330,7 @@ def test_a_file_that_is_no_exported_generator_is_one_clear_line(content, suffix,
         x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch"]) for name in "xy")
         graph = onnx.helper.make_graph([node], "relu", [x], [y])
         onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), file)
-    assert commands.generate("", [str(file), "--output_dir", str(tmp_path / "out")]) == 2
+    assert generate([str(file), "--output_dir", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith(f"error: '{file}'")
     assert ("is no generator that scripts/export.py wrote" if content is None else "cannot be read") in said
@@ -336,14 +339,14 @@ def test_a_file_that_is_no_exported_generator_is_one_clear_line(content, suffix,
 
 def test_a_file_of_another_kind_is_named(tmp_path, capsys):
     (tmp_path / "weights.pth").write_text("")
-    assert commands.generate("", [str(tmp_path / "weights.pth"), "--output_dir", str(tmp_path / "out")]) == 2
+    assert generate([str(tmp_path / "weights.pth"), "--output_dir", str(tmp_path / "out")]) == 2
     assert "weights.pth': must be a file that ends in .onnx or .pt2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_said_with_the_command_that_brings_it(package, model, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    assert commands.export("", [str(model), "--output", str(tmp_path / "model.onnx")]) == 2
+    assert export([str(model), "--output", str(tmp_path / "model.onnx")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == f'error: ONNX needs {package}; pip install "hf_wgan[export]" brings it'
     assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from hub_server import hub
 from safetensors.torch import load, save
 
 from hf_wgan import DCGANCritic, DCGANGenerator, InputError, WGANPipeline
-from hf_wgan.cli.commands import load_pipeline
+from hf_wgan.cli.common import load_pipeline
 
 WEIGHTS = "generator/diffusion_pytorch_model.safetensors"
 PICKLED = "generator/diffusion_pytorch_model.bin"

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hf_wgan.cli import commands
+from hf_wgan.cli.plot import plot
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def run(folder, height, measured=False, **settings):
 def test_runs_are_compared_in_one_picture_that_names_their_differences(tmp_path, drawn, capsys):
     one, other = run(tmp_path / "one", 1.0), run(tmp_path / "other", 3.0, measured=True, lipschitz="gp")
     picture = tmp_path / "runs.png"
-    assert commands.plot_run("", [one, other, "--output", str(picture), "--against", "seconds"]) == 0
+    assert plot([one, other, "--output", str(picture), "--against", "seconds"]) == 0
     assert Image.open(picture).width > 500 and str(picture) in capsys.readouterr().out
     (figure,) = drawn
     assert [axes.get_ylabel() for axes in figure.axes] == ["Wasserstein estimate", "generator loss", "Fréchet distance"]
@@ -51,7 +51,7 @@ def test_runs_are_compared_in_one_picture_that_names_their_differences(tmp_path,
 
 
 def test_one_run_is_drawn_raw_and_filtered(tmp_path, drawn):
-    assert commands.plot_run("", [run(tmp_path / "one", 1.0), "--output", str(tmp_path / "one.png")]) == 0
+    assert plot([run(tmp_path / "one", 1.0), "--output", str(tmp_path / "one.png")]) == 0
     assert [text.get_text() for text in drawn[0].axes[0].get_legend().texts] == ["raw", "median of 3 reports"]
 
 
@@ -59,7 +59,7 @@ def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path, drawn):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     runs = [run(tmp_path / "a" / "wgan", 1.0), run(tmp_path / "b" / "wgan", 2.0)]
-    assert commands.plot_run("", [*runs, "--output", str(tmp_path / "runs.png")]) == 0
+    assert plot([*runs, "--output", str(tmp_path / "runs.png")]) == 0
     assert [text.get_text() for text in drawn[0].legends[0].texts] == runs
 
 
@@ -69,8 +69,8 @@ def test_what_cannot_be_drawn_is_named(tmp_path, capsys):
         ([str(tmp_path)], "there is no metrics.jsonl in it with a report; name a run's folder"),
         ([one, "--metrics", "loss"], "metrics='loss': no run has it; they have generator_loss, wasserstein_estimate"),
     ):
-        assert commands.plot_run("", [*arguments, "--output", str(picture)]) == 2
+        assert plot([*arguments, "--output", str(picture)]) == 2
         assert says in capsys.readouterr().err
     assert not picture.exists()
-    assert commands.plot_run("", [one, "--output", "picture.xyz"]) == 2
+    assert plot([one, "--output", "picture.xyz"]) == 2
     assert "output='picture.xyz': must end in .png, .svg or .pdf" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from hf_wgan import InputError, RunConfig, TrainingConfig
-from hf_wgan.cli.commands import train
+from hf_wgan.cli.train import train
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.training.resolve import FIELDS, HINTS, OPTION_CLASSES
 from hf_wgan.utils.options import OptionParser, choices_of, kind_of
@@ -172,8 +172,8 @@ SMALL += ["--max_train_steps", "3", "--logging_steps", "1", "--num_validation_im
 
 def test_a_run_is_repeated_bit_for_bit_from_its_own_record(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    assert train("", [*SMALL, "--learning_rate", "3e-4", "--output_dir", str(first)]) == 0
-    assert train("", ["--config", str(first / "training_config.json"), "--output_dir", str(second)]) == 0
+    assert train([*SMALL, "--learning_rate", "3e-4", "--output_dir", str(first)]) == 0
+    assert train(["--config", str(first / "training_config.json"), "--output_dir", str(second)]) == 0
     for name in ("generator", "critic"):
         digests = [
             hashlib.sha256((run / name / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()

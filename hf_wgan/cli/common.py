@@ -1,0 +1,118 @@
+"""What the commands share: errors as one line, the option parser, loading a model, and the folder for the outcome.
+
+An error is one line on stderr. Exit code 2: a mistake in the input, or a push that failed. 1: the command failed.
+128 plus a signal's number: a signal ended the command.
+"""
+
+import inspect
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..utils import files
+from ..utils.errors import BadImageError, ExportError, InputError, ProcessLostError, PushError
+from ..utils.options import OptionParser
+
+if TYPE_CHECKING:
+    from ..data import DataConfig
+    from ..pipelines import WGANPipeline
+
+Command = Callable[..., int]
+"""A function of the arguments (by default those of this process) that returns an exit code."""
+MODEL_HELP = "Folder left by training, or name of a model on the Hub."
+EXTRAS = {"ot": "train", "scipy": "train", "sklearn": "train", "gradio": "demo"}
+"""Optional modules, and the extra of this package that installs each."""
+
+
+def command(function: Command) -> Command:
+    """Turn errors that a person can correct into one line and an exit code; one process of several prints the line."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> int:
+        try:
+            return function(*args, **kwargs)
+        except (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError) as error:
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"error: {error}", file=sys.stderr)
+            mistake = isinstance(error, (InputError, PushError)) and not isinstance(error, BadImageError)
+            return 2 if mistake else 1
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            print(f'error: {error}; pip install "hf_wgan[{EXTRAS[error.name]}]" installs it', file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("Stopped at once.", file=sys.stderr)
+            return 128 + signal.SIGINT
+
+    return run
+
+
+def parser_for(function: Command, name: str, *option_classes: type, **options: Any) -> OptionParser:
+    """Return the parser of a command; the help opens with the docstring of its function.
+
+    Args:
+        function: The command.
+        name: Its name after `hf-wgan`.
+        option_classes: Dataclasses of its options.
+        options: Further arguments of `OptionParser`.
+    """
+    return OptionParser(*option_classes, **options, prog=f"hf-wgan {name}", description=inspect.getdoc(function))
+
+
+def empty_folder(output_dir: str, overwrite: bool) -> Path:
+    """Return the folder if it may be written to.
+
+    Raises:
+        InputError: The folder is not empty.
+    """
+    folder = Path(output_dir)
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not overwrite):
+        raise InputError(
+            f"output_dir={output_dir!r}: is not an empty folder; name another, or add --overwrite_output_dir"
+        )
+    return folder
+
+
+def load_pipeline(model: str, **options: Any) -> "WGANPipeline":
+    """Load a pipeline, as `hf_wgan.pipelines.loading.load_pipeline` does, which takes seconds to import."""
+    from ..pipelines import loading
+
+    return loading.load_pipeline(model, **options)
+
+
+def training_data_of(
+    model: str, pipeline: "WGANPipeline", data_config: "DataConfig", explicit: set[str]
+) -> "DataConfig":
+    """Return the data options of a command, or else those that the model was trained with; at the model's resolution.
+
+    Args:
+        model: The folder or the name of the model.
+        pipeline: The loaded model.
+        data_config: The data options of the command.
+        explicit: Names of the options that were typed; they override the recorded ones.
+
+    Raises:
+        InputError: Neither the command nor the model names the images.
+    """
+    from ..data import DataConfig
+    from ..models.factory import shape_of
+
+    config, record = data_config, Path(model) / files.CONFIG
+    if data_config.dataset_name is None and data_config.train_data_dir is None:
+        trained_with = json.loads(record.read_text())["dataset"]["config"] if record.is_file() else None
+        if trained_with is None:
+            raise InputError(
+                f"dataset_name: {model!r} does not say what it was trained on; name the images with --dataset_name or "
+                "--train_data_dir"
+            )
+        overrides = {name: getattr(data_config, name) for name in explicit & set(trained_with)}
+        config = replace(DataConfig(**trained_with), **overrides)
+    channels, size, _ = shape_of(pipeline.generator)
+    return replace(config, resolution=size, channels=channels, streaming=False)

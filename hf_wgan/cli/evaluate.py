@@ -1,0 +1,159 @@
+"""`hf-wgan evaluate`, `evaluate-digits` and `train-classifier`: figures of sample quality."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..metrics.features import describe_features
+from ..utils import files
+from ..utils.errors import InputError
+from ..utils.options import option
+from .common import MODEL_HELP, command, load_pipeline, parser_for, training_data_of
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measurement"""
+
+    features: str = option(
+        "classifier",
+        f"Feature extractor for the metrics: {describe_features()}.",
+    )
+    num_images: int = option(10_000, "Number of samples; fewer if there are fewer real images.")
+    seed: int = option(0, "Sample k depends on seed + k alone.")
+    batch_size: int = option(500, "Batch size of the networks' passes.")
+
+    def __post_init__(self) -> None:
+        from ..metrics.evaluate import MIN_IMAGES
+
+        for name, least in {"num_images": MIN_IMAGES, "batch_size": 1, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)}: must be at least {least}")
+
+
+@command
+def evaluate(args: Sequence[str] | None = None) -> int:
+    """Measure the quality of a model's samples, every figure in one pass.
+
+    hf-wgan evaluate wgan-digits
+    hf-wgan evaluate wgan-clothes --dataset_name path/to/fashion-mnist --held_out_split test
+    hf-wgan evaluate me/wgan-photos --train_data_dir photos --features timm:resnet50.a1_in1k
+    """
+    from accelerate import Accelerator
+
+    from ..data import DataConfig, load_held_out, load_image_set
+    from ..metrics.evaluate import evaluate as measure
+    from ..metrics.features import load_feature_extractor
+
+    parser = parser_for(evaluate, "evaluate", EvaluateConfig, DataConfig)
+    parser.epilog = "Without --dataset_name and --train_data_dir the images are those that the model was trained on."
+    parser.add_argument("model", help=MODEL_HELP)
+    parsed = parser.parse(args)
+    config, data_config = parsed.configs
+    model = parsed.others["model"]
+    state = Accelerator()
+    pipeline = load_pipeline(model).to(state.device)
+    pipeline.set_progress_bar_config(disable=True)
+    data_config = training_data_of(model, pipeline, data_config, parsed.explicit)
+    images = load_image_set(data_config)
+    held_out = load_held_out(data_config)
+    with state.main_process_first():  # the first process may have to train the extractor
+        features = load_feature_extractor(config.features, images, held_out, state.device, data_config.cache_dir)
+    result = measure(
+        pipeline,
+        images,
+        features,
+        held_out,
+        num_images=config.num_images,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        cache_dir=data_config.cache_dir,
+        progress=True,
+    )
+    state.end_training()
+    if state.is_main_process:
+        print(json.dumps({"figures": result.metrics, "floor": result.floor, "settings": result.settings}, indent=2))
+        _record(Path(model), result.rows())
+    return 0
+
+
+def _record(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the figures into the run's folder and its card, if the model is a run of this package."""
+    from ..hub.card import record_evaluation
+
+    if (folder / files.CONFIG).is_file():
+        record_evaluation(folder, rows)
+        print(f"Written into {folder / files.EVALUATION} and the card.", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class EvaluateDigitsConfig:
+    """Measurement"""
+
+    num_images: int = option(1000, "Number of samples to classify.")
+    seed: int = option(0, "Seed of the samples.")
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1:
+            raise InputError(f"num_images={self.num_images}: must be at least 1")
+
+
+@command
+def evaluate_digits(args: Sequence[str] | None = None) -> int:
+    """Measure how many samples a classifier of the real digits can read, and how evenly they cover the ten digits.
+
+    hf-wgan evaluate-digits wgan-digits
+    """
+    from ..metrics.digits import evaluate
+
+    parser = parser_for(evaluate_digits, "evaluate-digits", EvaluateDigitsConfig)
+    parser.add_argument("model", help=MODEL_HELP)
+    parsed = parser.parse(args)
+    (config,), model = parsed.configs, parsed.others["model"]
+    report = evaluate(load_pipeline(model), config.num_images, config.seed)
+    print(json.dumps(asdict(report), indent=2))
+    accuracy = {"classifier's accuracy on held-out digits": round(report.held_out_accuracy, 4)}
+    settings = {"samples": report.num_images, "seed": report.seed, **accuracy}
+    figures = {
+        "digits_read": ("Samples that a classifier reads as one digit with p >= 0.7", report.read),
+        "rarest_digit": ("Samples read as the rarest digit", report.smallest_class),
+    }
+    if report.agreement is not None:
+        name = "Samples of an asked class whose likeliest digit it is"
+        figures["class_agreement"] = (name, report.agreement)
+    rows = [
+        {"metric_type": kind, "metric_name": name, "metric_value": round(value, 4), "settings": settings}
+        for kind, (name, value) in figures.items()
+    ]
+    _record(Path(model), rows)
+    return 0
+
+
+@dataclass(frozen=True)
+class TrainClassifierConfig:
+    """Training"""
+
+    output_dir: str = option("classifier", "Folder for the network and its accuracy.")
+    seed: int = option(0, "Seed of the weights and the order of the images.")
+
+
+@command
+def train_classifier(args: Sequence[str] | None = None) -> int:
+    """Train a small classifier of a labelled dataset, whose features `hf-wgan evaluate` then compares.
+
+    hf-wgan train-classifier --dataset_name path/to/fashion-mnist --resolution 32 --held_out_split test
+    """
+    from ..data import DataConfig, load_held_out, load_image_set
+    from ..metrics.classifier import load_or_train_classifier
+
+    parser = parser_for(train_classifier, "train-classifier", TrainClassifierConfig, DataConfig)
+    config, data_config = parser.parse(args).configs
+    folder = Path(config.output_dir)
+    images = load_image_set(data_config)
+    held_out = load_held_out(data_config)
+    _, accuracy = load_or_train_classifier(folder, images, held_out, config.seed)
+    print(f"Right about {accuracy:.2%} of held-out images: {folder}, for --features classifier:{folder}")
+    return 0

@@ -1,0 +1,272 @@
+"""`hf-wgan generate`: images, videos and inversions from a trained model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..utils.errors import InputError
+from ..utils.options import option
+from .common import MODEL_HELP, command, empty_folder, load_pipeline, parser_for, training_data_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..data import ImageSet
+    from ..pipelines import WGANPipeline
+
+IMAGES_AT_ONCE = 1024  # held in memory before they are written
+IMAGES_IN_GRID = 64
+IMAGES_WITH_NEIGHBOURS = 16
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Images"""
+
+    num_images: int = option(64, "Number of images; of a film, the images that it passes through.")
+    output_dir: str = option("generated", "Folder for 00000.png, 00001.png, … and grid.png.")
+    overwrite_output_dir: bool = option(False, "Write into the folder even if it is not empty.")
+    seed: int = option(0, "Image k depends on seed + k alone, whatever the number of images.")
+    class_labels: str | None = option(
+        None, "Classes by number or name, separated by commas and used in turn; all of the model's by default."
+    )
+    truncation: float | None = option(
+        None, "Largest absolute value of a latent number; smaller values give more typical and less varied images."
+    )
+    num_candidates: int = option(1, "Generate this many candidates per image and keep the one the critic scores best.")
+    rejection_temperature: float | None = option(
+        None,
+        "Resample each image until the critic accepts it; in standard deviations of its scores, lower is stricter.",
+    )
+    num_neighbours: int = option(
+        0,
+        "Write neighbours.png: each row shows one of the first images and this many nearest training images by pixel "
+        "distance. They come from the model's own record, or from --dataset_name or --train_data_dir.",
+    )
+    scores: bool = option(False, "Write the critic's scores to scores.csv, the highest first.")
+    film: Literal["gif", "webp", "mp4", "frames"] | None = option(
+        None,
+        "Write a looping video of a walk from each image to the next instead of single images, or its frames as "
+        "00000.png, 00001.png, …",
+    )
+    num_frames: int = option(60, "Frames in the video.")
+    interpolation: Literal["spherical", "linear"] = option("spherical", "Interpolation of the video's latents.")
+    invert: str | None = option(
+        None,
+        "Instead of random images, find the latents whose images are nearest to those of this file or folder; write "
+        "the pairs to inverted.png and the latents to latents.safetensors.",
+    )
+    revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
+    variant: str | None = option(None, "Variant of the weights, such as fp16.")
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "num_candidates", "num_frames"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("seed", "num_neighbours"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 0")
+        for name in ("num_candidates", "rejection_temperature", "scores", "num_neighbours"):
+            value = getattr(self, name)
+            if (self.film or self.invert) and value != type(self).__dataclass_fields__[name].default:
+                raise InputError(f"{name}={value} with a film or inversion: leave one of them out")
+        if self.film and self.num_images < 2:
+            raise InputError(f"num_images={self.num_images} with a film: it goes from one to another, so at least 2")
+        if self.film and self.invert:
+            raise InputError(f"invert={self.invert!r} with a film: leave one of them out")
+
+
+@command
+def generate(args: Sequence[str] | None = None) -> int:
+    """Generate images with a trained model: a folder, a model on the Hub, or a file written by `hf-wgan export`.
+
+    hf-wgan generate wgan-digits --num_images 1000 --output_dir generated
+    """
+    import torch
+
+    from ..data import DataConfig, load_image_set
+
+    parser = parser_for(generate, "generate", GenerateConfig, DataConfig, exclude=("held_out_split",))
+    parser.add_argument("model", help=f"{MODEL_HELP[:-1]}, or file written by `hf-wgan export`.")
+    parsed = parser.parse(args)
+    config, data_config = parsed.configs
+    model = parsed.others["model"]
+    folder = empty_folder(config.output_dir, config.overwrite_output_dir)
+    if Path(model).is_file():
+        pipeline = _exported(model, config)
+    else:
+        pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
+    training_images = None
+    if config.num_neighbours:
+        training_images = load_image_set(training_data_of(model, pipeline, data_config, parsed.explicit))
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    if config.invert:
+        _write_inversion(pipeline, config, folder)
+    elif config.film:
+        _write_film(pipeline, config, folder)
+    else:
+        first = _write_images(pipeline, config, folder)
+        if training_images:
+            _write_neighbours(pipeline, config, folder, first, training_images)
+    return 0
+
+
+def _exported(file: str, config: GenerateConfig) -> Any:
+    """Load an exported generator, which can do less than a pipeline.
+
+    Raises:
+        InputError: An option needs the whole pipeline.
+    """
+    from ..pipelines.export import load_exported
+
+    for name in ("num_candidates", "rejection_temperature", "scores", "invert", "revision", "variant"):
+        if getattr(config, name) != getattr(GenerateConfig, name):
+            raise InputError(f"{name}={getattr(config, name)!r}: {file} is a generator alone; give the whole pipeline")
+    return load_exported(file)
+
+
+def _write_images(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path) -> "list[Image]":
+    """Write the images, the grid and the scores; return the first images, as many as the grid shows."""
+    from ..algorithm.random import seeded
+    from ..utils.console import progress_bar
+    from ..utils.grids import image_grid
+
+    pipeline.set_progress_bar_config(disable=True)
+    labels = _labels(config.class_labels)
+    first: list[Image] = []
+    scores: list[float] = []
+    with progress_bar(config.num_images, " images") as progress:
+        for start in range(0, config.num_images, IMAGES_AT_ONCE):
+            numbers = range(start, min(start + IMAGES_AT_ONCE, config.num_images))
+            seeds = seeded(config.seed + start, len(numbers))
+            classes = labels and [labels[number % len(labels)] for number in numbers]
+            images = pipeline(
+                len(seeds),
+                generator=seeds,
+                class_labels=classes,
+                truncation=config.truncation,
+                num_candidates=config.num_candidates,
+                rejection_temperature=config.rejection_temperature,
+            ).images
+            if config.scores:
+                scores += pipeline.score(images, classes).tolist()
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, image in zip(numbers, images):
+                image.save(folder / f"{number:05d}.png")
+            first += images[: IMAGES_IN_GRID - len(first)]
+            progress.update(len(images))
+    image_grid(first).save(folder / "grid.png")
+    if config.scores:
+        ranked = sorted(enumerate(scores), key=lambda pair: -pair[1])
+        lines = [f"{number:05d}.png,{score:.6g}" for number, score in ranked]
+        (folder / "scores.csv").write_text("\n".join(["image,score", *lines]) + "\n")
+    with_scores = " and scores.csv" if config.scores else ""
+    print(f"Saved {config.num_images} images, grid.png{with_scores} in {folder}.")
+    return first
+
+
+def _write_neighbours(
+    pipeline: "WGANPipeline", config: GenerateConfig, folder: Path, images: "list[Image]", training_images: "ImageSet"
+) -> None:
+    """Write neighbours.png: rows of an image and its nearest training images."""
+    from PIL import Image
+
+    from ..utils.grids import image_grid
+
+    images = images[:IMAGES_WITH_NEIGHBOURS]
+    references = training_images.images
+    numbers, distances = pipeline.neighbours(images, references, config.num_neighbours)
+    rows = []
+    for image, nearest in zip(images, numbers):
+        arrays = references[nearest].permute(0, 2, 3, 1).numpy()
+        rows += [image, *(Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array) for array in arrays)]
+    image_grid(rows, columns=2 * (1 + config.num_neighbours)).save(folder / "neighbours.png")
+    print(
+        f"Saved neighbours.png: the nearest of {len(references):,} training images are {distances.mean():.3g} away, "
+        "the root of the mean squared difference of pixels in [0, 1]."
+    )
+
+
+def _write_film(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path) -> None:
+    """Write a looping video, or its frames."""
+    import torch
+
+    from ..algorithm.random import seeded
+    from ..utils.grids import FILM_WIDTH, FRAME_MILLISECONDS, image_grid, save_film
+
+    labels = _labels(config.class_labels)
+    if labels and len(labels) > 1:
+        raise InputError(f"class_labels={config.class_labels!r} with a film: give it one class")
+    dim = pipeline.generator.config.latent_dim
+    seeds = seeded(config.seed, config.num_images)
+    latents = torch.cat([torch.randn(1, dim, generator=seed) for seed in seeds])
+    frames = pipeline.interpolate(
+        latents,
+        config.num_frames,
+        config.interpolation,
+        loop=True,
+        truncation=config.truncation,
+        class_labels=labels[0] if labels else 0 if pipeline.generator.config.get("num_classes") else None,
+    ).images
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.film == "frames":
+        for number, frame in enumerate(frames):
+            frame.save(folder / f"{number:05d}.png")
+        print(f"Saved {len(frames)} frames of a film in {folder}.")
+        return
+    frames = [image_grid([frame], smallest_width=FILM_WIDTH) for frame in frames]
+    path = folder / f"walk.{config.film}"
+    if config.film == "mp4":
+        from diffusers.utils import export_to_video
+
+        try:
+            export_to_video([frame.convert("RGB") for frame in frames], str(path), fps=1000 // FRAME_MILLISECONDS)
+        except (ImportError, AttributeError) as error:
+            raise InputError('film="mp4": needs an encoder; pip install imageio imageio-ffmpeg, or use webp') from error
+    else:
+        save_film(frames, path, str(config.film))
+    print(f"Saved a film of {len(frames)} frames: {path}.")
+
+
+def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path) -> None:
+    """Write the latents whose images are nearest to those of a file or folder, and the pairs of images."""
+    import safetensors.torch
+    import torch
+    from PIL import Image, UnidentifiedImageError
+
+    from ..models.factory import shape_of
+    from ..utils.grids import image_grid
+
+    source = Path(str(config.invert))
+    if not source.exists():
+        raise InputError(f"invert={config.invert!r}: there is no such file or folder")
+    paths = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
+    _, height, width = shape_of(pipeline.generator)
+    targets = []
+    for path in paths[: config.num_images]:
+        try:
+            targets.append(Image.open(path).convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+        except (OSError, UnidentifiedImageError) as error:
+            raise InputError(f"invert={config.invert!r}: {path} is no picture that can be read") from error
+    if not targets:
+        raise InputError(f"invert={config.invert!r}: has no files; name a picture, or a folder of them")
+    labels = _labels(config.class_labels)
+    classes = labels and [labels[number % len(labels)] for number in range(len(targets))]
+    latents = pipeline.invert(targets, class_labels=classes, generator=torch.Generator().manual_seed(config.seed))
+    pixels = pipeline(latents=latents, class_labels=classes, output_type="pt").images
+    errors = (pixels.cpu() - pipeline.pixels(targets)).square().mean(dim=(1, 2, 3))
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, folder / "latents.safetensors")
+    images = pipeline(latents=latents, class_labels=classes).images
+    pairs = [image for pair in zip([target.convert(images[0].mode) for target in targets], images) for image in pair]
+    image_grid(pairs, columns=2 * max(1, round(len(images) ** 0.5 / 2**0.5))).save(folder / "inverted.png")
+    print(f"Saved inverted.png and latents.safetensors in {folder}; mean squared error {errors.mean():.4g} of [0, 1].")
+
+
+def _labels(text: str | None) -> list[int | str] | None:
+    """Split class labels at their commas; digits become numbers."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    return [int(word) if word.isdigit() else word for word in words]
