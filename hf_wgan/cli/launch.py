@@ -37,12 +37,18 @@ def relaunch_on_cpus() -> None:
         command += ["--master_addr", os.environ["MASTER_ADDR"]]
         if interface := _interface_towards(os.environ["MASTER_ADDR"]):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    command += ["--master_port", os.environ["MASTER_PORT"], *sys.argv]
+    command += ["--master_port", os.environ["MASTER_PORT"], *_program(), *sys.argv[1:]]
     for name in SIGNALS_TO_PASS_ON:
         os.environ.setdefault(name, "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)
+
+
+def _program() -> list[str]:
+    """Return what this process runs, as words after `python`: `-m` and a module, or a script."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", spec.name] if spec is not None and spec.name.startswith("hf_wgan.") else sys.argv[:1]
 
 
 def _interface_towards(address: str) -> str | None:
@@ -61,7 +67,7 @@ def _interface_towards(address: str) -> str | None:
 def command_line() -> str:
     """The command that started this process, with the launcher's options where it was `accelerate launch` or `uv run`,
     and without the token, for the record of a run."""
-    words = ["python", *sys.argv]
+    words = ["python", *_program(), *sys.argv[1:]]
     if sys.argv[0].startswith("hf-wgan "):  # as `main` names the program
         words = [*sys.argv[0].split(), *sys.argv[1:]]
     for process in psutil.Process().parents():

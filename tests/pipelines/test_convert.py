@@ -435,7 +435,7 @@ def test_the_script_leaves_a_pipeline_and_says_how_to_see_it(run, capsys):
     assert script(run.generator, "--critic", run.critic, "--output_dir", output) == 0
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1 and "DCGANGenerator and DCGANCritic" in printed
-    assert f"python scripts/generate.py {output}" in printed
+    assert f"hf-wgan generate {output}" in printed
     assert_same(WGANPipeline.from_pretrained(output), generator, critic)
 
 
