@@ -17,11 +17,10 @@ from pathlib import Path
 import torch
 from options import split_options
 
-from hf_wgan import TrainingConfig, WGANTrainer, load_images
-from hf_wgan.data import DataConfig
-from hf_wgan.models.factory import NetworkConfig, build_networks
-from hf_wgan.training.config import DIGITS_DEFAULTS
+from hf_wgan import RunConfig, WGANTrainer, load_images
+from hf_wgan.models.factory import build_networks
 from hf_wgan.training.report import Report
+from hf_wgan.training.resolve import OPTION_CLASSES
 from hf_wgan.utils.options import OptionParser
 from hf_wgan.utils.signals import Interrupts
 
@@ -32,14 +31,13 @@ class Run:
     """A run that is taken some steps further at a time."""
 
     def __init__(self, folder: Path, every: int, extra: list[str]):
-        parser = OptionParser(DataConfig, NetworkConfig, TrainingConfig)
-        defaults = {**DIGITS_DEFAULTS, "output_dir": str(folder), "validation_steps": NEVER, "max_train_steps": NEVER}
-        parser.set_defaults(**defaults, checkpointing_steps=every)
-        data_config, network_config, config = parser.parse_options(extra)
-        dataset = load_images(data_config)
-        torch.manual_seed(config.seed)
-        networks = build_networks(network_config, data_config.resolution, dataset.shape[0])
-        self.trainer = WGANTrainer(*networks, dataset, config)
+        parsed = OptionParser(*OPTION_CLASSES).parse(extra)
+        pace = {"validation_steps": NEVER, "max_train_steps": NEVER, "checkpointing_steps": every}
+        config = RunConfig.resolve(**{**pace, **parsed.options, "output_dir": str(folder)})
+        dataset = load_images(config.data)
+        torch.manual_seed(config.training.seed)
+        networks = build_networks(config.networks, config.data.resolution, dataset.shape[0])
+        self.trainer = WGANTrainer(*networks, dataset, config.training)
         folder.mkdir()
         self.report = Report(folder, NEVER)
         self.report.bar.disable = True

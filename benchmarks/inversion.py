@@ -14,7 +14,7 @@ from PIL import Image
 
 from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig, WGANTrainer, load_images
 from hf_wgan.data import DataConfig
-from hf_wgan.training.config import DIGITS_DEFAULTS
+from hf_wgan.training.resolve import DIGITS_DEFAULTS
 from hf_wgan.utils.grids import image_grid
 
 LEFT_OUT, CANDIDATES = 16, 1000

@@ -129,9 +129,7 @@ class Ours:
             checkpointing_steps=NEVER,
             **OPTIMIZERS[lipschitz],
         )
-        parser = OptionParser(TrainingConfig)
-        given = {name: getattr(parser.parse_options(extra)[0], name) for name in parser.given(extra)}
-        config = dataclasses.replace(config, **given)
+        config = dataclasses.replace(config, **OptionParser(TrainingConfig).parse(extra).options)
         self.trainer = WGANTrainer(*networks(resolution, channels, width, lipschitz), ImageSet(images), config)
         self.report = self.trainer._start()
         self.report.bar.disable = True

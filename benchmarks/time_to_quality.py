@@ -95,9 +95,7 @@ def main(given: argparse.Namespace, extra: list[str]) -> None:
     images, held_out = (load_images(DataConfig(**data, dataset_split=split)) for split in ("train", "test"))
     network, accuracy = load_or_train_classifier(Path(cache_folder(None), "time-to-quality"), images, held_out)
     judge = Judge(network, held_out, given.num_images)
-    parser = OptionParser(TrainingConfig, NetworkConfig)
-    configs, set_by_hand = parser.parse_options(extra), parser.given(extra)
-    chosen = {name: value for config in configs for name, value in vars(config).items() if name in set_by_hand}
+    chosen = OptionParser(TrainingConfig, NetworkConfig).parse(extra).options
     steps = {"max_train_steps": NEVER, "validation_steps": NEVER, "checkpointing_steps": NEVER}
     settings = {**PRESETS[given.preset], **steps, **chosen}
 
