@@ -311,7 +311,7 @@ def test_bad_input_from_python_is_named(tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=says):
             export_pipeline(make(), tmp_path / path, component)
-    monkeypatch.setattr(export, "MOST_ONNX_BYTES", 1000)
+    monkeypatch.setattr(export_module, "MOST_ONNX_BYTES", 1000)
     with pytest.raises(InputError, match="too large for one ONNX file"):
         export_pipeline(make(), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
