@@ -27,6 +27,7 @@ from hf_wgan.algorithm.latents import PRIORS
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.cli.train import train as train_command
 from hf_wgan.hub.publish import Push, push_folder
+from hf_wgan.utils.options import OptionParser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -145,19 +146,22 @@ def script_of(command):
     return f"scripts/{SCRIPTS.get(command, command.replace('-', '_'))}.py"
 
 
+def then_stop(parse):
+    def parse_and_stop(*args, **kwargs):
+        parse(*args, **kwargs)
+        raise ArgumentsParsed
+
+    return parse_and_stop
+
+
 def run_script(path, arguments, monkeypatch, arguments_only):
     assert (ROOT / path).is_file(), path
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", [path, *arguments])
         patch.syspath_prepend(str((ROOT / path).parent))
         if arguments_only:
-            parse = argparse.ArgumentParser.parse_args
-
-            def parse_and_stop(*args, **kwargs):
-                parse(*args, **kwargs)
-                raise ArgumentsParsed
-
-            patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+            for owner, name in ((argparse.ArgumentParser, "parse_args"), (OptionParser, "parse")):
+                patch.setattr(owner, name, then_stop(getattr(owner, name)))
         try:
             runpy.run_path(str(ROOT / path), run_name="__main__")
         except ArgumentsParsed:
