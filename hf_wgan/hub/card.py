@@ -16,6 +16,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..utils import files
+from .code import usage_of
 
 TASK = "unconditional-image-generation"
 ALWAYS_MADE = (  # metadata of a model's card, and of a Space's
@@ -91,6 +92,7 @@ def make_card(folder: Path, name: str) -> str:
         template_path=str(_BESIDE if _BESIDE.is_file() else _IN_CHECKOUT),
         name=name,
         title=name.rpartition("/")[2],
+        usage=usage_of(index),
         networks=networks,
         generator=networks["generator"],
         dataset=dataset,

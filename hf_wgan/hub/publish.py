@@ -1,17 +1,19 @@
-"""From a pipeline's folder to a repository on the Hub: what belongs there, in one commit, or nothing at all."""
+"""Push the folder of a pipeline to a repository on the Hub: what belongs there, in one commit, or nothing at all."""
 
+import json
 import shlex
 import shutil
 import tempfile
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import HFValidationError, disable_progress_bars, enable_progress_bars, validate_repo_id
 
@@ -20,14 +22,16 @@ from ..utils import files
 from ..utils.console import say
 from ..utils.errors import InputError, PushError, one_line
 from .card import make_card, merge
+from .code import SOURCE_MODULES, carried_code, source_module, without_carried_code
 
 VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PATTERNS = [
-    files.INDEX, files.CARD, files.CONFIG, files.METRICS, files.EVALUATION, files.CURVES, files.CARRIED_CODE,
-    f"{files.SAMPLES}/*.png",
-    *(f"{network}/{pattern}" for network in files.NETWORKS for pattern in ("config.json", "*.safetensors", "*.py")),
-]  # fmt: skip
-REPLACED = ("hf_wgan_", f"{files.SAMPLES}/", *(f"{network}/" for network in files.NETWORKS))  # by every push
+    *(files.INDEX, files.CARD, files.CONFIG, files.METRICS, files.EVALUATION, files.CURVES, f"{files.SAMPLES}/*.png"),
+    *(f"{network}/{pattern}" for network in files.NETWORKS for pattern in ("config.json", "*.safetensors")),
+]
+"""What of a folder is pushed as it is. Code is not: it is generated again, so that only our own is ever published."""
+REPLACED = ("hf_wgan_", f"{files.SAMPLES}/", *(f"{network}/" for network in files.NETWORKS))
+"""How the names of files begin that every push replaces."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,16 @@ class Push:
 
     Args:
         repo_id: `"me/model"`, or `"model"` in the namespace of the token's owner.
-        token: A token that may write; by default the one that `hf auth login` saved, or that `HF_TOKEN` holds.
-        private: Whether the repository is made private, if it is not there yet.
-        revision: Branch to push to, made if it is not there; the main one by default.
+        token: A token with write access; by default the one that `hf auth login` saved, or `HF_TOKEN`.
+        private: Whether a new repository is private.
+        revision: Branch to push to, created if it does not exist; the main branch by default.
         create_pr: Whether to open a pull request instead of changing the branch.
-        commit_message: What the commit is called.
+        commit_message: Message of the commit.
         variant: `"fp16"` or `"bf16"` to add weights of that precision beside the full ones.
-        with_checkpoint: Whether the newest checkpoint goes up too, optimizers and all.
+        with_checkpoint: Whether to push the newest checkpoint too, with its optimizers.
 
     Raises:
-        InputError: a value that no Hub would take.
+        InputError: A value that no Hub accepts.
     """
 
     repo_id: str
@@ -58,16 +62,13 @@ class Push:
     with_checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        try:
-            validate_repo_id(self.repo_id)
-        except HFValidationError as error:
-            raise InputError(f"hub_model_id={self.repo_id!r}: {one_line(error)}") from error
+        check_repo_id("hub_model_id", self.repo_id)
         if self.variant not in (None, *VARIANTS):
             raise InputError(f"variant={self.variant!r}: must be {' or '.join(VARIANTS)}")
 
-    def command(self, folder: Path) -> str:
-        """The command that does this push; the token is left out."""
-        words = ["python", "scripts/push_to_hub.py", str(folder), "--hub_model_id", self.repo_id]
+    def command(self, folder: Path | str) -> str:
+        """Return the command that does this push, without the token."""
+        words = ["hf-wgan", "push", str(folder), "--hub_model_id", self.repo_id]
         words += ["--hub_private_repo"] * self.private + ["--create_pr"] * self.create_pr
         words += ["--with_checkpoint"] * self.with_checkpoint
         for name in ("revision", "variant"):
@@ -78,109 +79,217 @@ class Push:
         return shlex.join(words)
 
 
-def files_that_belong(folder: Path) -> list[Path]:
-    """What of a run's folder goes to the Hub."""
-    return [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
-
-
-def push_folder(folder: Path, push: Push) -> str:
-    """Pushes a folder that holds a pipeline, and what else a run left in it, in one commit.
-
-    What an earlier push left of the pipeline, its code and its samples and is no longer there goes away in the same
-    commit; variants that were there are made from the new weights. What a person wrote into the card, there or here,
-    stays; the card in the folder is brought up to date.
-
-    Args:
-        folder: Holds `model_index.json`.
-        push: Where to and how.
-
-    Returns:
-        The address of the repository, or of the pull request.
+def check_repo_id(option: str, repo_id: str) -> None:
+    """Check the name of a repository.
 
     Raises:
-        InputError: the folder holds no whole pipeline.
-        PushError: the push failed, or its last answer was lost. The folder is as it was; on the Hub nothing of the push
-            can be seen, or, in that last case, all of it.
+        InputError: No Hub accepts it.
     """
-    check_pipeline_folder(folder)
     try:
-        return _push(folder, push)
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(f"{option}={repo_id!r}: {one_line(error)}") from error
+
+
+class Repository:
+    """A repository on the Hub as it was when a push began, which the push changes in one commit.
+
+    Args:
+        api: The client.
+        repo_id: Full name of the repository.
+        repo_type: `"model"` or `"space"`.
+        revision: Branch; the main one by default.
+    """
+
+    def __init__(self, api: HfApi, repo_id: str, repo_type: str = "model", revision: str | None = None):
+        self.api, self.repo_id, self.repo_type, self.revision = api, repo_id, repo_type, revision
+        info: Any = api.repo_info(repo_id, repo_type=repo_type, revision=revision)
+        self.head = info.sha
+        self.files = [file.rfilename for file in info.siblings or []]
+
+    def text(self, name: str) -> str:
+        """Return the content of a file; empty if there is no such file."""
+        return published_text(self.api, self.repo_id, name, repo_type=self.repo_type, revision=self.head)
+
+    def commit(
+        self, uploads: dict[str, Any], message: str, replaced: Sequence[str] = (), create_pr: bool = False
+    ) -> CommitInfo:
+        """Upload files and delete others in one commit.
+
+        `HfApi.upload_folder` does not serve: with Xet storage it makes several commits of a large folder, and what is
+        uploaded here is not all in one folder.
+
+        Args:
+            uploads: Paths or bytes by name in the repository.
+            message: Message of the commit.
+            replaced: Beginnings of names: files that begin so and are not uploaded are deleted.
+            create_pr: Whether to open a pull request instead.
+        """
+        stale = [name for name in self.files if name.startswith(tuple(replaced)) and name not in uploads]
+        return self.api.create_commit(
+            self.repo_id,
+            [CommitOperationAdd(name, source) for name, source in uploads.items()]
+            + [CommitOperationDelete(name) for name in stale],
+            commit_message=message,
+            repo_type=self.repo_type,
+            revision=self.revision,
+            create_pr=create_pr,
+            parent_commit=self.head,  # the Hub refuses the commit if somebody else commits meanwhile
+        )
+
+
+@contextmanager
+def push_errors(failure: str, remedy: str) -> Iterator[None]:
+    """Turn every error of the client into a `PushError`.
+
+    Args:
+        failure: What was not done.
+        remedy: What is left, and the command that completes the push.
+    """
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:  # the client raises those of three HTTP libraries, by its version
-        raise PushError(
-            f"{folder} was not pushed to {push.repo_id}: {reason(error)}. Nothing is lost: the folder is whole, and "
-            f"this command finishes the job:\n{push.command(folder)}"
-        ) from error
+        raise PushError(f"{failure}: {reason(error)}. {remedy}") from error
+
+
+def files_that_belong(folder: Path) -> list[Path]:
+    """Return the files of a run's folder that are pushed as they are.
+
+    Raises:
+        InputError: One of them is a link to a file outside the folder.
+    """
+    paths = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
+    _check_links(paths, folder)
+    return paths
+
+
+def push_folder(folder: Path, push: Push, remedy: str | None = None) -> str:
+    """Push a folder that holds a pipeline, and the record of a run in it, in one commit.
+
+    The commit also deletes what an earlier push left of the pipeline, its code and its samples and is no longer there;
+    variants that exist are made again from the new weights. The code of the networks is generated from the imported
+    classes: files with code in the folder are not published. What a person wrote into the card, in the folder or on
+    the Hub, stays; the card in the folder is updated.
+
+    Args:
+        folder: Holds `model_index.json`.
+        push: The repository and the options.
+        remedy: What the message of a failed push recommends; by default the command that pushes the folder.
+
+    Returns:
+        The URL of the repository, or of the pull request.
+
+    Raises:
+        InputError: The folder holds no complete pipeline, links to files elsewhere, or code that is not imported.
+        PushError: The push failed, or its last answer was lost. The folder is unchanged; on the Hub nothing of the push
+            can be seen, or, in that last case, all of it.
+    """
+    check_pipeline_folder(folder)
+    if remedy is None:
+        remedy = (
+            f"Nothing is lost: the folder is complete, and this command completes the push:\n{push.command(folder)}"
+        )
+    with push_errors(f"{folder} was not pushed to {push.repo_id}", remedy):
+        return _push(folder, push)
 
 
 def problem_with(push: Push) -> str | None:
-    """Why a push would fail as things are; None if nothing speaks against it. Makes the repository."""
+    """Create the repository, and return why a push would fail now; None if nothing speaks against it."""
     try:
         _make_repository(HfApi(token=push.token), push)
-    except Exception as error:  # as above
+    except Exception as error:  # as in push_errors
         return reason(error)
     return None
 
 
 def check_pipeline_folder(folder: Path) -> None:
-    """Whether the folder can be pushed.
+    """Check whether a folder can be pushed.
 
     Raises:
-        InputError: it holds no whole pipeline.
+        InputError: It holds no complete pipeline, or links to files elsewhere.
     """
     if not (folder / files.INDEX).is_file():
         raise InputError(f"{str(folder)!r} holds no pipeline: there is no {files.INDEX} in it")
     if not (folder / "generator" / weights_name()).is_file():
-        raise InputError(f"{str(folder)!r} holds no whole pipeline: generator/{weights_name()} is missing")
+        raise InputError(f"{str(folder)!r} holds no complete pipeline: generator/{weights_name()} is missing")
+    files_that_belong(folder)
+
+
+def pipeline_code(folder: Path) -> dict[str, bytes]:
+    """Return the code that the pipeline of a folder carries, by file name, generated from the imported classes.
+
+    Raises:
+        InputError: Code of the author's own belongs to the pipeline, and its module is not imported.
+    """
+    written = json.loads((folder / files.INDEX).read_text(encoding="utf-8"))
+    index = without_carried_code(written)
+    code = carried_code(index, written)
+    own = index.get(SOURCE_MODULES)
+    for component in files.NETWORKS:
+        entry = written.get(component)
+        if not isinstance(entry, list) or entry[:1] == [None] or any(name.startswith(f"{component}/") for name in code):
+            continue
+        module = source_module(index, component)
+        if isinstance(own, dict) and component in own:
+            raise InputError(
+                f"{folder / component} has code of {module}, which is not imported. Only code that hf_wgan generates "
+                f"from imported modules is published: import it first (`import {module}` in Python, --import {module} "
+                "on the command line)"
+            )
+        say(
+            f"The code of the {component} ({'.'.join(map(str, entry))}) is not pushed, as the model does not carry it: "
+            "only people who have that class can load the model."
+        )
+    return code
 
 
 def _make_repository(api: HfApi, push: Push) -> str:
-    """Its full name, whether it is new or was there already."""
+    """Create the repository unless it exists, and return its full name."""
     return api.create_repo(push.repo_id, private=push.private or None, exist_ok=True).repo_id
 
 
 def _push(folder: Path, push: Push) -> str:
+    code = pipeline_code(folder)
     api = HfApi(token=push.token)
     repo_id = _make_repository(api, push)
     if push.revision:
         api.create_branch(repo_id, branch=push.revision, exist_ok=True)
-    # Our commit is made from this one: if somebody else commits meanwhile, the Hub refuses ours.
-    head = api.model_info(repo_id, revision=push.revision).sha
-    published = published_text(api, repo_id, files.CARD, revision=head)
-    local = folder / files.CARD
-    card = merge(make_card(folder, repo_id), local.read_text(encoding="utf-8") if local.is_file() else "", published)
+    repository = Repository(api, repo_id, revision=push.revision)
+    card = merge(make_card(folder, repo_id), files.read_text(folder / files.CARD, folder), repository.text(files.CARD))
     with tempfile.TemporaryDirectory() as temporary:
-        there = api.list_repo_files(repo_id, revision=head)
+        there = repository.files
         variants = {name for name in VARIANTS if name == push.variant or any(f".{name}." in file for file in there)}
-        uploads = _uploads(folder, push, variants, Path(temporary)) | {files.CARD: card.encode()}
+        uploads = _uploads(folder, push, variants, Path(temporary)) | code | {files.CARD: card.encode()}
         replaced = (*REPLACED, "checkpoint-") if push.with_checkpoint else REPLACED
-        stale = [name for name in there if name.startswith(replaced) and name not in uploads]
-        commit = api.create_commit(
-            repo_id,
-            [CommitOperationAdd(name, source) for name, source in uploads.items()]
-            + [CommitOperationDelete(name) for name in stale],
-            commit_message=push.commit_message,
-            revision=push.revision,
-            create_pr=push.create_pr,
-            parent_commit=head,
-        )
+        commit = repository.commit(uploads, push.commit_message, replaced, push.create_pr)
     with suppress(OSError):  # the push itself is done
-        local.write_text(card, encoding="utf-8")
+        files.write_text(folder / files.CARD, card)
     return commit.pr_url or str(commit.repo_url)
 
 
 def _uploads(folder: Path, push: Push, variants: set[str], temporary: Path) -> dict[str, Any]:
-    """What belongs on the Hub, by its name there."""
-    found = files_that_belong(folder)
+    """Return the files that belong on the Hub as they are, by their names there."""
+    paths = files_that_belong(folder)
     if push.with_checkpoint and (checkpoints := files.checkpoints(folder)):
-        found += [path for path in sorted(checkpoints[-1].rglob("*")) if path.is_file()]
-    uploads: dict[str, Any] = {path.relative_to(folder).as_posix(): path for path in found}
+        paths += [path for path in sorted(checkpoints[-1].rglob("*")) if path.is_file()]
+        _check_links(paths, folder)
+    uploads: dict[str, Any] = {path.relative_to(folder).as_posix(): path for path in paths}
     for weights in [folder / network / weights_name() for network in files.NETWORKS]:
         for variant in variants if weights.is_file() else ():
             path = temporary / f"{weights.parent.name}.{variant}"
             uploads[f"{weights.parent.name}/{weights_name(variant)}"] = _in_precision(weights, variant, path)
     return uploads
+
+
+def _check_links(paths: list[Path], folder: Path) -> None:
+    for path in paths:
+        if files.leads_outside(path, folder):
+            raise InputError(
+                f"{path} is a link to a file outside the folder, which a push never follows: remove it, or replace it "
+                "by the file"
+            )
 
 
 def _in_precision(weights: Path, variant: str, path: Path) -> Path:
@@ -195,20 +304,23 @@ def _in_precision(weights: Path, variant: str, path: Path) -> Path:
     return path
 
 
-def published_text(api: HfApi, repo_id: str, name: str, **where: Any) -> str:
-    """The content of a file on the Hub; empty if there is none of this name.
+def published_text(api: HfApi, repo_id: str, name: str, **options: Any) -> str:
+    """Return the content of a file on the Hub; empty if there is no such file.
 
     Args:
-        where: Options of `hf_hub_download`.
+        api: The client.
+        repo_id: The repository.
+        name: Name of the file in it.
+        options: Those of `hf_hub_download`.
     """
     try:
-        return Path(api.hf_hub_download(repo_id, name, **where)).read_text(encoding="utf-8")
+        return Path(api.hf_hub_download(repo_id, name, **options)).read_text(encoding="utf-8")
     except EntryNotFoundError:
         return ""
 
 
 def reason(error: Exception) -> str:
-    """What went wrong at the Hub, and what mends it."""
+    """Return why the Hub failed, and the remedy."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return "no valid token; log in by `hf auth login`, or set HF_TOKEN or --hub_token"
@@ -220,39 +332,45 @@ def reason(error: Exception) -> str:
 
 
 class BackgroundPushes:
-    """Pushes of a run that goes on meanwhile: one at a time, each of a copy; what comes during a push is left out.
+    """Pushes during training: one at a time, each of a copy. While one is under way, others are left out.
 
     Args:
         folder: The run's folder.
-        push: Where to and how.
+        push: The repository and the options.
     """
 
     def __init__(self, folder: Path, push: Push):
         self.folder, self.push = folder, push
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+        self._api = HfApi()
         self._last: Future[None] | None = None
 
     def push_copy(self, step: int) -> None:
-        """Starts to push the folder as it is now, unless an earlier push is still under way."""
+        """Start to push the folder as it is now, unless an earlier push is still under way."""
         if self._last is not None and not self._last.done():
             return
         copy = Path(tempfile.mkdtemp()) / self.folder.resolve().name
-        for path in files_that_belong(self.folder):
-            target = copy / path.relative_to(self.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        self._last = self._worker.submit(self._run, copy, step)
+        try:
+            for path in files_that_belong(self.folder):
+                target = copy / path.relative_to(self.folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        except (InputError, OSError) as error:
+            shutil.rmtree(copy.parent, ignore_errors=True)
+            say(f"Step {step} was not pushed, training continues: {error}")
+            return
+        self._last = self._api.run_as_future(self._run, copy, step)
 
     def _run(self, copy: Path, step: int) -> None:
         disable_progress_bars()  # which would run through training's own
         try:
             push_folder(copy, replace(self.push, commit_message=f"Step {step}"))
         except (InputError, PushError) as error:
-            say(f"Step {step} was not pushed, training goes on: {error.__cause__ or error}")
+            say(f"Step {step} was not pushed, training continues: {error.__cause__ or error}")
         finally:
             enable_progress_bars()
             shutil.rmtree(copy.parent, ignore_errors=True)
 
     def finish(self) -> None:
-        """Waits for the push under way."""
-        self._worker.shutdown(wait=True)
+        """Wait for the push under way."""
+        if self._last is not None:
+            wait([self._last])

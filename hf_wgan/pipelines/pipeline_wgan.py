@@ -483,9 +483,8 @@ class WGANPipeline(DiffusionPipeline):
                 (folder / (name if part is not self else "") / f"{module}.py").write_text(source, encoding="utf-8")
         (folder / self.config_name).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
-    @staticmethod
-    def _code_of(of: type) -> tuple[str, str] | None:
-        """The name and the source of a self-contained module with this class; None if there is none."""
+    def _code_of(self, of: type) -> tuple[str, str] | None:
+        """Return the name and the source of a self-contained module with this class; None if there is none."""
         file = Path(inspect.getfile(of))
         return file.stem, file.read_text(encoding="utf-8")
 

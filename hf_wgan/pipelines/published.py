@@ -2,19 +2,22 @@
 
 import inspect
 import json
+import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from diffusers import ModelMixin
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from ..hub.code import code_of, without_carried_code
+from ..hub.code import PACKAGE, SOURCE_MODULES, check_prior, code_of, network_class, source_module, without_carried_code
 from ..hub.publish import Push, files_that_belong, push_folder
 from ..models.network import weights_name
 from ..utils import files
+from ..utils.console import say
 from ..utils.errors import InputError, one_line
 from . import pipeline_wgan
 
@@ -65,9 +68,9 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
 
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            folder = cls.download(pretrained_model_name_or_path, variant=variant, **hub_options)
-        index = _read_index(cls, folder / files.INDEX)
-        classes = {name: value for name, value in _classes(index).items() if name not in arguments}
+            folder = cls.download(pretrained_model_name_or_path, variant, arguments, **hub_options)
+        index = _read_index(cls, folder / files.INDEX, pretrained_model_name_or_path, arguments)
+        classes = _classes(index, arguments)
         variants = {name: variant for name in classes if variant and _weights(folder / name, variant)}
         if variant and classes and not variants:
             raise InputError(f"variant={variant!r}: {pretrained_model_name_or_path} has no weights of this variant")
@@ -90,17 +93,21 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
         return pipeline
 
     @classmethod
-    def download(cls, pretrained_model_name: Any, variant: str | None = None, **options: Any) -> Path:
+    def download(
+        cls, pretrained_model_name: Any, variant: str | None = None, without: Collection[str] = (), **options: Any
+    ) -> Path:
         """Download what `from_pretrained` reads of a model on the Hub, which is no code, and return its folder.
 
         Args:
             pretrained_model_name: `"me/model"`.
             variant: Variant of the weights; networks that lack it are downloaded in full precision.
+            without: Components to leave out.
             options: `revision`, `cache_dir`, `local_files_only`, `force_download` and `token`.
         """
         name = str(pretrained_model_name)
         index = Path(hf_hub_download(name, files.INDEX, **options))
-        folder, parts = index.parent, list(_classes(_read_index(cls, index)))
+        folder = index.parent
+        parts = list(_classes(_read_index(cls, index, name, without), without))
         options["revision"] = folder.name  # the commit, in case the branch moves meanwhile
         if variant:
             snapshot_download(name, allow_patterns=_patterns(parts, variant), **options)
@@ -114,15 +121,51 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
             raise InputError("safe_serialization=False: pickled weights can run code, so only safetensors are written")
         push_options = {name: options.pop(name) for name in _PUSH_OPTIONS if name in options}
         push_to_hub = options.pop("push_to_hub", False)
-        super().save_pretrained(save_directory, **options)
+        with _saved_beside(Path(save_directory)) as temporary:
+            super().save_pretrained(temporary, **options)
+            self._record_source_modules(temporary / files.INDEX)
+        for component, reason in self._components_without_code().items():
+            network = type(self.components[component])
+            _say_once(
+                f"{component}: {reason}, so its code is not saved with the model. Where {network.__name__} is defined "
+                f"or imported, WGANPipeline.from_pretrained({str(save_directory)!r}, {component}={network.__name__}"
+                f".from_pretrained({str(save_directory)!r}, subfolder={component!r})) loads the model."
+            )
         if push_to_hub:
-            self.push_to_hub(**{"repo_id": Path(save_directory).name, **push_options})
+            push = {"repo_id": Path(save_directory).resolve().name, **push_options}
+            self._push(_push_of(push), Path(save_directory))
 
     save_pretrained.__doc__ = pipeline_wgan.WGANPipeline.save_pretrained.__doc__
 
-    @staticmethod
-    def _code_of(of: type) -> tuple[str, str] | None:
-        return code_of(pipeline_wgan.WGANPipeline if of is WGANPipeline else of)
+    def _code_of(self, of: type) -> tuple[str, str] | None:
+        if issubclass(of, WGANPipeline) and of is not WGANPipeline:
+            return None  # a pipeline of somebody else's is loaded by its own class
+        with suppress(InputError):  # which save_pretrained reports
+            if (code := code_of(pipeline_wgan.WGANPipeline if of is WGANPipeline else of)) is not None:
+                return code.name, code.source
+        return None
+
+    def _components_without_code(self) -> dict[str, str]:
+        """Return the reasons why the code of components cannot be saved, by component."""
+        reasons = {}
+        for name, part in self.components.items():
+            try:
+                if part is not None and code_of(type(part)) is not None:
+                    check_prior(part)
+            except InputError as error:
+                reasons[name] = str(error)
+        return reasons
+
+    def _record_source_modules(self, path: Path) -> None:
+        """Add the modules of carried code that is not this package's to an index."""
+        modules = {}
+        for name, part in self.components.items():
+            with suppress(InputError):
+                if part is not None and (code := code_of(type(part))) and not code.name.startswith(f"{PACKAGE}_"):
+                    modules[name] = code.module
+        if modules:
+            index = json.loads(path.read_text(encoding="utf-8")) | {SOURCE_MODULES: modules}
+            files.write_text(path, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
     def push_to_hub(
         self,
@@ -134,26 +177,26 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
         variant: str | None = None,
         revision: str | None = None,
     ) -> str:
-        """Pushes the pipeline and its card, in one commit.
+        """Push the pipeline and its card, in one commit.
 
         If it was loaded from a run's folder or left by training, and its weights are still those, the run's samples,
-        curves and record go along.
+        curves and record are pushed too.
 
         Args:
             repo_id: `"me/model"`, or `"model"` in the namespace of the token's owner.
-            commit_message: What the commit is called.
-            private: Whether the repository is made private, if it is not there yet.
-            token: A token that may write; by default the one that `hf auth login` saved, or that `HF_TOKEN` holds.
+            commit_message: Message of the commit.
+            private: Whether a new repository is private.
+            token: A token with write access; by default the one that `hf auth login` saved, or `HF_TOKEN`.
             create_pr: Whether to open a pull request instead of changing the branch.
             variant: `"fp16"` or `"bf16"` to add weights of that precision beside the full ones.
-            revision: Branch to push to, made if it is not there.
+            revision: Branch to push to, created if it does not exist.
 
         Returns:
-            The address of the repository, or of the pull request.
+            The URL of the repository, or of the pull request.
 
         Raises:
-            InputError: a value that no Hub would take.
-            PushError: the push failed, and nothing of it can be seen on the Hub.
+            InputError: A value that no Hub accepts.
+            PushError: The push failed, and nothing of it can be seen on the Hub.
 
         Example:
 
@@ -163,12 +206,29 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
         >>> WGANPipeline.from_pretrained("wgan-digits").push_to_hub("me/wgan-digits", variant="fp16")
         ```
         """
-        push = Push(repo_id, token, private, revision, create_pr, commit_message, variant)
+        return self._push(Push(repo_id, token, private, revision, create_pr, commit_message, variant))
+
+    def _push(self, push: Push, saved: Path | None = None) -> str:
+        """Push the pipeline.
+
+        Args:
+            push: The repository and the options.
+            saved: Where the pipeline has been saved, if it has.
+        """
+        run = Path(str(self.name_or_path or ""))
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "pipeline"
             self.save_pretrained(folder)
-            _take_along(Path(str(self.name_or_path or "")), folder)
-            return push_folder(folder, push)
+            if _take_along(run, folder):
+                saved = saved or run
+            if saved:
+                remedy = f"{saved} holds the pipeline, and this command completes the push:\n{push.command(saved)}"
+            else:
+                remedy = (
+                    "Nothing is lost: call push_to_hub again, or pipeline.save_pretrained('FOLDER') and then this "
+                    f"command:\n{push.command('FOLDER')}"
+                )
+            return push_folder(folder, push, remedy)
 
 
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr", "revision")
@@ -177,11 +237,17 @@ _HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "force_download", "
 _NETWORK_OPTIONS = ("device_map", "max_memory", "offload_folder", "offload_state_dict", "low_cpu_mem_usage")
 
 
-def _read_index(cls: type, path: Path) -> dict[str, Any]:
-    """Read a `model_index.json`, and check that it names nothing but networks which this process knows already.
+def _read_index(cls: type, path: Path, model: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """Read a `model_index.json`, and check that it names nothing but networks which this process has imported already.
+
+    Args:
+        cls: The class of the pipeline.
+        path: The file.
+        model: Name of the model, for messages.
+        without: Components that are not loaded, whatever they are.
 
     Raises:
-        InputError: It does not.
+        InputError: It names something else.
     """
     if not path.is_file():
         raise InputError(f"{str(path.parent)!r} holds no pipeline: there is no {path.name} in it")
@@ -192,35 +258,44 @@ def _read_index(cls: type, path: Path) -> dict[str, Any]:
     kind = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
     if kind not in ("WGANPipeline", cls.__name__):
         raise InputError(f"{path} describes no Wasserstein GAN pipeline, but {kind}")
-    entries = {name: value for name, value in index.items() if isinstance(value, list)}
-    if "generator" not in entries:
+    entries = {name: value for name, value in index.items() if isinstance(value, list) and name not in without}
+    if "generator" not in entries and "generator" not in without:
         raise InputError(f"{path} names no generator")
     for name, value in entries.items():
         if value == [None, None] and name != "generator":
             continue
-        if name not in files.NETWORKS or _class_of(value) is None:
-            raise InputError(
-                f"{path} names {value} as {name}, which is no network of hf_wgan or of a module imported before: "
-                "not loaded, as importing it would run its code"
-            )
+        if name not in files.NETWORKS or network_class(index, name) is None:
+            raise InputError(f"{path} names {value} as {name}, {_why_unknown(index, name, path, str(model))}")
     return index
 
 
-def _classes(index: dict[str, Any]) -> dict[str, Any]:
+def _why_unknown(index: dict[str, Any], name: str, path: Path, model: str) -> str:
+    """Return why a network that an index names cannot be built, and what loads it."""
+    module = source_module(index, name)
+    if name in files.NETWORKS and module == "__main__":
+        return (
+            "a class of a notebook or script: define it here under the same name first, or move it into a module, "
+            "import that, and save the model again"
+        )
+    if name not in files.NETWORKS or module is None or module in sys.modules or module.partition(".")[0] == PACKAGE:
+        return (
+            "which is no network of hf_wgan or of a module imported before: not loaded, as importing it would run its "
+            "code"
+        )
+    remedy = f"and the module {module} is not imported: import it first (`import {module}` in Python, --import {module}"
+    remedy += " on the command line)"
+    if name in (index.get(SOURCE_MODULES) or {}) or (path.parent / name / f"{index[name][0]}.py").is_file():
+        remedy += (
+            "; or read the code that the model carries, and run it by DiffusionPipeline.from_pretrained("
+            f"{model!r}, trust_remote_code=True)"
+        )
+    return remedy
+
+
+def _classes(index: dict[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
     """Return the classes of the networks in an index that `_read_index` has checked, by component."""
-    classes = {name: _class_of(index.get(name)) for name in files.NETWORKS}
+    classes = {name: network_class(index, name) for name in files.NETWORKS if name not in without}
     return {name: network for name, network in classes.items() if network is not None}
-
-
-def _class_of(entry: Any) -> Any:
-    """Return the network class that `[module, class]` names; None if it is none of a module imported before.
-
-    Only modules that are imported already are looked into, and no file is looked for: importing runs code.
-    """
-    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)):
-        return None
-    network = getattr(sys.modules.get(entry[0]), entry[1], None)
-    return network if isinstance(network, type) and issubclass(network, ModelMixin) else None
 
 
 def _weights(folder: Path, variant: str | None) -> list[str]:
@@ -240,14 +315,70 @@ def _patterns(parts: list[str], variant: str | None = None) -> list[str]:
     return [f"{part}/{file}" for part in parts for file in names]
 
 
-def _take_along(run: Path, folder: Path) -> None:
-    """Copies the record of a run to a pipeline that was saved elsewhere, if it has the run's weights."""
+def _push_of(options: dict[str, Any]) -> Push:
+    return Push(**{name: value for name, value in options.items() if value is not None})
+
+
+@contextmanager
+def _saved_beside(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files replace those of a folder at the end, the index last.
+
+    Whatever fails before, the folder is unchanged. Links in it are replaced, not followed.
+    """
+    if folder.is_file():
+        raise InputError(f"save_directory={str(folder)!r}: is a file, must be a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    try:
+        yield temporary
+        for part in sorted(path for path in temporary.rglob("*") if path.is_dir()):
+            target = folder / part.relative_to(temporary)
+            if target.is_symlink():
+                target.unlink()
+            target.mkdir(exist_ok=True)
+        paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+        for path in sorted(paths, key=lambda path: path.name == files.INDEX):
+            target = folder / path.relative_to(temporary)
+            files.flush(path)
+            path.replace(target)
+        for path in paths:
+            _remove_other_shards(folder / path.relative_to(temporary), {path.name for path in paths})
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_other_shards(weights: Path, saved: Collection[str]) -> None:
+    """Remove the files in which an earlier save left the same weights, divided otherwise."""
+    division = re.fullmatch(r"(.+?)(-\d{5}-of-\d{5})?\.safetensors", weights.name)
+    if division is None:
+        return
+    stem, _, variant = division[1].partition(".")
+    listing = f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
+    same = re.compile(rf"{re.escape(division[1])}(-\d{{5}}-of-\d{{5}})?\.safetensors|{re.escape(listing)}")
+    for path in weights.parent.iterdir():
+        if path.name not in saved and same.fullmatch(path.name):
+            path.unlink()
+
+
+_said: set[str] = set()
+
+
+def _say_once(message: str) -> None:
+    """Say something once in a process: a run saves often."""
+    if message not in _said:
+        _said.add(message)
+        say(message)
+
+
+def _take_along(run: Path, folder: Path) -> bool:
+    """Copy the record of a run to a pipeline that was saved elsewhere; return False if its weights are others."""
     weights = {path: run / path.relative_to(folder) for path in folder.glob("*/*.safetensors")}
     same = all(its.is_file() and its.read_bytes() == ours.read_bytes() for ours, its in weights.items())
     if not (run / files.CONFIG).is_file() or not same:
-        return
+        return False
     for path in files_that_belong(run):
         target = folder / path.relative_to(run)
         if not target.exists():
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)
+    return True

@@ -31,8 +31,12 @@ def step_of(checkpoint: Path) -> int:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, whose file replaces the other at once at the end, and is gone after an error."""
+    """Yield a path to write to, whose file replaces another at the end, at once; after an error the other is left.
+
+    A symbolic link in the place of either file is replaced, not followed.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # a link, or what an earlier process left
     try:
         yield temporary
         flush(temporary)
@@ -42,9 +46,25 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file at once: whoever reads it finds the old content or the new."""
+    """Replace a file at once: whoever reads it sees the old content or the new."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path, folder: Path) -> str:
+    """Return the content of a file of a folder; empty if there is no file, or only a link that leads outside."""
+    return path.read_text(encoding="utf-8") if path.is_file() and not leads_outside(path, folder) else ""
+
+
+def leads_outside(path: Path, folder: Path) -> bool:
+    """Whether a path in a folder goes through a symbolic link to a place outside the folder.
+
+    The links of the Hub's cache do not count: they lead from a snapshot to the blobs beside it.
+    """
+    target, folder = path.resolve(), folder.resolve()
+    snapshots = next((parent for parent in folder.parents if parent.name == "snapshots"), None)
+    inside = [folder, snapshots.with_name("blobs")] if snapshots else [folder]
+    return not any(target.is_relative_to(place) for place in inside)
 
 
 def flush(path: Path) -> None:

@@ -228,20 +228,20 @@ def test_a_push_without_the_right_says_so_and_loses_nothing(token, repo_id, reas
     assert run_of(folder) == before
 
 
-def test_the_command_that_finishes_a_push_says_all_but_the_token():
+def test_the_command_that_completes_a_push_says_all_but_the_token():
     push = Push("me/a", "hf_secret", True, "dev", True, "It's new", "fp16", True)
     command = shlex.split(push.command(Path("my runs/wgan")))
     assert command == [
-        *("python", "scripts/push_to_hub.py", "my runs/wgan", "--hub_model_id", "me/a", "--hub_private_repo"),
+        *("hf-wgan", "push", "my runs/wgan", "--hub_model_id", "me/a", "--hub_private_repo"),
         *("--create_pr", "--with_checkpoint", "--revision", "dev", "--variant", "fp16", "--commit_message", "It's new"),
     ]
     assert "hf_secret" not in repr(push)
 
 
 def finish(message):
-    """Does what the message of a failed push says, as a person would from the repository."""
+    """Do what the message of a failed push says, as a person would."""
     words = shlex.split(message.splitlines()[-1])
-    assert words[:2] == ["python", "scripts/push_to_hub.py"]
+    assert words[:2] == ["hf-wgan", "push"]
     assert push(words[2:]) == 0
 
 
@@ -270,14 +270,14 @@ def test_a_connection_lost_at_any_request_of_a_push_loses_nothing(when, folder, 
             assert server.files("me/whole") == whole
 
 
-def test_the_printed_command_finishes_a_push_in_a_process_of_its_own(folder, tmp_path, no_waiting):
+def test_the_printed_command_completes_a_push_in_a_process_of_its_own(folder, tmp_path, no_waiting):
     with hub() as server, server.online("hf_me", tmp_path / "cache"):
         server.fail(r"POST .*/commit/", status=503)
         with pytest.raises(PushError, match="503") as error:
             push_folder(folder, Push("me/tiny"))
         command = str(error.value).splitlines()[-1]
         subprocess.run(
-            command.replace("python", shlex.quote(sys.executable), 1),
+            command.replace("hf-wgan", f"{shlex.quote(sys.executable)} -m hf_wgan", 1),
             shell=True,
             cwd=ROOT,
             env={**os.environ, **server.environment("hf_me")},
@@ -369,7 +369,7 @@ def test_a_failed_push_is_no_failure_of_training(server, tiny_config, tmp_path, 
     train(tiny_config)
     said = capfd.readouterr().err
     assert said.index("A push to run would fail now") < said.index("100%") < said.index("was not pushed to run")
-    command = said[said.index("python scripts/push_to_hub.py") :].splitlines()[0]
+    command = said[said.index("hf-wgan push ") :].splitlines()[0]
     server.heal()
     finish(command)
     assert images_of("me/run").shape == images_of(tmp_path / "run").shape
@@ -390,7 +390,7 @@ def test_a_push_that_fails_meanwhile_does_not_stop_training(server, tiny_config,
     server.fail("POST", status=500, times=None)
     train(tiny_config, hub_strategy="checkpoint")
     said = capfd.readouterr().err
-    assert "Step 2 was not pushed, training goes on" in said and "this command finishes the job" in said
+    assert "Step 2 was not pushed, training continues" in said and "this command completes the push" in said
 
 
 def test_a_name_that_cannot_be_is_refused_before_training(tiny_config):
