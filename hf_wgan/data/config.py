@@ -1,5 +1,6 @@
 """Every option of the training images, once."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +26,10 @@ class DataConfig(Options):
     )
     dataset_config_name: str | None = option(None, "Configuration of the dataset, where it has several.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of a dataset on the Hub.")
-    dataset_split: str = option("train", "Split of the dataset.")
+    dataset_split: str = option(
+        "train",
+        "Split of the dataset, or a part of it as in train[:50%] or train+test; a folder may have train/ and test/.",
+    )
     held_out_split: str | None = option(
         None,
         "Split that is not trained on, to compare samples with; without it they are compared with the training images.",
@@ -33,7 +37,7 @@ class DataConfig(Options):
     )
     train_data_dir: str | None = option(
         None,
-        "Folder of image files, at any depth; with a folder a class, or a metadata.jsonl, they have labels.",
+        "Folder or ZIP file of images, at any depth; with one folder per class, or a metadata.jsonl, they have labels.",
         common=True,
     )
     image_column: str | None = option(None, "Column that holds the images; found by its type where there is only one.")
@@ -71,6 +75,11 @@ class DataConfig(Options):
         minimum=1,
         maximum=4,
     )
+    value_range: str | None = option(
+        None,
+        "LOW,HIGH: the values shown as black and white in images of more than 8 bits per channel, as in 0,4095 or "
+        "--value_range=-1000,3000; found over the set by default.",
+    )
     background: str = option("white", "What shows through transparent pixels: a colour name or #rrggbb.")
 
     # What happens to bad ones, and where good ones are kept.
@@ -97,6 +106,20 @@ class DataConfig(Options):
             raise InputError("dataset_name and train_data_dir were both given: give one of them")
         if self.streaming and not self.dataset_name and not self.train_data_dir:
             raise InputError("streaming: the digits are no stream; name data with dataset_name or train_data_dir")
+        self.low_and_high  # noqa: B018
+
+    @property
+    def low_and_high(self) -> tuple[float, float] | None:
+        """`value_range` as two numbers."""
+        if self.value_range is None:
+            return None
+        try:
+            low, high = map(float, self.value_range.split(","))
+            if not -math.inf < low < high < math.inf:
+                raise ValueError
+        except ValueError:
+            raise InputError(f"value_range={self.value_range!r}: must be LOW,HIGH, as in 0,4095") from None
+        return low, high
 
     @property
     def hub_id(self) -> str | None:

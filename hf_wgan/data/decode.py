@@ -1,42 +1,74 @@
-"""One picture, of any format, mode and shape, to uint8 pixels of the training size. Nothing is padded or half-read."""
+"""One image, of any format, mode and shape, to uint8 pixels of the training size. Nothing is padded or half-read.
+
+Training, inversion, scoring and every metric read images through this one function.
+"""
 
 import io
-from dataclasses import dataclass
-from typing import Any
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from ..utils.errors import BadImageError, InputError, one_line
-from .config import DataConfig
+
+if TYPE_CHECKING:
+    from .config import DataConfig
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+MAX_FILE_BYTES = 1 << 30
+MAX_ASPECT = 32  # of an image whose longer side is kept; a strip of 1 × 200,000 pixels would take gigabytes
+# Ghostscript and system libraries decode these, or nothing does.
+NOT_DECODED = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # tried first
+# Ranges that values of more than 8 bits usually have; the first that holds all values of a set is taken, unless they
+# fill less than an eighth of it.
+CONVENTIONAL = {
+    "i": ((0, 1), (0, 255), (0, 1023), (0, 4095), (0, 16383), (0, 65535)),
+    "f": ((0, 1), (-1, 1), (0, 255), (0, 65535)),
+}
+
+
+class ValueRange(NamedTuple):
+    """The smallest and the largest value of images, for one type of values."""
+
+    kind: str  # "uint16", "int32", "float32", …
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to every picture before training; part of the cache's key.
+    """What is done to every image before training; part of the cache's key.
 
     Args:
         resolution: Height and width of the training images, in pixels.
         channels: 1 to 4 for grey, grey and alpha, RGB, RGBA.
-        center_crop: Whether a picture that is not square is cropped to its middle here, once. Otherwise it keeps its
+        center_crop: Whether an image that is not square is cropped to its middle here, once. Otherwise it keeps its
             longer side, and each batch takes a random square of it.
-        background: What shows through transparent pixels where there is no channel for them: a name or #rrggbb.
+        background: Colour shown through transparent pixels where there is no channel for them: a name or #rrggbb.
+        value_range: The values shown as black and white in images of more than 8 bits per channel.
+        ranges: The same for each type of values, as found over a set; without either the image's own values decide.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: A value is out of its range.
     """
 
     resolution: int
     channels: int
     center_crop: bool = True
     background: str = "white"
+    # Not in repr, and so not in fingerprints of sets: the pixels themselves are.
+    value_range: tuple[float, float] | None = field(default=None, repr=False)
+    ranges: tuple[ValueRange, ...] = field(default=(), repr=False)
 
     @classmethod
-    def of(cls, config: DataConfig) -> "Preprocessing":
-        """That of the options, in colour if they leave the channels to the data."""
-        return cls(config.resolution, config.channels or 3, config.center_crop, config.background)
+    def of(cls, config: "DataConfig") -> "Preprocessing":
+        """Return that of the options, in colour if they leave the channels to the data."""
+        return cls(config.resolution, config.channels or 3, config.center_crop, config.background, config.low_and_high)
 
     def __post_init__(self) -> None:
         if self.resolution < 1:
@@ -48,51 +80,258 @@ class Preprocessing:
         except ValueError as error:
             raise InputError(f"background={self.background!r}: must be a colour name or #rrggbb") from error
 
+    def range_of(self, values: ValueRange) -> tuple[float, float]:
+        """Return the values to show as black and white, given those of an image."""
+        if self.value_range is not None:
+            return self.value_range
+        for known in self.ranges:
+            if known.kind == values.kind:
+                return known.low, known.high
+        return conventional(values)[1:]
+
 
 def decode(picture: bytes | str | np.ndarray | Image.Image, how: Preprocessing) -> np.ndarray:
-    """Decodes, turns upright, composites, scales and crops.
+    """Decode an image, turn it upright, composite it, scale it and crop it.
 
-    The first frame of an animation; 16 bits a channel scaled to 8; EXIF orientation applied; transparency composited
-    onto the background where the result has no channel for it; Lanczos with antialiasing until the shorter side is
-    the resolution.
+    The first frame of an animation is taken; more than 8 bits per channel are scaled to 8 (see `Preprocessing`); the
+    EXIF orientation is applied; transparency is composited onto the background where the result has no channel for
+    it; Lanczos with antialiasing scales until the shorter side is the resolution.
 
     Args:
-        picture: An encoded file, its path, `(H, W)` or `(H, W, C)` uint8 pixels, or a PIL image.
+        picture: An encoded file, its path, a PIL image, or pixels `(H, W)`, `(H, W, C)` or `(C, H, W)` of any type.
         how: The preprocessing.
 
     Returns:
         `(h, w, channels)` uint8, where the shorter of h and w is the resolution, and the other too if cropped.
 
     Raises:
-        Exception: whatever PIL raises for a file that is damaged or no picture.
+        Exception: Whatever PIL raises for a file that is damaged or no image.
+    """
+    pixels = decode_or_range(picture, how, infer=True)
+    assert isinstance(pixels, np.ndarray)
+    return pixels
+
+
+def decode_or_range(picture: Any, how: Preprocessing, infer: bool = False) -> np.ndarray | ValueRange:
+    """Decode an image as `decode` does, but return its values' range where `how` does not say which is meant.
+
+    Args:
+        picture: As for `decode`.
+        how: The preprocessing.
+        infer: Take the range from this image alone, instead of returning it.
     """
     image = _opened(picture)
+    if isinstance(image, np.ndarray):
+        height, width = image.shape[:2]
+    else:
+        width, height = image.size
     limit = Image.MAX_IMAGE_PIXELS
-    if limit and image.width * image.height > limit:
-        raise ValueError(f"it has {image.width} × {image.height} pixels, over PIL's limit of {limit:,}")
-    image = _in_mode(ImageOps.exif_transpose(image), MODES[how.channels], how.background)
+    if limit and width * height > limit:
+        raise ValueError(f"it has {width} × {height} pixels, over PIL's limit of {limit:,}")
+    if not how.center_crop and max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"it has {width} × {height} pixels: over {MAX_ASPECT} times as long as wide, without cropping")
+    transparent = None
+    if isinstance(image, Image.Image):
+        image = _upright(image)
+        if image.mode[0] in "IF":
+            transparent = image.info.get("transparency")
+            image = np.asarray(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.bool_:
+            image = image.astype(np.uint8) * np.uint8(255)
+        if image.dtype != np.uint8:
+            values = _range(image)
+            known = {each.kind for each in how.ranges}
+            if not infer and how.value_range is None and values.kind not in known:
+                return values
+            image = _to_bytes(image, *how.range_of(values), transparent)
+        image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)
+    image = _in_mode(image, MODES[how.channels], how.background)
     image = _scaled(image, how)
     return np.asarray(image).reshape(image.height, image.width, how.channels)
 
 
-def _opened(picture: bytes | str | np.ndarray | Image.Image) -> Image.Image:
+def conventional(values: ValueRange) -> ValueRange:
+    """Return the usual range that holds these values and is not mostly empty, or else the values' own."""
+    for low, high in CONVENTIONAL["f" if values.kind.startswith("float") else "i"]:
+        is_full = max(abs(values.low), abs(values.high)) > high / 8
+        if low <= values.low and values.high <= high and is_full:
+            return ValueRange(values.kind, low, high)
+    return values
+
+
+def union(ranges: Mapping[int, ValueRange] | list[ValueRange]) -> tuple[ValueRange, ...]:
+    """Return the range of all values of a set, for each type of values."""
+    result: dict[str, ValueRange] = {}
+    for each in ranges.values() if isinstance(ranges, Mapping) else ranges:
+        other = result.get(each.kind, each)
+        result[each.kind] = ValueRange(each.kind, min(each.low, other.low), max(each.high, other.high))
+    return tuple(result.values())
+
+
+def image_formats() -> tuple[str, ...]:
+    """Return the names of the formats that are decoded, all within this process."""
+    if not _FORMATS:
+        Image.init()
+        try:
+            import pillow_heif  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            pass
+        else:
+            pillow_heif.register_heif_opener()
+        known = [name for name in Image.OPEN if name not in NOT_DECODED]
+        _FORMATS.extend(sorted(known, key=lambda name: (*COMMON, name).index(name)))
+    return tuple(_FORMATS)
+
+
+def image_extensions() -> frozenset[str]:
+    """Return the file name extensions of the formats that are decoded."""
+    names = {*image_formats(), "MPO"}
+    return frozenset(extension for extension, name in Image.EXTENSION.items() if name in names)
+
+
+def is_image(file: BinaryIO) -> bool:
+    """Whether a file begins as an image of a format that has a signature."""
+    prefix = file.read(64)
+    formats = [name for name in image_formats() if (accept := Image.OPEN[name][1]) and accept(prefix)]
+    if not formats or len(prefix) < 16:
+        return False
+    file.seek(0)
+    try:
+        with Image.open(file, formats=formats) as image:
+            return min(image.size) > 0
+    except Image.DecompressionBombError:
+        return True  # to be named as one
+    except Exception:
+        return False
+
+
+def read_file(path: str) -> bytes:
+    """Return the content of a regular file of a reasonable size; a device or a pipe would never end.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no regular file, or too large.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no regular file")
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+            raise ValueError(f"it has {status.st_size:,} bytes, over the limit of {MAX_FILE_BYTES:,}")
+        return file.read(MAX_FILE_BYTES)
+
+
+def decode_or_error(picture: Any, how: Preprocessing) -> np.ndarray | ValueRange | Exception:
+    """Decode an image, or return its values' range or what is wrong with it."""
+    try:
+        if picture is None:
+            raise ValueError("it is missing")
+        if isinstance(picture, Exception):
+            return picture
+        pixels = decode_or_range(picture, how)
+        return np.ascontiguousarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    except Exception as error:  # PIL raises anything from OSError to struct.error on a damaged file
+        return error
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error says nothing about the content of an image: it could not be read, or memory was short."""
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        return True
+    return isinstance(error, (ConnectionError, TimeoutError)) or (
+        isinstance(error, OSError) and error.errno is not None
+    )
+
+
+def is_grey(pixels: np.ndarray) -> bool:
+    """Whether `(h, w, 3)` pixels have no colour."""
+    return bool((pixels[..., 1:] == pixels[..., :1]).all())
+
+
+def reason(error: Exception) -> str:
+    """Return what is wrong with an image, without the names of buffers that PIL puts into it."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is no picture that PIL knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return one_line(error) or type(error).__name__
+
+
+def bad_image(name: str, why: str) -> BadImageError:
+    """Return what stops a run under `on_bad_image="error"`."""
+    return BadImageError(f"{name}: {why}; remove or replace it, or set on_bad_image=skip")
+
+
+def too_many_bad(name: str, bad: int, seen: int, config: "DataConfig") -> InputError:
+    """Return what stops a run under `max_bad_images`."""
+    return InputError(
+        f"{name}: {bad} of {seen} images are bad, more than max_bad_images={config.max_bad_images} allows"
+    )
+
+
+Picture = tuple[str, Any]
+"""The name of an image, to say which one is bad, and what `decode` takes; None if missing, or the error of reading."""
+
+_FORMATS: list[str] = []
+
+
+def _opened(picture: bytes | str | np.ndarray | Image.Image) -> Image.Image | np.ndarray:
     if isinstance(picture, Image.Image):
+        if getattr(picture, "format", None) in NOT_DECODED:
+            raise ValueError(f"{picture.format} images are not decoded")
+        if any(tile[0] == "fits_gzip" for tile in getattr(picture, "tile", ())):
+            raise ValueError("compressed FITS images are not decoded")  # PIL unpacks them without a limit
         return picture
     if isinstance(picture, np.ndarray):
-        return Image.fromarray(picture)
+        return _channels_last(picture)
     if isinstance(picture, bytes):
         if not picture:
             raise ValueError("it is empty")
-        return Image.open(io.BytesIO(picture))
-    with open(picture, "rb") as file:
-        return _opened(file.read())
+        return _opened(Image.open(io.BytesIO(picture), formats=image_formats()))
+    return _opened(read_file(picture))
+
+
+def _channels_last(pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 3 and pixels.shape[2] not in MODES and pixels.shape[0] in MODES:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in MODES) or 0 in pixels.shape:
+        raise ValueError(f"it is an array of shape {pixels.shape}, not (H, W), (H, W, C) or (C, H, W)")
+    if pixels.dtype.kind not in "biuf":
+        raise ValueError(f"it is an array of type {pixels.dtype}, not of numbers")
+    return np.ascontiguousarray(pixels)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF is written by anything, and its damage says nothing of the pixels
+        return image
+
+
+def _range(pixels: np.ndarray) -> ValueRange:
+    values = pixels[np.isfinite(pixels)] if pixels.dtype.kind == "f" else pixels
+    if values.size == 0:
+        raise ValueError("it has no finite value")
+    kind = "float" if pixels.dtype.kind == "f" else pixels.dtype.name
+    return ValueRange(kind, float(values.min()), float(values.max()))
+
+
+def _to_bytes(pixels: np.ndarray, low: float, high: float, transparent: Any = None) -> np.ndarray:
+    """Scale values from [low, high] to [0, 255]; a value that stands for transparency becomes an alpha channel."""
+    precise = np.float64 if pixels.dtype.itemsize > 2 else np.float32
+    scaled = (pixels.astype(precise) - low) * (255 / (high - low) if high > low else 0)
+    result = np.nan_to_num(scaled, nan=0).clip(0, 255).round().astype(np.uint8)
+    if isinstance(transparent, (int, float)):
+        result = np.dstack([result, np.where(pixels == transparent, 0, 255).astype(np.uint8)])
+    return result
 
 
 def _in_mode(image: Image.Image, mode: str, background: str) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, which PIL's own conversion would clip at 255
-        pixels = np.asarray(image, dtype=np.float32)
-        image = Image.fromarray((pixels / 257).clip(0, 255).round().astype(np.uint8))
     if not image.has_transparency_data or mode in ("LA", "RGBA"):
+        if image.mode not in ("L", "LA", "RGB", "RGBA", "P", "PA", "1"):
+            image = image.convert("RGB") if image.mode != "La" else image.convert("LA")
         return image.convert(mode)
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert(mode)
@@ -106,31 +345,3 @@ def _scaled(image: Image.Image, how: Preprocessing) -> Image.Image:
         return ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     width, height = (max(side, round(length * side / shorter)) for length in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def is_grey(pixels: np.ndarray) -> bool:
-    """Whether `(h, w, 3)` pixels have no colour."""
-    return bool((pixels[..., 1:] == pixels[..., :1]).all())
-
-
-def reason(error: Exception) -> str:
-    """What is wrong with a picture, without the names of buffers that PIL puts into it."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is no picture that PIL knows"
-    return one_line(error) or type(error).__name__
-
-
-def bad_image(name: str, why: str) -> BadImageError:
-    """What stops a run under `on_bad_image="error"`."""
-    return BadImageError(f"{name}: {why}; remove or replace it, or set on_bad_image=skip")
-
-
-def too_many_bad(name: str, bad: int, seen: int, config: DataConfig) -> InputError:
-    """What stops a run under `max_bad_images`."""
-    return InputError(
-        f"{name}: {bad} of {seen} images are bad, more than max_bad_images={config.max_bad_images} allows"
-    )
-
-
-Picture = tuple[str, Any]
-"""The name of a picture, to say which one is bad, and what `decode` takes; None if it is missing."""

@@ -1,14 +1,19 @@
 """A set of decoded training images, wherever its pixels lie."""
 
+import copy
 import hashlib
 import mmap
+import zlib
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..utils.errors import InputError
-from .cache import Cached
+from .cache import Cached, discard
 from .config import DataConfig
+from .labels import UNLABELLED
 
 TOUCHED_PER_IMAGE = 1 << 17  # bytes that reading one image from a memory map brings in beside its own, about
 
@@ -20,11 +25,14 @@ class ImageSet:
         images: `(N, C, H, W)` uint8.
         name: What to call the dataset in logs and cards.
         labels: `(N,)` whole numbers, if there are any.
-        label_names: What each label means, if that is known.
+        label_names: The name of each class, if that is known.
         config: Where they came from and what batches do with them (`random_flip`, `memory_limit_gb`).
 
+    Attributes:
+        left_out: How many files or rows of the source are not used, by reason.
+
     Raises:
-        InputError: the images are of another type or shape, or there are none.
+        InputError: The images are of another type or shape, or there are none.
     """
 
     def __init__(
@@ -49,6 +57,9 @@ class ImageSet:
         self._labels = None if labels is None else labels.cpu().numpy().astype(np.int64)
         self.name, self.label_names = name, label_names
         self.config = config
+        self.left_out: Counter[str] = Counter()
+        self._checksums: np.ndarray | None = None
+        self._folder: Path | None = None
         self.shape = tuple(images.shape[1:])
         digest = hashlib.sha256(repr(images.shape).encode())
         digest.update(self._pixels.data)
@@ -56,11 +67,13 @@ class ImageSet:
 
     @classmethod
     def from_cache(cls, cached: Cached, name: str, config: DataConfig) -> "ImageSet":
-        """The images of a cache, in the order of their content."""
+        """Return the images of a cache, in the order of their content; classes without an image are dropped."""
         resolution = config.resolution
         images = cls.__new__(cls)
         images._pixels, images._sizes, images._order = cached.pixels, cached.sizes, cached.order
-        images._labels, images.label_names = cached.labels, cached.label_names
+        images._labels, images.label_names = _present_classes(cached.labels, cached.label_names)
+        images.left_out = Counter()
+        images._checksums, images._folder = cached.checksums, cached.folder
         images.name, images.fingerprint = name, cached.fingerprint
         images.config = config
         images.shape = (cached.channels, resolution, resolution)
@@ -87,17 +100,50 @@ class ImageSet:
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """`(N,)` int64, or None."""
-        return None if self._labels is None else torch.from_numpy(self._labels[self._order])
+        """`(N,)` int64, or None if there are no labels or an image has none (see `labelled`)."""
+        if self._labels is None or self.num_unlabelled:
+            return None
+        return torch.from_numpy(self._labels[self._order])
+
+    @property
+    def num_unlabelled(self) -> int:
+        """How many of the images have no label."""
+        return len(self) if self._labels is None else int((self._labels[self._order] == UNLABELLED).sum())
+
+    def labelled(self) -> "ImageSet":
+        """Return the images that have a label, sharing their pixels with this set; the set itself if all have one.
+
+        Raises:
+            InputError: None has.
+        """
+        if self._labels is None or self.num_unlabelled == len(self):
+            raise InputError(f"{self.name} has no labels; set label_column")
+        if not self.num_unlabelled:
+            return self
+        images = copy.copy(self)
+        images._order = self._order[self._labels[self._order] != UNLABELLED]
+        images.left_out = self.left_out + Counter({"without a label": self.num_unlabelled})
+        images.fingerprint = f"{self.fingerprint}-labelled"
+        return images
+
+    def relabelled(self, names: list[str]) -> "ImageSet":
+        """Return the same images with classes numbered as in another set; images of other classes have no label."""
+        if not names or self._labels is None or self.label_names is None or self.label_names == names:
+            return self
+        numbers = {name: number for number, name in enumerate(names)}
+        mapping = np.array([*(numbers.get(name, UNLABELLED) for name in self.label_names), UNLABELLED])
+        images = copy.copy(self)
+        images._labels, images.label_names = mapping[self._labels], list(names)
+        return images
 
     @property
     def images(self) -> torch.Tensor:
-        """All of them at once, `(N, C, H, W)` uint8; those not square are cropped to the middle."""
+        """All images at once, `(N, C, H, W)` uint8; those that are not square are cropped to the middle."""
         middles = np.full((len(self), 2), 0.5)
         return torch.from_numpy(self.gather(np.arange(len(self)), middles)).permute(0, 3, 1, 2)
 
     def gather(self, indices: np.ndarray, crops: np.ndarray) -> np.ndarray:
-        """Some of the images, cropped to squares.
+        """Return images by number, cropped to squares.
 
         Args:
             indices: `(B,)`.
@@ -106,8 +152,13 @@ class ImageSet:
 
         Returns:
             `(B, H, W, C)` uint8.
+
+        Raises:
+            InputError: The cache that they are read from is damaged.
         """
         places = self._order[indices]
+        if self._checksums is not None:
+            self._check(places)
         if self._sizes is None:
             return np.asarray(self._pixels[places])
         channels, side, _ = self.shape
@@ -119,8 +170,41 @@ class ImageSet:
             out[row] = image[top : top + side, left : left + side]
         return out
 
+    def _check(self, places: np.ndarray) -> None:
+        """Compare images with their checksums, each when it is read for the first time."""
+        if not hasattr(self, "_checked"):
+            self._checked = np.zeros(len(self._pixels) if self._sizes is None else len(self._sizes), bool)
+        assert self._checksums is not None
+        for place in places[~self._checked[places]]:
+            if self._sizes is None:
+                pixels = self._pixels[place]
+            else:
+                pixels = self._pixels[self._starts[place] : self._starts[place + 1]]
+            if zlib.crc32(np.ascontiguousarray(pixels).data) != self._checksums[place]:
+                if self._folder is not None:
+                    discard(self._folder)
+                raise InputError(
+                    f"{self.name}: the cache of decoded images in {self._folder} is damaged; start again, and the "
+                    "images are decoded again"
+                )
+        self._checked[places] = True
+
     def release(self) -> None:
-        """Drops what reading a memory-mapped cache has left in this process's memory; it stays in the system's."""
+        """Drop what reading a memory-mapped cache has left in this process's memory; it stays in the system's."""
         mapping = getattr(self._pixels.base, "_mmap", None) or getattr(self._pixels, "_mmap", None)
         if isinstance(mapping, mmap.mmap):
             mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _present_classes(labels: np.ndarray | None, names: list[str] | None) -> tuple[np.ndarray | None, list[str] | None]:
+    """Return labels and names without the classes that have no image."""
+    if labels is None or names is None:
+        return labels, names
+    present = np.unique(labels[labels >= 0])
+    if len(present) == 0:
+        return None, None
+    if len(present) == len(names):
+        return labels, names
+    numbers = np.full(len(names) + 1, UNLABELLED, np.int64)
+    numbers[present] = np.arange(len(present))
+    return numbers[labels], [names[number] for number in present]

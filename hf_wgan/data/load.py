@@ -1,15 +1,17 @@
-"""From the options, or from a dataset in Python, to training images; and a word about the bad ones."""
+"""From the options, or from a dataset in Python, to training images; and what is said about those that are not used."""
 
 import os
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 from ..utils.console import say
 from ..utils.errors import InputError
-from .cache import open_cache
+from .cache import Cached, open_cache
 from .config import DataConfig
-from .decode import Preprocessing, too_many_bad
+from .decode import Preprocessing, ValueRange, too_many_bad
 from .images import ImageSet
+from .labels import census, printable
 from .sources import Source, Stream, open_source, source_of
 from .streaming import ImageStream
 
@@ -17,21 +19,21 @@ BAD_TO_NAME = 50
 
 
 def load_images(config: DataConfig) -> ImageSet | ImageStream:
-    """The training images that the options name, decoded once and kept in a cache.
+    """Load the training images that the options name, decoded once and kept in a cache.
 
     Raises:
-        BadImageError: an image is bad, and `on_bad_image` is `"error"`.
-        InputError: there is no such dataset, it leaves open which column holds the images, too many of them are bad,
+        BadImageError: An image is bad, and `on_bad_image` is `"error"`.
+        InputError: There is no such dataset, it leaves open which column holds the images, too many of them are bad,
             or none are left.
     """
     return _images(open_source(config), config)
 
 
 def load_image_set(config: DataConfig) -> ImageSet:
-    """The same, of all images at once.
+    """Load the training images as `load_images` does, all of them at once.
 
     Raises:
-        InputError: as above, or they are a stream.
+        InputError: As for `load_images`, or they are a stream.
     """
     images = load_images(config)
     if isinstance(images, ImageStream):
@@ -39,21 +41,31 @@ def load_image_set(config: DataConfig) -> ImageSet:
     return images
 
 
-def load_held_out(config: DataConfig) -> ImageSet | None:
+def load_held_out(config: DataConfig, class_names: list[str] | None = None) -> ImageSet | None:
     """Load the images of `held_out_split`, prepared as those of the training split; None if there is none.
+
+    Args:
+        config: The options of the training images.
+        class_names: Names of the classes of the training images, to number the classes alike.
 
     Raises:
         InputError: As for `load_image_set`.
     """
     if config.held_out_split is None:
         return None
-    return load_image_set(
+    images = load_image_set(
         replace(config, dataset_split=config.held_out_split, held_out_split=None, max_train_samples=None)
     )
+    return images if class_names is None else images.relabelled(class_names)
 
 
 def images_of(dataset: Any, config: DataConfig, name: str = "dataset") -> ImageSet | ImageStream:
-    """The same for a dataset of the datasets library: map-style, iterable, or a dictionary of splits."""
+    """Load the images of a dataset of the datasets library: map-style, iterable, or a dictionary of splits.
+
+    Raises:
+        BadImageError: As for `load_images`.
+        InputError: As for `load_images`.
+    """
     return _images(source_of(dataset, config, name), config)
 
 
@@ -70,7 +82,44 @@ def _images(source: Source | Stream, config: DataConfig) -> ImageSet | ImageStre
         raise InputError(f"{source.name}: there are no images in it" + (" that can be read" if cached.bad else ""))
     if len(cached.bad) > config.max_bad_images * cached.num_pictures:
         raise too_many_bad(source.name, len(cached.bad), cached.num_pictures, config)
-    return ImageSet.from_cache(cached, source.name, config)
+    images = ImageSet.from_cache(cached, source.name, config)
+    num_unread = len(cached.unread)
+    reasons = {"cannot be read": num_unread, "bad images": len(cached.bad) - num_unread}
+    images.left_out = source.left_out + Counter(reasons)
+    _summarise(images, cached)
+    return images
+
+
+def _summarise(images: ImageSet, cached: Cached) -> None:
+    """Print how many images are used and how many files are not, which together are all of them."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    names = images.label_names or []
+    line = f"{printable(images.name)}: {_count(len(images), 'image')}"
+    if names:
+        line += f" in {_count(len(names), 'class')}"
+    if images.left_out:
+        reasons = ", ".join(f"{count:,} {why}" for why, count in images.left_out.most_common())
+        line += f"; {images.left_out.total():,} of {len(images) + images.left_out.total():,} left out: {reasons}"
+    say(f"{line}.")
+    if images._labels is not None:
+        for sentence in census(images._labels, names):
+            say(sentence)
+    for own, shown, count in cached.ranges:
+        if (shown.kind, shown.low, shown.high) != ("uint16", 0, 65535):
+            say(_range_sentence(own, shown, f"{count:,} images hold"))
+
+
+def _range_sentence(own: ValueRange, shown: ValueRange, subject: str) -> str:
+    return (
+        f"{subject} {own.kind} values from {own.low:g} to {own.high:g}: {shown.low:g} is shown as black and "
+        f"{shown.high:g} as white (--value_range LOW,HIGH changes that)."
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def _name_bad(bad: list[tuple[str, str]], num_pictures: int) -> None:

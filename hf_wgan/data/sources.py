@@ -1,40 +1,47 @@
-"""Where pictures come from: the Hub, local datasets and folders, IDX files, Python, or scikit-learn's digits.
+"""Where images come from: the Hub, local datasets and folders, IDX files, Python, or scikit-learn's digits.
 
-Nothing is decoded here. A source hands out encoded pictures by number, and a stream in turn.
+Nothing is decoded here. A source hands out encoded images by number, and a stream in turn.
 """
 
-import gzip
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
 import numpy as np
-from PIL import Image
 
+from ..utils.console import say
 from ..utils.errors import InputError, one_line
+from . import idx
+from .cells import Cells, Reach, can_hold_images, dtype_of, hub_reach, image_columns, looks_like_image, reach_of
 from .config import DataConfig
 from .decode import Picture
+from .folders import FolderSource, holds_images_only, open_folder, state_of
+from .labels import ClassMapping, class_mapping, labels_of
+from .splits import concatenated, parse_split
 
 DIGITS_MARGIN = 1  # pixels of background around the 8×8 digits, which otherwise touch the frame
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 SAVED_SHARDS = 64  # into which a saved dataset is split for streaming, so that workers can share it
-SPLIT_WORDS = ("train", "test", "eval", "dev", "val")  # that name a split where they stand in a path
-IDX_PREFIXES = {"train": "train", "test": "t10k"}
+LABELS_TO_LOOK_AT = 100_000  # of a stream, to learn its classes
+LABEL = "label"  # a column of this name holds the labels, whatever its type
+LABELS_OF_TYPES = (datasets.ClassLabel, datasets.Value)
 
 
 class Source(Protocol):
-    """Pictures by number."""
+    """Images by number."""
 
     name: str
-    fingerprint: str  # changes whenever a picture may have changed
+    fingerprint: str  # changes whenever an image may have changed
+    left_out: Counter[str]  # files that are not used, by reason
 
     @property
-    def labels(self) -> np.ndarray | None: ...  # (N,) int64
+    def labels(self) -> np.ndarray | None: ...  # (N,) int64, -1 where there is none
 
     @property
     def label_names(self) -> list[str] | None: ...
@@ -44,32 +51,84 @@ class Source(Protocol):
     def read(self, start: int, stop: int) -> list[Picture]: ...
 
 
+class Rows(Protocol):
+    """Reads the rows of a stream."""
+
+    def picture(self, row: dict[str, Any], place: str) -> Picture: ...
+
+    def label(self, row: dict[str, Any]) -> Any: ...
+
+
 @dataclass
 class Stream:
-    """Pictures in turn, with their labels (None where there are none), from a dataset that does not fit a disk."""
+    """Images in turn, with the values of their labels, from a dataset that does not fit a disk."""
 
     name: str
     dataset: datasets.IterableDataset
+    rows: Rows
+    has_labels: bool
+    mapping: ClassMapping | None = None  # from label values to class numbers, if it is known before reading
+    column: str = LABEL
+    fingerprint: str = ""  # of the files that it reads, where they are known
+
+    def pictures(self, dataset: datasets.IterableDataset) -> Iterator[tuple[Picture, Any]]:
+        """Yield the images of the stream, or of a shuffled or sharded version of it, and the values of their labels."""
+        for number, row in enumerate(dataset):
+            yield self.rows.picture(row, f"row {number}"), self.rows.label(row)
+
+    def learn_classes(self) -> ClassMapping:
+        """Return the classes of the stream; if it does not declare them, its first labels are read for it."""
+        if self.mapping is None:
+            dataset = self.dataset
+            if isinstance(self.rows, TableRows) and self.rows.label_column and dataset.features is not None:
+                dataset = dataset.select_columns([self.rows.label_column])
+            first = itertools.islice(dataset, LABELS_TO_LOOK_AT)
+            self.mapping = class_mapping([self.rows.label(row) for row in first], self.column)
+        return self.mapping
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows with a column of images, and perhaps one of labels."""
+
+    cells: Cells
     image_column: str
     label_column: str | None
 
-    def pictures(self, dataset: datasets.IterableDataset) -> Iterator[tuple[Picture, int | None]]:
-        """Those of the stream, or of a shuffled or sharded version of it."""
-        for number, row in enumerate(dataset):
-            label = None if self.label_column is None else row[self.label_column]
-            yield _picture(row[self.image_column], f"row {number}"), label
+    def picture(self, row: dict[str, Any], place: str) -> Picture:
+        return self.cells.picture(row.get(self.image_column), place)
+
+    def label(self, row: dict[str, Any]) -> Any:
+        return None if self.label_column is None else row.get(self.label_column)
+
+
+@dataclass(frozen=True)
+class FolderRows:
+    """Rows that are numbers of the files of a folder."""
+
+    source: FolderSource
+
+    def picture(self, row: dict[str, Any], place: str) -> Picture:
+        return self.source.picture(row["number"])
+
+    def label(self, row: dict[str, Any]) -> Any:
+        labels = self.source.labels
+        return None if labels is None else int(labels[row["number"]])
 
 
 class ArraySource:
-    """Pictures that are in memory already, as `(N, H, W)` or `(N, H, W, C)` uint8 pixels."""
+    """Images that are in memory already, as `(N, H, W)` or `(N, H, W, C)` uint8 pixels."""
 
     def __init__(self, name: str, pixels: np.ndarray, labels: np.ndarray | None):
         self.name, self.pixels, self.labels = name, pixels, labels
         self.label_names: list[str] | None = None
+        self.left_out: Counter[str] = Counter()
         digest = hashlib.sha256(repr(pixels.shape).encode())
         digest.update(np.ascontiguousarray(pixels).data)
         if labels is not None:
             digest.update(np.ascontiguousarray(labels).data)
+            known = labels_of(labels.tolist(), LABEL)
+            self.labels, self.label_names = (known.numbers, known.names) if known else (None, None)
         self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
@@ -82,196 +141,239 @@ class ArraySource:
 class DatasetSource:
     """The images of a `datasets.Dataset`."""
 
-    def __init__(self, name: str, dataset: datasets.Dataset, image_column: str, label_column: str | None):
+    def __init__(self, name: str, dataset: datasets.Dataset, image_column: str, label_column: str | None, reach: Reach):
         self.name = name
         self.labels: np.ndarray | None = None
         self.label_names: list[str] | None = None
+        self.left_out: Counter[str] = Counter()
         if label_column is not None:
-            self.labels = _labels(dataset, label_column)
-            self.label_names = getattr(dataset.features[label_column], "names", None)
-        self._encoded = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+            values = dataset.select_columns([label_column]).with_format("arrow")[:][label_column].to_pylist()
+            known = labels_of(values, label_column, getattr(dataset.features[label_column], "names", None))
+            if known is not None:
+                self.labels, self.label_names = known.numbers, known.names
+        self._encoded = _undecoded(dataset.select_columns([image_column]), image_column)
         self._column = image_column
-        known = (dataset._fingerprint, image_column, label_column, _states_of_files(self._encoded, image_column))
-        self.fingerprint = hashlib.sha256(repr(known).encode()).hexdigest()
+        self._cells = Cells(reach, dtype_of(dataset.features[image_column]))
+        states = _states_of_files(self._encoded, image_column, reach)
+        digest = hashlib.sha256(repr((dataset._fingerprint, image_column, label_column, states)).encode())
+        if label_column is not None and self.labels is not None:
+            digest.update(self.labels.data)
+        self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self._encoded)
 
     def read(self, start: int, stop: int) -> list[Picture]:
         cells = self._encoded[start:stop][self._column]
-        return [_picture(cell, f"row {number}") for number, cell in zip(range(start, stop), cells)]
-
-
-class FolderSource:
-    """A folder of image files, at any depth, as the datasets library reads it.
-
-    The library takes long to look through a large folder, so that is put off until a picture is asked for: where all
-    are in the cache already, a look at the names, sizes and times of the files is enough.
-    """
-
-    def __init__(self, folder: str, config: DataConfig):
-        if not Path(folder).is_dir():
-            raise InputError(f"train_data_dir={folder!r}: there is no such folder")
-        self.name = folder
-        self._config = config
-        digest = hashlib.sha256(
-            repr((config.dataset_split, config.image_column, config.label_column, config.max_train_samples)).encode()
-        )
-        Image.init()
-        has_pictures = has_splits = False
-        for path, _, files in sorted(os.walk(folder, followlinks=True)):
-            names = "\n".join([os.path.relpath(path, folder), *files]).lower()
-            has_splits = has_splits or any(word in names for word in SPLIT_WORDS)
-            for file in sorted(files):
-                digest.update(repr((path, file, *_state(os.path.join(path, file)))).encode())
-                has_pictures = has_pictures or os.path.splitext(file)[1].lower() in Image.EXTENSION
-        if not has_pictures:
-            raise InputError(f"train_data_dir={folder!r}: there are no image files in it")
-        self.fingerprint = digest.hexdigest()
-        # The library tries sixty patterns for names of splits, each on all files; one is enough where there are none.
-        self._data_files = {"train": "**"} if config.dataset_split == "train" and not has_splits else None
-
-    def load(self) -> Any:
-        """What the datasets library makes of the folder."""
-        arguments = {"data_dir": self.name, "data_files": self._data_files, "split": self._config.dataset_split}
-        load = lambda: datasets.load_dataset("imagefolder", **arguments, streaming=self._config.streaming)  # noqa: E731
-        return _loaded("train_data_dir", self.name, load)
-
-    @cached_property
-    def _source(self) -> Source:
-        source = source_of(self.load(), self._config, self.name)
-        assert not isinstance(source, Stream)
-        return source
-
-    @property
-    def labels(self) -> np.ndarray | None:
-        return self._source.labels
-
-    @property
-    def label_names(self) -> list[str] | None:
-        return self._source.label_names
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def read(self, start: int, stop: int) -> list[Picture]:
-        return self._source.read(start, stop)
+        return [self._cells.picture(cell, f"row {number}") for number, cell in zip(range(start, stop), cells)]
 
 
 def open_source(config: DataConfig) -> Source | Stream:
-    """The pictures that the options name.
+    """Open the images that the options name.
 
     Raises:
-        InputError: there is no such dataset, or it leaves open which column holds what.
+        InputError: There is no such dataset, or it leaves open which column holds what.
     """
     if config.train_data_dir:
-        folder = FolderSource(config.train_data_dir, config)
-        return source_of(folder.load(), config, folder.name) if config.streaming else folder
+        return _folder(config.train_data_dir, config)
     if config.dataset_name is None:
         return _arrays("scikit-learn digits", *_digits(), config)
     path = Path(config.dataset_name)
-    if path.is_file() and _idx_kind(path) is not None:
-        return _idx_source(path, config)
-    images = path / f"{IDX_PREFIXES.get(config.dataset_split, config.dataset_split)}-images-idx3-ubyte"
-    for candidate in (images, images.with_name(images.name + ".gz")):
-        if candidate.is_file():
-            return _idx_source(candidate, config)
-    return source_of(_load_dataset(config), config, config.dataset_name)
+    if path.is_file() and idx.num_dimensions(path) is not None:
+        return _idx_source([path], config)
+    if path.is_dir():
+        parts = parse_split(config.dataset_split)
+        files = [idx.find_images(path, part.name) for part in parts]
+        if files and all(files):
+            return _idx_source([file for file in files if file], config)
+        if holds_images_only(path):
+            return _folder(config.dataset_name, config)
+    elif path.suffix.lower() == ".zip" and path.is_file():
+        return _folder(config.dataset_name, config)
+    dataset, reach = _load_dataset(config)
+    return source_of(dataset, config, config.dataset_name, reach)
 
 
-def source_of(dataset: Any, config: DataConfig, name: str) -> Source | Stream:
-    """The pictures of a dataset of the datasets library: map-style, iterable, or a dictionary of splits.
+def source_of(dataset: Any, config: DataConfig, name: str, reach: Reach | None = None) -> Source | Stream:
+    """Return the images of a dataset of the datasets library: map-style, iterable, or a dictionary of splits.
+
+    Args:
+        dataset: The dataset.
+        config: The options.
+        name: What to call it.
+        reach: The local files that its cells may name; by default what `reach_of` says.
 
     Raises:
-        InputError: it is none of these, or it leaves open which column holds what.
+        InputError: It is none of these, or it leaves open which column holds what.
     """
-    if isinstance(dataset, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-        if config.dataset_split not in dataset:
-            raise InputError(f"dataset_split={config.dataset_split!r}: {name} has only {', '.join(map(repr, dataset))}")
-        dataset = dataset[config.dataset_split]
-    if not isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
-        raise InputError(f"dataset of type {type(dataset).__name__}: must be a dataset of the datasets library")
-    if dataset.features is None:
-        dataset = dataset._resolve_features()  # a stream whose source declares none: its first rows tell
-    features = dataset.features
-    image_column = _column(features, "image_column", config.image_column, datasets.Image, name)
-    if image_column is None:
-        raise InputError(f"{name} has no image column: set image_column; {_columns(features)}")
-    label_column = _column(features, "label_column", config.label_column, datasets.ClassLabel, name)
+    dataset = _split_of(dataset, config, name)
     if isinstance(dataset, datasets.IterableDataset):
-        if config.max_train_samples is not None:
-            dataset = dataset.take(config.max_train_samples)
-        kept = dataset.select_columns([column for column in (image_column, label_column) if column is not None])
-        return Stream(name, kept.cast_column(image_column, datasets.Image(decode=False)), image_column, label_column)
+        return _stream_of(dataset, config, name, reach or Reach(anywhere=True))
+    if dataset.format["type"] == "custom":
+        say(
+            f"{name}: its transform (set_transform, with_transform) is not applied; the options say how images are "
+            "prepared."
+        )
+    reach = reach or reach_of(dataset)
+    dataset = dataset.with_format(None)
+    image_column = _image_column(dataset.features, config, name, lambda column: dataset[:8][column])
+    label_column = _label_column(dataset.features, config, name, image_column)
     if config.max_train_samples is not None:
         dataset = dataset.select(range(min(config.max_train_samples, len(dataset))))
-    return DatasetSource(name, dataset, image_column, label_column)
+    return DatasetSource(name, dataset, image_column, label_column, reach)
 
 
-def _labels(dataset: datasets.Dataset, column: str) -> np.ndarray | None:
-    """The labels; None if all are missing, as the library leaves them for a split of a single class."""
-    if dataset.data.column(column).null_count == dataset.data.num_rows:
-        return None
-    labels = np.asarray(dataset.with_format("numpy")[column][:])
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        kind = type(dataset.features[column]).__name__
-        raise InputError(f"label_column={column!r}: holds {kind}, not whole numbers, or not everywhere")
-    return labels.astype(np.int64)
+def _stream_of(dataset: datasets.IterableDataset, config: DataConfig, name: str, reach: Reach) -> Stream:
+    dataset = dataset.with_format(None)
+    if config.max_train_samples is not None:
+        dataset = dataset.take(config.max_train_samples)
+    if dataset.features is None:
+        return _untyped_stream(dataset, config, name, reach)
+    features = dataset.features
+    image_column = _image_column(features, config, name, lambda column: [row[column] for row in dataset.take(8)])
+    label_column = _label_column(features, config, name, image_column)
+    kept = dataset.select_columns([column for column in (image_column, label_column) if column is not None])
+    rows = TableRows(Cells(reach, dtype_of(features[image_column])), image_column, label_column)
+    names = getattr(features[label_column], "names", None) if label_column else None
+    mapping = class_mapping(range(len(names)), LABEL, names) if names else None
+    stream = _undecoded(kept, image_column)
+    return Stream(name, stream, rows, label_column is not None, mapping, label_column or LABEL)
 
 
-def _picture(cell: Any, place: str) -> Picture:
-    """Its name, and its bytes or path, of a cell of an undecoded image column."""
-    if cell is None or (cell["bytes"] is None and cell["path"] is None):
-        return place, None
-    if cell["bytes"] is None:
-        return cell["path"], cell["path"]
-    return f"{place} ({cell['path']})" if cell["path"] else place, cell["bytes"]
+def _untyped_stream(dataset: datasets.IterableDataset, config: DataConfig, name: str, reach: Reach) -> Stream:
+    """A stream that declares no types, as one after `map` or of a generator: its first row shows what is what.
+
+    Its rows are taken as they come. A cast would have the library encode again what the stream has decoded.
+    """
+    row = next(iter(dataset), None)
+    if row is None:
+        raise InputError(f"{name}: there are no images in it")
+    columns = f"its columns are {', '.join(f'{column} ({type(value).__name__})' for column, value in row.items())}"
+    image_column = config.image_column
+    if image_column is None:
+        candidates = [column for column, value in row.items() if looks_like_image(value)]
+        if len(candidates) != 1:
+            how_many = "several columns that could be the image_column: set it" if candidates else "no image column"
+            raise InputError(f"{name} has {how_many}; {columns}")
+        (image_column,) = candidates
+    label_column = config.label_column or (LABEL if LABEL in row else None)
+    for argument, column in (("image_column", image_column), ("label_column", label_column)):
+        if column is not None and column not in row:
+            raise InputError(f"{argument}={column!r}: {name} has no such {argument.replace('_', ' ')}; {columns}")
+    rows = TableRows(Cells(reach), image_column, label_column)
+    return Stream(name, dataset, rows, label_column is not None, None, label_column or LABEL)
 
 
-def _state(path: str) -> tuple[int, int]:
-    """Size and time of a file, which tell whether it has changed; zeros if it is gone."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+def _folder(path: str, config: DataConfig) -> Source | Stream:
+    source = open_folder(path, config)
+    if not config.streaming:
+        return source
+    numbers = datasets.Dataset.from_dict({"number": range(len(source))}).to_iterable_dataset(num_shards=1)
+    names = source.label_names
+    mapping = class_mapping(range(len(names)), LABEL, names) if names else None
+    return Stream(source.name, numbers, FolderRows(source), names is not None, mapping, fingerprint=source.fingerprint)
 
 
-def _states_of_files(dataset: datasets.Dataset, column: str) -> list[tuple[int, int]]:
-    """Of the files that a dataset of undecoded images only points to: its own fingerprint knows just their names."""
-    states = []
+def _undecoded(dataset: Any, column: str) -> Any:
+    if isinstance(dataset.features[column], datasets.Image):
+        return dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset
+
+
+def _states_of_files(dataset: datasets.Dataset, column: str, reach: Reach) -> list[tuple[int, ...]]:
+    """Return the states of the local files that a dataset of undecoded images only points to.
+
+    Its own fingerprint knows just their names.
+    """
+    states: list[tuple[int, ...]] = []
+    feature = dataset.features[column]
+    if not isinstance(feature, (datasets.Image, dict)) and getattr(feature, "dtype", "") != "string":
+        return states
     for chunk in dataset.data.column(column).chunks:
-        content, paths = chunk.field("bytes"), chunk.field("path")
-        if content.null_count:
-            states += [_state(path) for path in paths.filter(content.is_null()).to_pylist() if path is not None]
+        paths = chunk
+        if chunk.type != "string" and hasattr(chunk, "field"):
+            content, paths = chunk.field("bytes"), chunk.field("path")
+            if not content.null_count:
+                continue
+            paths = paths.filter(content.is_null())
+        for path in paths.to_pylist():
+            try:
+                states.append(state_of(os.stat(reach.local(path.rpartition("::")[2]))))
+            except (AttributeError, OSError, ValueError):
+                states.append(())
     return states
 
 
-def _load_dataset(config: DataConfig) -> Any:
+def _split_of(dataset: Any, config: DataConfig, name: str) -> Any:
+    """Return the split that is asked for, or the part of it, or several one after the other."""
+    parts = parse_split(config.dataset_split)
+    if isinstance(dataset, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        for part in parts:
+            if part.name not in dataset:
+                raise InputError(f"dataset_split={part.name!r}: {name} has only {', '.join(map(repr, dataset))}")
+        pieces = [dataset[part.name] for part in parts]
+    else:
+        pieces = [dataset] * len(parts)
+    for piece in pieces:
+        if not isinstance(piece, (datasets.Dataset, datasets.IterableDataset)):
+            raise InputError(f"dataset of type {type(piece).__name__}: must be a dataset of the datasets library")
+    cut = [piece if part.is_whole else _sliced(piece, part, config) for piece, part in zip(pieces, parts)]
+    return cut[0] if len(cut) == 1 else datasets.concatenate_datasets(cut)
+
+
+def _sliced(dataset: Any, part: Any, config: DataConfig) -> Any:
+    if isinstance(dataset, datasets.Dataset):
+        return dataset.select(range(*part.bounds(len(dataset))))
+    if any(edge is not None and (edge.endswith("%") or edge.startswith("-")) for edge in (part.start, part.stop)):
+        raise InputError(
+            f"dataset_split={config.dataset_split!r}: the length of a stream is not known; count rows from its start"
+        )
+    start = int(part.start or 0)
+    dataset = dataset.skip(start)
+    return dataset if part.stop is None else dataset.take(max(0, int(part.stop) - start))
+
+
+def _load_dataset(config: DataConfig) -> tuple[Any, Reach]:
+    """Return what the datasets library loads, without slices of splits, and which local files it may read."""
     name = config.dataset_name
     assert name is not None
     path = Path(name)
+    names = list(dict.fromkeys(part.name for part in parse_split(config.dataset_split)))
     if any((path / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
         saved = _loaded("dataset_name", name, lambda: datasets.load_from_disk(name))
-        if isinstance(saved, datasets.DatasetDict) and config.dataset_split in saved:
-            saved = saved[config.dataset_split]
-        if config.streaming and isinstance(saved, datasets.Dataset):
-            return saved.to_iterable_dataset(num_shards=min(SAVED_SHARDS, max(1, len(saved))))
-        return saved
+        if config.streaming:
+            splits = saved if isinstance(saved, datasets.DatasetDict) else {"": saved}
+            streams = {
+                split: rows.to_iterable_dataset(num_shards=min(SAVED_SHARDS, max(1, len(rows))))
+                for split, rows in splits.items()
+            }
+            saved = streams[""] if "" in streams else datasets.IterableDatasetDict(streams)
+        return saved, Reach((str(path),))
     if path.is_file():
-        if path.suffix not in BUILDERS:
+        builder = BUILDERS.get(path.suffix.lower())
+        if builder is None:
             raise InputError(f"dataset_name={name!r}: is no IDX, {', '.join(BUILDERS)} file")
-        arguments: dict[str, Any] = {"path": BUILDERS[path.suffix], "data_files": {config.dataset_split: name}}
-    else:
-        arguments = {"path": name, "name": config.dataset_config_name, "revision": config.dataset_revision}
-    load = lambda: datasets.load_dataset(  # noqa: E731
-        **arguments, split=config.dataset_split, streaming=config.streaming
-    )
-    return _loaded("dataset_name", name, load)
+        data_files = {names[0]: str(path)}
+        dataset = _loaded(
+            "dataset_name",
+            name,
+            lambda: datasets.load_dataset(builder, data_files=data_files, split=names[0], streaming=config.streaming),
+        )
+        return dataset, Reach((str(path.parent),))
+    reach = Reach((str(path),)) if path.is_dir() else hub_reach(name)
+    options = {"name": config.dataset_config_name, "revision": config.dataset_revision, "streaming": config.streaming}
+    splits = {
+        split: _loaded("dataset_name", name, lambda: datasets.load_dataset(name, split=split, **options))  # noqa: B023
+        for split in names
+    }
+    if len(splits) == 1:
+        return splits[names[0]], reach
+    kind = datasets.IterableDatasetDict if config.streaming else datasets.DatasetDict
+    return kind(splits), reach
 
 
 def _loaded(argument: str, value: str, load: Callable[[], Any]) -> Any:
-    """The datasets library raises whatever the layer beneath it raised; a person needs one line of it."""
+    """Call a loader of the datasets library; whatever the layers beneath it raise becomes one line."""
     try:
         return load()
     except Exception as error:
@@ -279,37 +381,69 @@ def _loaded(argument: str, value: str, load: Callable[[], Any]) -> Any:
         raise InputError(f"{argument}={value!r}: cannot be loaded ({why})") from error
 
 
-def _column(features: datasets.Features, argument: str, wanted: str | None, kind: type, name: str) -> str | None:
-    """The column that is named, or the only one of its type; None if there is none of the type."""
-    if wanted is not None:
-        if wanted not in features or (kind is datasets.Image and not isinstance(features[wanted], kind)):
-            what = argument.replace("_", " ")
-            raise InputError(f"{argument}={wanted!r}: {name} has no such {what}; {_columns(features)}")
-        return wanted
-    found = [column for column, feature in features.items() if isinstance(feature, kind)]
-    if len(found) > 1:
-        raise InputError(f"{name} has several columns that could be the {argument}: set it; {_columns(features)}")
-    return found[0] if found else None
+def _image_column(
+    features: datasets.Features, config: DataConfig, name: str, first: Callable[[str], Sequence[Any]]
+) -> str:
+    """Return the column that is named, or the only one that can hold images."""
+    column = config.image_column
+    if column is not None:
+        if column not in features or not can_hold_images(features[column]):
+            raise InputError(f"image_column={column!r}: {name} has no such image column; {_columns(features)}")
+        return column
+    candidates = image_columns(features)
+    if not candidates:
+        texts = [column for column, feature in features.items() if getattr(feature, "dtype", "") == "string"]
+        candidates = [column for column in texts if _are_paths(first(column))]
+    if len(candidates) > 1:
+        raise InputError(f"{name} has several columns that could be the image_column: set it; {_columns(features)}")
+    if not candidates:
+        raise InputError(f"{name} has no image column: set image_column; {_columns(features)}")
+    return candidates[0]
+
+
+def _label_column(features: datasets.Features, config: DataConfig, name: str, image_column: str) -> str | None:
+    """Return the column that is named, the only one of type ClassLabel, or the one called "label"."""
+    column = config.label_column
+    if column is not None:
+        if column not in features:
+            raise InputError(f"label_column={column!r}: {name} has no such label column; {_columns(features)}")
+        return column
+    candidates = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if len(candidates) > 1:
+        raise InputError(f"{name} has several columns that could be the label_column: set it; {_columns(features)}")
+    if not candidates and isinstance(features.get(LABEL), datasets.Value) and image_column != LABEL:
+        return LABEL
+    return candidates[0] if candidates else None
+
+
+def _are_paths(values: Sequence[Any]) -> bool:
+    """Whether texts are names or addresses of image files."""
+    from .decode import image_extensions
+
+    known = image_extensions()
+    endings = [os.path.splitext(str(value).partition("?")[0])[1].lower() for value in values if value]
+    return bool(endings) and all(ending in known for ending in endings)
 
 
 def _columns(features: datasets.Features) -> str:
     return "its columns are " + ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
 
 
-def _idx_source(path: Path, config: DataConfig) -> ArraySource:
-    """Images, and the labels that lie beside them under the family's own name."""
+def _idx_source(paths: list[Path], config: DataConfig) -> ArraySource:
     if config.streaming:
         raise InputError("streaming: IDX files are read whole; leave it out")
-    images = _read_idx(path)
-    if images.ndim not in (3, 4):
-        raise InputError(
-            f"dataset_name={str(path)!r}: holds {images.ndim} dimensions, not (N, H, W); are these labels?"
-        )
-    labels_path = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-    labels = _read_idx(labels_path).astype(np.int64) if labels_path != path and labels_path.is_file() else None
-    if labels is not None and len(labels) != len(images):
-        raise InputError(f"{labels_path} has {len(labels)} labels for {len(images)} images")
-    return _arrays(config.dataset_name or str(path), images, labels, config)
+    parts = parse_split(config.dataset_split)
+    if len(paths) != len(parts):  # one file by its name
+        paths = paths * len(parts)
+    contents = [idx.read_images(path) for path in paths]
+    rows = [(part, range(len(images))) for part, (images, _) in zip(parts, contents)]
+    chosen = [np.array(concatenated([row]), np.int64) for row in rows]
+    images = [images[numbers] for (images, _), numbers in zip(contents, chosen)]
+    labels = [labels[numbers] for (_, labels), numbers in zip(contents, chosen) if labels is not None]
+    if len({each.shape[1:] for each in images}) > 1:
+        raise InputError(f"dataset_split={config.dataset_split!r}: the images of these splits differ in size")
+    all_labels = np.concatenate(labels) if len(labels) == len(images) else None
+    return _arrays(config.dataset_name or str(paths[0]), np.concatenate(images), all_labels, config)
 
 
 def _arrays(name: str, images: np.ndarray, labels: np.ndarray | None, config: DataConfig) -> ArraySource:
@@ -317,38 +451,8 @@ def _arrays(name: str, images: np.ndarray, labels: np.ndarray | None, config: Da
     return ArraySource(name, images[:count], None if labels is None else labels[:count])
 
 
-def _idx_kind(path: Path) -> int | None:
-    """The number of dimensions of an IDX file of bytes, or None if it is no such file."""
-    with open(path, "rb") as file:
-        magic = file.read(2)
-    try:
-        with gzip.open(path) if magic == b"\x1f\x8b" else open(path, "rb") as file:
-            head = file.read(4)
-    except OSError:
-        return None
-    return head[3] if len(head) == 4 and head[:3] == b"\x00\x00\x08" else None
-
-
-def _read_idx(path: Path) -> np.ndarray:
-    """The IDX format of the MNIST family (LeCun et al. 1998), of unsigned bytes, gzipped or not."""
-    dimensions = _idx_kind(path)
-    if dimensions is None:
-        raise InputError(f"{path} is no IDX file of bytes")
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError) as error:
-            raise InputError(f"{path} is damaged ({error})") from error
-    start = 4 + 4 * dimensions
-    shape = np.frombuffer(data[4:start], dtype=">u4").astype(np.int64)
-    if len(shape) != dimensions or len(data) - start != shape.prod():
-        raise InputError(f"{path} is damaged: {len(data) - start:,} bytes for images of shape {tuple(shape.tolist())}")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
-
-
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """The digits of scikit-learn (Alpaydin & Kaynak 1998), 8×8 with 17 grey levels, white on black, in a margin."""
+    """Return scikit-learn's digits (Alpaydin & Kaynak 1998), 8×8 with 17 grey levels, white on black, in a margin."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -1,6 +1,8 @@
 """Training images that come in turn and do not fit the disk: decoded by workers, shuffled in a buffer."""
 
 import atexit
+import copy
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -16,57 +18,99 @@ from typing import Any
 import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
+from PIL import Image
 
-from ..utils.errors import InputError
+from ..utils.errors import InputError, one_line
 from ..utils.signals import STOPPING
 from .batches import Batch, normalised
-from .cache import decode_or_error
 from .config import DataConfig
-from .decode import Preprocessing, bad_image, is_grey, reason, too_many_bad
+from .decode import (
+    Preprocessing,
+    ValueRange,
+    bad_image,
+    conventional,
+    decode_or_error,
+    is_grey,
+    reason,
+    too_many_bad,
+    union,
+)
+from .labels import UNLABELLED, ClassMapping
 from .sources import Stream
 
-PICTURES_TO_LOOK_AT = 64  # to tell whether a stream is grey
+PICTURES_TO_LOOK_AT = 64  # to tell whether a stream is grey, which values it has, and whether it has changed
 PICTURES_TO_JUDGE = 50  # before which no share of bad ones stops a run
 
 
 class ImageStream:
-    """A stream of training images. `len()` is not known, and neither is a fingerprint of its content.
+    """A stream of training images, whose length is not known.
 
     Args:
-        stream: The pictures.
+        stream: The images.
         config: What is done to them.
 
+    Attributes:
+        fingerprint: Digest of the first images and of the files of the stream, as far as they can be known.
+
     Raises:
-        InputError: not one of the first pictures can be read.
+        InputError: Not one of the first images can be read.
     """
 
     def __init__(self, stream: Stream, config: DataConfig):
         self.stream, self.config = stream, config
-        self.name, self.fingerprint = stream.name, ""
-        label = (stream.dataset.features or {}).get(stream.label_column)
-        self.label_names: list[str] | None = getattr(label, "names", None)
+        self.name = stream.name
+        self.only_labelled = False
         how = Preprocessing.of(config)
-        if config.channels is None:
-            first = itertools.islice(stream.pictures(stream.dataset), PICTURES_TO_LOOK_AT)
+        first = list(itertools.islice(_read(stream, stream.dataset), PICTURES_TO_LOOK_AT))
+        decoded = [decode_or_error(picture, how) for (_, picture), _ in first]
+        self.ranges = [each for each in decoded if isinstance(each, ValueRange)]
+        if self.ranges:
+            how = replace(how, ranges=tuple(map(conventional, union(self.ranges))))
             decoded = [decode_or_error(picture, how) for (_, picture), _ in first]
-            good = [pixels for pixels in decoded if not isinstance(pixels, Exception)]
+        good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
+        if config.channels is None:
             if not good:
                 raise InputError(f"{stream.name}: not one of the first {len(decoded)} images can be read")
             how = replace(how, channels=1) if all(map(is_grey, good)) else how
+        if config.label_column is not None:
+            stream.learn_classes()
         self.how = how
         self.shape = (how.channels, config.resolution, config.resolution)
+        chosen = (config.dataset_split, config.max_train_samples, config.dataset_revision, config.label_column)
+        digest = hashlib.sha256(repr((stream.fingerprint, chosen)).encode())
+        for (_, picture), label in first:
+            digest.update(_content(picture))
+            digest.update(repr(label).encode())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """The names of the classes; None if there are none. They may have to be read from the stream first."""
+        return (self.stream.learn_classes().names or None) if self.stream.has_labels else None
+
+    def labelled(self) -> "ImageStream":
+        """Return the stream without the images that have no label.
+
+        Raises:
+            InputError: It has no labels at all.
+        """
+        if not self.label_names:
+            raise InputError(f"{self.name} has no labels; set label_column")
+        images = copy.copy(self)
+        images.only_labelled = True
+        return images
 
 
 class StreamedBatches(Iterator[Batch]):
-    """Batches of a stream, shuffled among `shuffle_buffer_size` pictures, without end.
+    """Batches of a stream, shuffled among `shuffle_buffer_size` images, without end.
 
     Each process takes its own part of the stream. A stream cannot be entered in the middle: setting `position` makes
     the next batch come after reading that many again.
 
     Args:
         images: The stream.
-        batch_size: Images a batch, for each process.
-        seed: Of the shuffling, crops and flips.
+        batch_size: Batch size per process.
+        seed: Seed of the shuffling, crops and flips.
         device: Where batches are made.
         num_processes: How many processes share the stream.
         process_index: Which of them this is, from 0.
@@ -82,6 +126,7 @@ class StreamedBatches(Iterator[Batch]):
         process_index: int = 0,
     ):
         self.position = 0
+        self.name = images.name
         self.seed, self.device, self.process_index = seed, torch.device(device), process_index
         self.random_flip = images.config.random_flip
         self._drawn = 0
@@ -93,40 +138,63 @@ class StreamedBatches(Iterator[Batch]):
             collate_fn=_collated,
             worker_init_fn=_unsignalled,
             drop_last=True,
-            pin_memory=self.device.type == "cuda",
         )
-        with _signals_held_back():
-            self._batches = iter(loader)
+        try:
+            with _signals_held_back(), _deaths_not_raised():
+                self._batches = iter(loader)
+        except OSError as error:
+            raise InputError(
+                f"dataloader_num_workers={images.config.dataloader_num_workers}: workers cannot be started "
+                f"({one_line(error)}); 0 decodes without them"
+            ) from error
         # Before PyTorch's own and Python's, which send SIGTERM and wait.
         atexit.register(_end_workers, weakref.ref(self._batches))
 
     def __next__(self) -> Batch:
         while self._drawn <= self.position:
-            drawn: Any = next(
-                self._batches, InputError("the stream has fewer images than a batch: lower train_batch_size")
-            )
+            drawn: Any = self._draw()
             if isinstance(drawn, Exception):
                 try:
                     raise drawn
                 finally:
                     del drawn  # or its traceback would hold it, and the workers, in a circle
             self._drawn += 1
-        pixels, labels = drawn
+        # Workers send arrays, through pipes: tensors would go through /dev/shm, which is small in containers.
+        pixels, labels = (None if array is None else torch.from_numpy(array) for array in drawn)
+        assert pixels is not None
         flips = None
         if self.random_flip:
             rng = np.random.default_rng([self.seed, self.position, self.process_index])
             flips = rng.random(len(pixels)) < 0.5
         self.position += 1
+        pixels = pixels.pin_memory() if self.device.type == "cuda" else pixels
         pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         return Batch(normalised(pixels, flips), None if labels is None else labels.to(self.device))
 
+    def _draw(self) -> Any:
+        why = "it has fewer images than a batch: lower train_batch_size"
+        if self._drawn:
+            why = f"it has ended after {self._drawn} batches: its data has been removed or changed"
+        try:
+            return next(self._batches, InputError(f"{self.name}: {why}"))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            return InputError(
+                f"{self.name}: a process that decodes the stream has ended unexpectedly, perhaps for lack of memory; "
+                "lower dataloader_num_workers or shuffle_buffer_size, and resume from the last checkpoint"
+            )
+
 
 class _Decoded(torch.utils.data.IterableDataset):
-    """Decoded square pictures and their labels, epoch after epoch. An error that ends the run comes as an item: a
-    DataLoader would bury its message in a stack."""
+    """Decoded square images and their labels, epoch after epoch.
+
+    An error that ends the run comes as an item: a DataLoader would bury its message in a stack.
+    """
 
     def __init__(self, images: ImageStream, dataset: Any, seed: int, process_index: int):
         self.images, self.dataset, self.seed, self.process_index = images, dataset, seed, process_index
+        self.mapping: ClassMapping | None = images.stream.mapping if images.stream.has_labels else None
 
     def __iter__(self) -> Iterator[Any]:
         config, how = self.images.config, self.images.how
@@ -134,30 +202,81 @@ class _Decoded(torch.utils.data.IterableDataset):
         dataset = self.dataset.shuffle(seed=self.seed, buffer_size=config.shuffle_buffer_size)
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, self.process_index, worker.id if worker else 0])
-        seen = bad = 0
         for epoch in itertools.count():
             dataset.set_epoch(epoch)
-            before = seen - bad
-            for (name, picture), label in self.images.stream.pictures(dataset):
-                seen += 1
-                pixels = decode_or_error(picture, how)
-                if not isinstance(pixels, Exception):
-                    yield _square(pixels, config.resolution, rng), label
-                    continue
-                bad += 1
-                if config.on_bad_image == "error":
-                    yield from _ending(bad_image(name, reason(pixels)))
-                if epoch == 0:
-                    print(f"Bad image left out: {name}: {reason(pixels)}", file=sys.stderr, flush=True)
-                if seen >= PICTURES_TO_JUDGE and bad > config.max_bad_images * seen:
-                    yield from _ending(too_many_bad(self.images.name, bad, seen, config))
-            if seen - bad == before:
-                return  # a worker without a part of the stream, or a stream without a good picture
+            seen = bad = unlabelled = 0
+            try:
+                for (name, picture), value in _read(self.images.stream, dataset):
+                    seen += 1
+                    label = None if self.mapping is None else self.mapping(value)
+                    if self.images.only_labelled and label in (None, UNLABELLED):
+                        unlabelled += 1
+                        continue
+                    pixels = decode_or_error(picture, how)
+                    if isinstance(pixels, ValueRange):
+                        pixels = ValueError(f"it holds {pixels.kind} values, unlike the first images; set value_range")
+                    if not isinstance(pixels, Exception):
+                        yield _square(pixels, config.resolution, rng), label
+                        continue
+                    bad += 1
+                    if config.on_bad_image == "error":
+                        yield from _ending(bad_image(name, reason(pixels)))
+                    if epoch == 0:
+                        print(f"Bad image left out: {name}: {reason(pixels)}", file=sys.stderr, flush=True)
+                    if seen >= PICTURES_TO_JUDGE and bad > config.max_bad_images * seen:
+                        yield from _ending(too_many_bad(self.images.name, bad, seen, config))
+            except InputError as error:
+                yield from _ending(error)
+            if epoch == 0 and unlabelled:
+                print(f"{unlabelled} of {seen} images of the stream have no label.", file=sys.stderr, flush=True)
+            if epoch and (not seen or bad > config.max_bad_images * seen):
+                lost = f"{bad} of {seen} images cannot be read any more" if seen else "it has no images any more"
+                yield from _ending(InputError(f"{self.images.name}: {lost}: its data has been removed or changed"))
+            if seen - bad - unlabelled == 0:
+                return  # a worker without a part of the stream, or a stream without a good image
+
+
+def _read(stream: Stream, dataset: Any) -> Iterator[Any]:
+    """Yield the images of a stream; whatever the libraries beneath it raise becomes one line."""
+    images = stream.pictures(dataset)
+    while True:
+        try:
+            item = next(images, None)
+        except InputError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"{stream.name}: the stream cannot be read ({why})") from error
+        if item is None:
+            return
+        yield item
+
+
+def _content(picture: Any) -> bytes:
+    """Return bytes that change when an image does."""
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, (Image.Image, np.ndarray)):
+        return np.ascontiguousarray(picture).tobytes()
+    return b""  # a path, whose file the fingerprint of the stream stands for
+
+
+@contextmanager
+def _deaths_not_raised() -> Iterator[None]:
+    """Keep PyTorch from raising an exception wherever the program is when a worker dies; drawing a batch notices."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Workers started meanwhile get no signal that asks a run to end, until they take it up themselves."""
+    """Block signals that ask a run to end for workers that start meanwhile, until they handle these themselves."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
@@ -169,7 +288,7 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _unsignalled(worker: int) -> None:
-    """Signals that ask a run to end often reach all of its processes; a worker ends when its own process says so."""
+    """Make a worker end only when its own process says so: signals often reach all processes of a run."""
     for number in STOPPING:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
@@ -188,13 +307,13 @@ def _obey(parent: int) -> None:
 
 
 def _end_workers(batches: weakref.ref) -> None:
-    """Tells the workers of a loader that is still there when the process ends."""
+    """End the workers of a loader that is still there when the process ends."""
     if shut_down := getattr(batches(), "_shutdown_workers", None):  # there are none where num_workers is 0
         shut_down()
 
 
 def _ending(error: Exception) -> Iterator[Exception]:
-    """Items without end, so that the batch with the error in it is a full one and is not dropped."""
+    """Yield an error without end, so that the batch with it is a full one and is not dropped."""
     while True:
         yield error
 
@@ -209,4 +328,4 @@ def _collated(items: list[Any]) -> Any:
         if isinstance(item, Exception):
             return item
     pixels, labels = zip(*items)
-    return torch.from_numpy(np.stack(pixels)), None if labels[0] is None else torch.tensor(labels)
+    return np.stack(pixels), None if labels[0] is None else np.array(labels, np.int64)

@@ -126,10 +126,14 @@ def evaluate(
     """
     is_conditional = pipeline.critic is not None and pipeline.critic.config.get("num_classes")
     for image_set in (images, held_out):
-        if is_conditional and image_set is not None and image_set.labels is None:
+        if is_conditional and image_set is not None and image_set.num_unlabelled == len(image_set):
             raise InputError(
                 f"{image_set.name} has no labels, which the critic of this model requires; set label_column"
             )
+    if is_conditional:  # labels are names: the classes are numbered as the networks have them
+        names = list(pipeline.generator.config.get("class_names") or [])
+        images = images.relabelled(names).labelled()
+        held_out = held_out and held_out.relabelled(names).labelled()
     state = PartialState()
     reference = images if held_out is None else held_out
     num_images = min(num_images, len(reference))

@@ -50,7 +50,7 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
             build_constraint(config.training.lipschitz).check(networks.build(channels=1)[1])
     dataset = load_images(networks.data_config)
     if config.training.class_conditional:
-        networks.set_classes(dataset)
+        dataset = networks.with_classes(dataset)
     set_seed(config.training.seed)
     generator, critic = networks.build(dataset.shape[0])
     record = {"preset": config.preset, "networks": asdict(config.networks), **networks.record, **(record or {})}
@@ -71,9 +71,14 @@ class _Networks:
             if not Path(name).is_dir():
                 self.record["base_model"] = name
 
-    def set_classes(self, dataset: ImageSet | ImageStream) -> None:
-        """Make the networks conditional on the classes of a dataset."""
+    def with_classes(self, dataset: ImageSet | ImageStream) -> ImageSet | ImageStream:
+        """Make the networks conditional on the classes of a dataset, and return its images that have a class."""
+        names = self.published and self.published.generator.config.get("class_names")
+        if names and isinstance(dataset, ImageSet):
+            dataset = dataset.relabelled(list(names))
+        dataset = dataset.labelled()
         self.options["num_classes"], self.options["class_names"] = _classes(dataset)
+        return dataset
 
     def build(self, channels: int) -> tuple[ModelMixin, ModelMixin]:
         """Return the generator and the critic for images with so many channels."""

@@ -116,8 +116,12 @@ class WGANTrainer:
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
         self.dataset = training_images(dataset, generator)
+        if config.class_conditional and getattr(self.dataset, "label_names", None):
+            self.dataset = self.dataset.labelled()
         if config.evaluation_steps and held_out is None and self.dataset.config:
-            self.held_out = load_held_out(replace(self.dataset.config, channels=self.dataset.shape[0]))
+            data_config = replace(self.dataset.config, channels=self.dataset.shape[0])
+            names = None if isinstance(self.dataset, ImageStream) else self.dataset.label_names
+            self.held_out = load_held_out(data_config, names)
         check_shapes(generator, critic)
         self.accelerator = build_accelerator(config)
         share = (self.accelerator.device, self.accelerator.num_processes, self.accelerator.process_index)

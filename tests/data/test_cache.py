@@ -43,8 +43,8 @@ def built(tmp_path):
 def decodings(monkeypatch):
     """Counts the pictures that are decoded from here on."""
     calls = []
-    decode = cache.decode
-    monkeypatch.setattr(cache, "decode", lambda *arguments: calls.append(1) or decode(*arguments))
+    decode = cache.decode_or_error
+    monkeypatch.setattr(cache, "decode_or_error", lambda *arguments: calls.append(1) or decode(*arguments))
     return calls
 
 

@@ -138,8 +138,9 @@ def test_metadata_of_a_folder_names_labels(tmp_path):
     rows = [{"file_name": f"{number:03d}.png", "digit": number * 3} for number in range(4)]
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     images = load(train_data_dir=str(tmp_path), label_column="digit")
-    assert sorted(images.labels.tolist()) == [0, 3, 6, 9]
-    label_of = {bytes(np.asarray(picture).tobytes()): 3 * number for number, picture in enumerate(pictures(4))}
+    assert sorted(images.labels.tolist()) == [0, 1, 2, 3]
+    assert images.label_names == ["0", "3", "6", "9"]
+    label_of = {bytes(np.asarray(picture).tobytes()): number for number, picture in enumerate(pictures(4))}
     for image, label in zip(images.images, images.labels):
         assert label_of[image.permute(1, 2, 0).contiguous().numpy().tobytes()] == label
 
@@ -172,7 +173,8 @@ def test_columns_are_found_by_type_or_named(tmp_path):
 
     assert contents(of("one")) == contents(photos)
     assert sorted(of("one").labels.tolist()) == [0, 1]
-    assert sorted(of("one", label_column="id").labels.tolist()) == [1, 2]
+    assert sorted(of("one", label_column="id").labels.tolist()) == [0, 1]
+    assert of("one", label_column="id").label_names == ["1", "2"]
     assert of("two", image_column="mask", label_column="mood").shape == (1, 8, 8)
     columns = r"its columns are photo \(Image\), mask \(Image\), kind \(ClassLabel\), mood \(ClassLabel\)"
     for options, message in (
@@ -181,7 +183,7 @@ def test_columns_are_found_by_type_or_named(tmp_path):
         ({"image_column": "picture"}, "image_column='picture': .* has no such image column"),
         ({"image_column": "kind"}, "image_column='kind': .* has no such image column"),
         ({"image_column": "mask", "label_column": "age"}, "label_column='age': .* has no such label column"),
-        ({"image_column": "mask", "label_column": "photo"}, "label_column='photo': holds .*, not whole numbers"),
+        ({"image_column": "mask", "label_column": "photo"}, "label_column='photo': holds records; a label must be"),
     ):
         with pytest.raises(InputError, match=message):
             of("two", **options)

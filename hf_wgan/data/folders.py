@@ -1,0 +1,475 @@
+"""A folder or a ZIP file of images: every file in it is an image that is used, or is counted under a reason.
+
+Names mean nothing here but the class: the datasets library's `imagefolder` would take a picture called `train.png` for
+a split, and leave out whatever it has no extension for.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import stat
+import unicodedata
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from ..utils.console import say
+from ..utils.errors import InputError, one_line
+from .config import DataConfig
+from .decode import MAX_FILE_BYTES, Picture, image_extensions, is_image
+from .labels import class_mapping, printable
+from .splits import Part, concatenated, parse_split
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+STYLEGAN_LABELS = "dataset.json"
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "eval", "evaluation"),
+    "validation": ("validation", "valid", "val", "dev"),
+}
+ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
+CAMERA_RAW = {
+    ".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".kdc", ".mrw", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw",
+}  # fmt: skip
+HEIF = {".heic", ".heif", ".hif"}
+# Opening every caption beside an image to see that it is no image would take longer than listing the folder.
+NEVER_IMAGES = ARCHIVES | {
+    ".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html", ".htm", ".py", ".ipynb", ".log",
+    ".ini", ".cfg", ".toml", ".db", ".npy", ".npz", ".pt", ".pth", ".pkl", ".mat", ".h5", ".safetensors", ".parquet",
+    ".arrow", ".pdf", ".doc", ".docx", ".svg", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".exe", ".aae",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a folder or of a ZIP file."""
+
+    path: str  # relative, with "/"
+    place: str  # what the tree opens it by
+    state: tuple[int, ...]  # changes when the content does
+
+
+@dataclass
+class Listing:
+    """Every file of a tree: regular files, and how many others there are for each reason."""
+
+    files: list[File] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class Tree(Protocol):
+    """Where files lie."""
+
+    name: str
+
+    def listing(self) -> Listing: ...
+
+    def open(self, file: File) -> BinaryIO: ...
+
+    def payload(self, file: File) -> Any: ...  # what `decode` takes
+
+
+class DiskTree:
+    """The files below a folder. Links are followed once each, so that a cycle of them ends."""
+
+    def __init__(self, folder: str):
+        self.name = folder
+
+    def listing(self) -> Listing:
+        root = os.path.realpath(self.name)
+        result = Listing()
+        walk = _Walk(result, _identity(os.stat(root)), _ancestors(root))
+        walk.folder(self.name, "")
+        while walk.links:  # after everything that is really there, which therefore keeps its own name
+            walk.links.sort(key=lambda link: link[1])
+            links, walk.links = walk.links, []
+            for place, path in links:
+                walk.link(place, path)
+        result.files.sort(key=lambda file: file.path)
+        return result
+
+    def open(self, file: File) -> BinaryIO:
+        return open(file.place, "rb")
+
+    def payload(self, file: File) -> str:
+        return file.place
+
+
+class _Walk:
+    def __init__(self, result: Listing, root: tuple[int, int], ancestors: set[tuple[int, int]]):
+        self.result = result
+        self.folders = {root} | ancestors
+        self.files: set[tuple[int, int]] = set()
+        self.links: list[tuple[str, str]] = []
+
+    def folder(self, place: str, path: str) -> None:
+        try:
+            with os.scandir(place) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError:
+            self.result.left_out["folders that cannot be read"] += 1
+            return
+        for entry in entries:
+            inner = f"{path}/{entry.name}" if path else entry.name
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                hidden = _num_files(entry.path) if entry.is_dir(follow_symlinks=False) else 1
+                self.result.left_out["hidden"] += hidden
+            elif entry.is_symlink():
+                self.links.append((entry.path, inner))
+            elif entry.is_dir(follow_symlinks=False):
+                self.directory(entry.path, inner, entry.stat(follow_symlinks=False))
+            else:
+                self.file(entry.path, inner, entry.stat(follow_symlinks=False))
+
+    def directory(self, place: str, path: str, status: os.stat_result) -> bool:
+        identity = _identity(status)
+        if identity in self.folders:
+            return False
+        self.folders.add(identity)
+        self.folder(place, path)
+        return True
+
+    def file(self, place: str, path: str, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            self.result.left_out["no regular files"] += 1
+            return
+        self.files.add(_identity(status))
+        self.result.files.append(File(path, place, state_of(status)))
+
+    def link(self, place: str, path: str) -> None:
+        try:
+            status = os.stat(place)
+        except OSError:
+            self.result.left_out["broken links"] += 1
+            return
+        if stat.S_ISDIR(status.st_mode):
+            if not self.directory(place, path, status):
+                self.result.left_out["links to folders that are read already"] += 1
+        elif _identity(status) in self.files:
+            self.result.left_out["links to files that are read already"] += 1
+        else:
+            self.file(place, path, status)
+
+
+class ZipTree:
+    """The files of a ZIP file."""
+
+    def __init__(self, path: str):
+        self.name = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise InputError(f"train_data_dir={path!r}: cannot be read as a ZIP file ({one_line(error)})") from error
+
+    def __reduce__(self) -> Any:
+        return ZipTree, (self.name,)
+
+    def listing(self) -> Listing:
+        result = Listing()
+        for number, member in enumerate(self._zip.infolist()):
+            if member.is_dir():
+                continue
+            path = str(PurePosixPath("/", member.filename.replace("\\", "/")).relative_to("/"))
+            if any(part.startswith(".") or part == "__MACOSX" for part in path.split("/")):
+                result.left_out["hidden"] += 1
+            else:
+                result.files.append(File(path, str(number), (member.file_size, member.CRC)))
+        result.files.sort(key=lambda file: file.path)
+        return result
+
+    def open(self, file: File) -> BinaryIO:
+        return io.BytesIO(self.payload(file))
+
+    def payload(self, file: File) -> bytes:
+        member = self._zip.infolist()[int(file.place)]
+        if member.file_size > MAX_FILE_BYTES:
+            raise ValueError(f"it has {member.file_size:,} bytes, over the limit of {MAX_FILE_BYTES:,}")
+        return self._zip.read(member)
+
+
+class FolderSource:
+    """The images of a folder or a ZIP file, at any depth.
+
+    The class of an image is the label that a `metadata.jsonl`, `metadata.csv`, `metadata.parquet` or StyleGAN's
+    `dataset.json` gives it, or the folder it lies in: the first one on its path in which the images differ.
+
+    Args:
+        name: What to call the images in messages and cards.
+        tree: Where the files lie.
+        config: `dataset_split`, `held_out_split`, `label_column`, `max_train_samples`.
+
+    Raises:
+        InputError: There is no such split or label column, or there are no images.
+    """
+
+    def __init__(self, name: str, tree: Tree, config: DataConfig):
+        self.name, self._tree = name, tree
+        listing = tree.listing()
+        self.left_out = listing.left_out
+        files, metadata = self._sorted_out(listing.files)
+        files = self._of_split(files, config)
+        if not files:
+            reasons = ", ".join(f"{count} {why}" for why, count in self.left_out.most_common())
+            found = f"; left out: {reasons}" if reasons else ""
+            raise InputError(f"train_data_dir={name!r}: there are no image files in it{found}")
+        if config.max_train_samples is not None and len(files) > config.max_train_samples:
+            self.left_out["beyond max_train_samples"] += len(files) - config.max_train_samples
+            files = files[: config.max_train_samples]
+        self.files = files
+        values, column = self._labels(metadata, config.label_column)
+        self.mapping = class_mapping(values, column)
+        self.labels: np.ndarray | None = None
+        self.label_names: list[str] | None = None
+        if self.mapping.names:
+            self.labels = np.fromiter(map(self.mapping, values), np.int64, len(values))
+            self.label_names = self.mapping.names
+        digest = hashlib.sha256()
+        for file, value in zip(files, values):
+            digest.update(repr((file.path, file.state, value)).encode())
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, start: int, stop: int) -> list[Picture]:
+        return [self.picture(number) for number in range(start, stop)]
+
+    def picture(self, number: int) -> Picture:
+        """Return the name of an image and what `decode` takes, or the error of reading it."""
+        file = self.files[number]
+        try:
+            return printable(file.path), self._tree.payload(file)
+        except Exception as error:  # of zipfile, and of zlib beneath it
+            return printable(file.path), error
+
+    def _sorted_out(self, files: list[File]) -> tuple[list[File], list[File]]:
+        """Return the images and the metadata files; count the others."""
+        known = image_extensions()
+        images, metadata = [], []
+        for file in files:
+            name = file.path.rpartition("/")[2]
+            extension = os.path.splitext(name)[1].lower()
+            if name in METADATA or file.path == STYLEGAN_LABELS:
+                metadata.append(file)
+                self.left_out["metadata"] += 1
+            elif extension in known or self._is_image(file, extension):
+                images.append(file)
+            elif extension in HEIF:
+                self.left_out["HEIC, which needs pip install pillow-heif"] += 1
+            elif extension in CAMERA_RAW:
+                self.left_out["camera raw"] += 1
+            elif extension in ARCHIVES:
+                self.left_out["archives (unpack them, or give a ZIP file as train_data_dir)"] += 1
+            else:
+                self.left_out["no images"] += 1
+        return images, metadata
+
+    def _is_image(self, file: File, extension: str) -> bool:
+        """Whether a file whose name does not tell is an image by its content."""
+        if extension in NEVER_IMAGES or extension in CAMERA_RAW or extension in HEIF:
+            return False
+        try:
+            with self._tree.open(file) as content:
+                return is_image(content)
+        except PermissionError:
+            return True  # to be named as unreadable, rather than left out as no image
+        except Exception:
+            return False
+
+    def _of_split(self, files: list[File], config: DataConfig) -> list[File]:
+        """Return the images of the split, and count the others."""
+        prefix = _common_folder(file.path for file in files)
+        tops: dict[str, list[File]] = {}
+        for file in files:
+            inner = file.path[len(prefix) :]
+            tops.setdefault(inner.partition("/")[0] if "/" in inner else "", []).append(file)
+        splits = {name: folder for name in SPLIT_FOLDERS if (folder := _split_folder(name, tops))}
+        are_splits = len(tops) > 1 and "train" in splits and len(splits) == len(tops)
+        held_out = {
+            _split_folder(part.name, tops)
+            for part in parse_split(config.held_out_split or "")
+            if part.name not in ("train", "all")
+        }
+        used: list[tuple[Part, list[File]]] = []
+        for part in parse_split(config.dataset_split):
+            folder = _split_folder(part.name, tops)
+            if part.name == "train" and not are_splits:
+                members = [file for top, contents in tops.items() if top not in held_out for file in contents]
+                used.append((part, sorted(members, key=lambda file: file.path)))
+            elif part.name == "all" or _split_folder(part.name, prefix.split("/")):
+                used.append((part, files))
+            elif folder:
+                used.append((part, tops[folder]))
+            else:
+                there = ", ".join(repr(printable(top)) for top in sorted(tops) if top) or "none"
+                raise InputError(
+                    f"dataset_split={config.dataset_split!r}: {self.name} has no folder {part.name!r}; it has {there}"
+                )
+        result = concatenated(used)
+        if rest := len(files) - len({file.path for file in result}):
+            self.left_out["in other splits"] += rest
+        if are_splits and config.dataset_split == "train" and os.environ.get("RANK", "0") == "0":
+            others = " and ".join(repr(printable(top)) for top in sorted(tops) if top != splits["train"])
+            say(
+                f"{printable(self.name)}: {splits['train']!r} is the training split; {others} not used "
+                "(--dataset_split all uses every image)."
+            )
+        return result
+
+    def _labels(self, metadata: list[File], column: str | None) -> tuple[list[Any], str]:
+        """Return one label value per image, and the name of the column they come from."""
+        tables = _Tables(self._tree, metadata, self.name, column, [file.path for file in self.files])
+        if tables.has(column or "label"):
+            return tables.values(column or "label"), column or "label"
+        if column not in (None, "label"):
+            columns = ", ".join(sorted(tables.columns)) or "none"
+            raise InputError(
+                f"label_column={column!r}: {self.name} has no such label column; its metadata files have {columns}"
+            )
+        prefix = _common_folder(file.path for file in self.files)
+        folders = [file.path[len(prefix) :].split("/")[:-1] for file in self.files]
+        names = [parts[0] if parts else None for parts in folders]
+        # Where all images with a folder are in the same one, the folder tells nothing about them.
+        return (names if len(set(names) - {None}) > 1 else [None] * len(names)), "folder"
+
+
+class _Tables:
+    """The metadata files of a tree: for each image the row of the nearest one that has a row for it."""
+
+    def __init__(self, tree: Tree, files: list[File], name: str, column: str | None, images: list[str]):
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.columns: set[str] = set()
+        self._images = images
+        known = {_normal(path): path for path in images}
+        without_image = 0
+        for file in sorted(files, key=lambda file: file.path.count("/")):
+            folder = file.path.rpartition("/")[0]
+            try:
+                with tree.open(file) as content:
+                    rows = list(_rows(file.path, content.read(MAX_FILE_BYTES)))
+            except Exception as error:
+                why = f"{printable(file.path)} cannot be read ({one_line(error) or type(error).__name__})"
+                if column is not None:
+                    raise InputError(f"label_column={column!r}: {name}: {why}") from error
+                _say(f"{printable(name)}: {why}; it is left out.")
+                continue
+            for file_name, row in rows:
+                path = known.get(_normal(f"{folder}/{file_name}" if folder else file_name))
+                if path is None:
+                    without_image += 1
+                    continue
+                self.columns |= row.keys()
+                self.rows[path] = row
+        if without_image:
+            _say(f"{printable(name)}: {without_image} rows of its metadata files name no image that is used.")
+
+    def has(self, column: str) -> bool:
+        return column in self.columns
+
+    def values(self, column: str) -> list[Any]:
+        return [self.rows.get(path, {}).get(column) for path in self._images]
+
+
+def open_folder(path: str, config: DataConfig, name: str | None = None) -> FolderSource:
+    """Open a folder of images, or a ZIP file of them.
+
+    Raises:
+        InputError: It is neither, or holds no images.
+    """
+    if os.path.isfile(path) and zipfile.is_zipfile(path):
+        return FolderSource(name or path, ZipTree(path), config)
+    if os.path.isfile(path):
+        raise InputError(f"train_data_dir={path!r}: must be a folder or a ZIP file; unpack other archives first")
+    if not os.path.isdir(path):
+        raise InputError(f"train_data_dir={path!r}: there is no such folder")
+    return FolderSource(name or path, DiskTree(path), config)
+
+
+def holds_images_only(path: Path) -> bool:
+    """Whether a folder is one of image files rather than of files that the datasets library has a reader for."""
+    known, has_images = image_extensions(), False
+    for _, folders, files in os.walk(path):
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        for file in files:
+            extension = os.path.splitext(file)[1].lower()
+            if file not in METADATA and extension in {".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".tar", ".lance"}:
+                return False
+            has_images = has_images or extension in known
+    return has_images
+
+
+def state_of(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what changes when a file's content does: size, time of change, and the time that no program can set."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _rows(path: str, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the file name and the other values of each row of a metadata file."""
+    if path == STYLEGAN_LABELS:
+        for file_name, label in json.loads(content.decode("utf-8-sig"))["labels"] or []:
+            yield file_name, {"label": label}
+        return
+    rows: Iterable[dict[str, Any]]
+    if path.endswith(".parquet"):
+        import pyarrow.parquet  # type: ignore[import-untyped]
+
+        rows = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+    elif path.endswith(".csv"):
+        text = content.decode("utf-8-sig")
+        header = text.partition("\n")[0]
+        delimiter = max(",;\t", key=header.count)
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    else:
+        rows = (json.loads(line) for line in content.decode("utf-8-sig").splitlines() if line.strip())
+    for row in rows:
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            raise ValueError("a row has no file_name")
+        yield row["file_name"], {str(name): value for name, value in row.items() if name != "file_name"}
+
+
+def _normal(path: str) -> str:
+    """Return a path as names are compared: systems differ in separators and in how they write accents."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+    return unicodedata.normalize("NFC", "/".join(parts))
+
+
+def _common_folder(paths: Iterable[str]) -> str:
+    """Return the folder that all files are in, with a slash at its end, or an empty text."""
+    folders = [path.split("/")[:-1] for path in paths]
+    if not folders:
+        return ""
+    first, last = min(folders), max(folders)
+    length = next((n for n, (one, other) in enumerate(zip(first, last)) if one != other), min(len(first), len(last)))
+    return "".join(f"{part}/" for part in first[:length])
+
+
+def _split_folder(name: str, tops: Iterable[str]) -> str | None:
+    """Return the top folder that holds a split."""
+    synonyms = next((names for names in SPLIT_FOLDERS.values() if name in names), (name,))
+    candidates = [top for word in (name, *synonyms) for top in tops if top and top.lower() == word.lower()]
+    return candidates[0] if candidates else None
+
+
+def _num_files(folder: str) -> int:
+    return sum(len(files) + sum(os.path.islink(os.path.join(path, each)) for each in folders)
+               for path, folders, files in os.walk(folder))  # fmt: skip
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _ancestors(root: str) -> set[tuple[int, int]]:
+    return {_identity(os.stat(parent)) for parent in Path(root).parents if os.access(parent, os.F_OK)}
+
+
+def _say(message: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        say(message)
