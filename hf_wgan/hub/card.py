@@ -1,13 +1,15 @@
-"""Cards: a model's, made from a run's own files, and any around what a person wrote into it by hand.
+"""Cards: a model's, generated from a run's own files, and any, around what a person wrote into it by hand.
 
-What is made stands between two marks. The first mark holds digests of what it opens, of what stands outside the marks,
-of the metadata, and of each piece of the metadata that was made, so that every copy of a card can tell what was written
-by hand, and whether the metadata changed since.
+The generated text stands between two marks. The first mark holds digests of the text that it opens, of what stands
+outside the marks, of the metadata, and of each piece of the metadata that was generated, so that every copy of a card
+shows what was written by hand, and whether the metadata changed since.
 """
 
 import hashlib
 import json
 import re
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,22 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..utils import files
+from ..utils.errors import InputError, one_line
+from ..utils.secrets import without_credentials, without_local_paths
 from .code import usage_of
 
 TASK = "unconditional-image-generation"
-ALWAYS_MADE = (  # metadata of a model's card, and of a Space's
+ALWAYS_GENERATED = (  # metadata of a model's card, and of a Space's
     *("library_name", "pipeline_tag", "base_model", "model-index"),
     *("sdk", "sdk_version", "python_version", "app_file"),
 )
 NOT_SETTINGS = re.compile(
     "output_dir|overwrite_output_dir|resume_from_checkpoint|allow_config_change|on_nan|max_restores|push_to_hub|hub_.*|license"
 )
+
+MAX_METADATA_CHARACTERS = 2**18
+MAX_METADATA_VALUES = 10_000
+_ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "&#96;", "|": "&#124;"}
 
 MARK = "<!-- made by hf_wgan ({}); write above or below, and it stays when the card is made again -->"
 END = "<!-- end of what hf_wgan made -->"
@@ -37,91 +45,103 @@ _IN_CHECKOUT = Path(__file__).parents[2] / "model_cards" / "template.md"
 
 
 def write_card(folder: Path) -> None:
-    """Makes or brings up to date the `README.md` of a pipeline's folder."""
-    path = folder / files.CARD
-    existing = path.read_text(encoding="utf-8") if path.is_file() else ""
-    path.write_text(merge(make_card(folder, folder.resolve().name), existing), encoding="utf-8")
+    """Write or update the `README.md` of a pipeline's folder.
+
+    Raises:
+        InputError: The card that is there, or a file of the run, cannot be read.
+    """
+    existing = files.read_text(folder / files.CARD, folder)
+    files.write_text(folder / files.CARD, merge(make_card(folder, folder.resolve().name), existing))
 
 
 def record_evaluation(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Puts figures into a run's `evaluation.json`, in place of older ones of the same type by the same features, and
-    into its card.
+    """Write figures into a run's `evaluation.json` and its card.
+
+    They replace older ones of the same type by the same feature extractor.
 
     Args:
         folder: The run's folder.
-        rows: `metric_type`, `metric_name` and `metric_value` of each, and its `settings`.
+        rows: `metric_type`, `metric_name` and `metric_value` of each figure, and its `settings`.
     """
 
     def kind(row: dict[str, Any]) -> tuple[str, str | None]:
         return row["metric_type"], row["settings"].get("features")
 
     new = set(map(kind, rows))
-    kept = [row for row in _read(folder / files.EVALUATION) or [] if kind(row) not in new]
-    (folder / files.EVALUATION).write_text(json.dumps([*kept, *rows], indent=2) + "\n")
+    kept = [row for row in _read(folder, files.EVALUATION) or [] if kind(row) not in new]
+    files.write_text(folder / files.EVALUATION, json.dumps([*kept, *rows], indent=2) + "\n")
     write_card(folder)
 
 
 def make_card(folder: Path, name: str) -> str:
-    """The card of a folder that holds a pipeline and, if it is of a run, the run's record.
+    """Return the generated card of a folder that holds a pipeline and, after training, the run's record.
+
+    Credentials and local paths are left out, and what would be Markdown or HTML in the names of datasets, classes and
+    files is escaped.
 
     Args:
         folder: The folder.
         name: What the usage examples load: the folder's name, or that of the repository.
+
+    Raises:
+        InputError: A file of the run cannot be read.
     """
-    index = _read(folder / files.INDEX)
-    run = _read(folder / files.CONFIG)
-    networks = {part: _network(folder / part, index[part][1]) for part in files.NETWORKS if index.get(part)}
-    metrics = folder / files.METRICS
-    last = json.loads(metrics.read_text().splitlines()[-1]) if metrics.is_file() and metrics.stat().st_size else None
+    index = _read(folder, files.INDEX)
+    run = _read(folder, files.CONFIG)
+    networks = {part: _network(folder, part, index[part][1]) for part in files.NETWORKS if index.get(part)}
+    last = _last_line(files.read_text(folder / files.METRICS, folder))
     dataset = {**run["dataset"], "label": _label(run["dataset"])} if run else None
-    evaluations = _read(folder / files.EVALUATION) or []
-    samples = sorted((folder / files.SAMPLES).glob("step-*.png"))
+    evaluations = _read(folder, files.EVALUATION) or []
     settings = ({"preset": run["preset"]} if run.get("preset") else {}) | run.get("training", {})
     data = ModelCardData(
         license=run.get("training", {}).get("license", "unknown"),
         library_name="diffusers",
         pipeline_tag=TASK,
         tags=["hf_wgan", "wgan", "gan", "wasserstein", TASK],
-        datasets=[dataset["hub_id"]] if dataset and dataset.get("hub_id") else None,
-        base_model=run.get("base_model"),
-        model_name=name.rpartition("/")[2],
-        eval_results=_results(dataset, last, evaluations) if dataset else None,
+        datasets=[dataset["hub_id"]] if dataset and _is_repository(dataset.get("hub_id")) else None,
+        base_model=run.get("base_model") if _is_repository(run.get("base_model")) else None,
+        model_name=_shown(name.rpartition("/")[2]),
+        eval_results=_results(_shown(dataset), last, _shown(evaluations)) if dataset else None,
     )
     card = ModelCard.from_template(
         data,
         template_path=str(_BESIDE if _BESIDE.is_file() else _IN_CHECKOUT),
-        name=name,
-        title=name.rpartition("/")[2],
+        name=json.dumps(name, ensure_ascii=False),
+        title=_shown(name.rpartition("/")[2]),
         usage=usage_of(index),
-        networks=networks,
-        generator=networks["generator"],
-        dataset=dataset,
+        networks=_shown(networks),
+        generator=_shown(networks["generator"]),
+        size=_size(networks["generator"].get("sample_size")),
+        dataset=_shown(dataset),
         last=last,
-        comparable=_comparable(evaluations),
-        sample_grid=f"{files.SAMPLES}/{samples[-1].name}" if samples else None,
+        comparable=_shown(_comparable(evaluations)),
+        sample_grid=_last_samples(folder),
         curves=files.CURVES if (folder / files.CURVES).is_file() else None,
-        command=run.get("command"),
-        machine=run.get("machine"),
-        versions=run.get("versions", {}),
-        base_model=run.get("base_model"),
-        settings={key: value for key, value in settings.items() if not NOT_SETTINGS.fullmatch(key)},
+        command=_public_command(run.get("command")),
+        machine=_shown(run.get("machine")),
+        versions=_shown(run.get("versions", {})),
+        base_model=_shown(run.get("base_model")),
+        settings=_shown({key: value for key, value in settings.items() if not NOT_SETTINGS.fullmatch(key)}),
     )
     return assemble(card.data.to_dict(), "", card.text.strip(), "")
 
 
-def merge(made: str, local: str, published: str = "") -> str:
-    """A card made from a run, with what was written by hand into the copies of an earlier one.
+def merge(generated: str, local: str, published: str = "") -> str:
+    """Return a generated card with what was written by hand into the copies of an earlier one.
 
-    Text outside the marks stays; where both copies have some, that of the one which was changed since they parted, or
-    both if both were. Where the text between the marks was changed, or the marks were removed, the whole text of that
-    card is kept. Of the metadata, what a person added or changed stays, except what describes the run.
+    Text outside the marks stays; where both copies have such text, that of the copy which was changed since they
+    parted, or both if both were. Where the text between the marks was changed, or the marks were removed, the whole
+    text of that copy stays. Of the metadata, what a person added or changed stays, except what describes the run.
 
     Args:
-        made: What `make_card` returned.
+        generated: What `make_card` returned.
         local: The card in the folder; empty if there is none.
         published: The card in the repository; empty if there is none.
+
+    Raises:
+        InputError: The metadata of a copy is too large.
     """
-    new, mine, theirs = _parse(made), _parse(local), _parse(published)
+    new, mine, theirs = _parse(generated), _parse(local), _parse(published)
     latest_first = sorted((mine, theirs), key=lambda card: not card.data_changed)
     data = _merge_data(new.data, *(card.data_by_hand for card in latest_first))
     for card in (mine, theirs):
@@ -133,78 +153,113 @@ def merge(made: str, local: str, published: str = "") -> str:
         before, after = mine.by_hand
     else:
         before, after = (_both(*texts) for texts in zip(theirs.by_hand, mine.by_hand))
-    return assemble(data, before, new.made, after, new.data)
+    return assemble(data, before, new.generated, after, new.data)
 
 
 @dataclass(frozen=True)
 class _Card:
     data: dict[str, Any]
     text: str  # all but the metadata
-    made: str  # between the marks
+    generated: str  # between the marks
     by_hand: tuple[str, str]  # above and below them
     base: str  # digest of by_hand when the card was written
-    data_by_hand: dict[str, Any]  # the metadata that was not made
+    data_by_hand: dict[str, Any]  # the metadata that was not generated
     data_changed: bool  # since the card was written
     whole_is_by_hand: bool
 
 
 def _parse(content: str) -> _Card:
     header = re.match(r"\A---\r?\n(.*?\n)---\r?\n?", content, re.DOTALL)
-    try:
-        data = yaml.safe_load(header[1]) if header else {}
-    except yaml.YAMLError:
-        data = {}
-    data = data if isinstance(data, dict) else {}
+    data = _load_yaml(header[1]) if header else {}
     text = content[header.end() :] if header else content
     if (marks := _MARKS.search(text)) is None:
         is_nobodys = text.strip() in ("", _SPACE_CARD) or _DIFFUSERS_CARD in text
         return _Card(data, text, "", ("", ""), _digest(("", "")), data, bool(data), not is_nobodys)
-    made_digest, base, data_digests, made = marks.groups()
+    digest, base, data_digests, generated = marks.groups()
     by_hand = text[: marks.start()].strip(), text[marks.end() :].strip()
     data_digest, pieces = data_digests[:12], set(re.findall(".{6}", data_digests[12:]))
     data_changed = _digest(data) != data_digest
     data_by_hand = {key: value for key, value in data.items() if _piece(key, value) not in pieces}
-    if not pieces and not data_changed:  # a card of before there were digests of pieces
-        data_by_hand = {}
-    return _Card(data, text, made, by_hand, base, data_by_hand, data_changed, _digest(made) != made_digest)
+    return _Card(data, text, generated, by_hand, base, data_by_hand, data_changed, _digest(generated) != digest)
+
+
+def _load_yaml(text: str) -> dict[str, Any]:
+    """Return the metadata of a card; empty if it is no valid YAML mapping.
+
+    Raises:
+        InputError: It is too large, or becomes so when its aliases are replaced by what they stand for.
+    """
+    if len(text) > MAX_METADATA_CHARACTERS:
+        raise InputError(
+            f"a card with {len(text):,} characters of metadata: at most {MAX_METADATA_CHARACTERS:,} are read"
+        )
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and _num_values(node, {}) > MAX_METADATA_VALUES:
+            raise InputError(
+                f"a card whose metadata has more than {MAX_METADATA_VALUES:,} values, with what its YAML aliases stand "
+                "for: correct its header"
+            )
+        data = yaml.safe_load(text)
+    except RecursionError as error:
+        raise InputError("a card whose metadata is nested too deeply: correct its header") from error
+    except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2024-13-45
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return the number of values of a YAML node with its aliases replaced; a node inside itself has no end."""
+    if id(node) not in known:
+        known[id(node)] = MAX_METADATA_VALUES + 1  # while it is counted
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+        known[id(node)] = 1 + sum(_num_values(part, known) for part in flat)
+    return known[id(node)]
 
 
 def metadata(content: str) -> dict[str, Any]:
-    """Of a card; empty if it has none that can be read."""
+    """Return the metadata of a card; empty if there is none that can be read.
+
+    Raises:
+        InputError: It is too large.
+    """
     return _parse(content).data
 
 
-def assemble(data: dict[str, Any], before: str, made: str, after: str, data_made: dict[str, Any] | None = None) -> str:
-    """A card.
+def assemble(
+    data: dict[str, Any], before: str, generated: str, after: str, data_generated: dict[str, Any] | None = None
+) -> str:
+    """Return a card.
 
     Args:
         data: Its metadata.
-        before: What was written by hand above what is made.
-        made: What is made.
+        before: What was written by hand above the generated text.
+        generated: The generated text.
         after: What was written by hand below it.
-        data_made: What of the metadata is made; by default all.
+        data_generated: The part of the metadata that is generated; by default all.
     """
-    pieces = "".join(_piece(key, value) for key, value in (data if data_made is None else data_made).items())
-    mark = MARK.format(f"{_digest(made)} {_digest((before, after))} {_digest(data)}{pieces}")
-    parts = [part for part in (before, f"{mark}\n{made}\n{END}", after) if part]
+    pieces = "".join(_piece(key, value) for key, value in (data if data_generated is None else data_generated).items())
+    mark = MARK.format(f"{_digest(generated)} {_digest((before, after))} {_digest(data)}{pieces}")
+    parts = [part for part in (before, f"{mark}\n{generated}\n{END}", after) if part]
     return f"---\n{_yaml(data)}---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _merge_data(made: dict[str, Any], *by_hand: dict[str, Any]) -> dict[str, Any]:
-    data = dict(made)
+def _merge_data(generated: dict[str, Any], *by_hand: dict[str, Any]) -> dict[str, Any]:
+    data = dict(generated)
     for changes in by_hand:
         for key, value in changes.items():
-            if key in ALWAYS_MADE and key in made:
+            if key in ALWAYS_GENERATED and key in generated:
                 continue
             if isinstance(value, list) and isinstance(data.get(key), list):
-                data[key] = list(dict.fromkeys([*data[key], *value]))
-            elif data.get(key) == made.get(key):  # the first copy goes first
+                data[key] = [*data[key], *(item for item in value if item not in data[key])]
+            elif data.get(key) == generated.get(key):  # the first copy goes first
                 data[key] = value
     return data
 
 
 def _both(first: str, second: str) -> str:
-    """The first text, and those paragraphs of the second that it does not have."""
+    """Return the first text, and those paragraphs of the second that it does not have."""
     paragraphs = first.split("\n\n")
     return "\n\n".join([*paragraphs, *(part for part in second.split("\n\n") if part not in paragraphs)]).strip()
 
@@ -226,7 +281,7 @@ def _results(dataset: dict[str, Any], last: dict[str, Any] | None, evaluations: 
 
 
 def _comparable(evaluations: list[Any]) -> list[tuple[str, list[Any]]]:
-    """Figures of the same settings together, with what these are: only such may stand in one table."""
+    """Group figures by their settings: only figures of the same settings may stand in one table."""
     groups: dict[str, list[Any]] = {}
     for row in evaluations:
         settings = {key: value for key, value in row["settings"].items() if key != "real_images_instead"}
@@ -235,19 +290,77 @@ def _comparable(evaluations: list[Any]) -> list[tuple[str, list[Any]]]:
     return list(groups.items())
 
 
-def _network(folder: Path, class_name: str) -> dict[str, Any]:
-    config = _read(folder / "config.json")
+def _network(folder: Path, part: str, class_name: str) -> dict[str, Any]:
+    config = _read(folder, f"{part}/config.json")
     arguments = {key: value for key, value in config.items() if not key.startswith("_") and value is not None}
     return {"class": class_name, **arguments}
 
 
 def _label(dataset: dict[str, Any]) -> str:
-    """What the card calls the dataset: a local one by the last part of its path."""
+    """Return what the card calls the dataset: a local one by the last part of its path."""
     return dataset.get("hub_id") or Path(dataset["name"]).name
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else {}
+def _size(sample_size: Any) -> str | None:
+    """Return the size of the images as text: `"32×64"`."""
+    sides = list(sample_size) if isinstance(sample_size, (list, tuple)) else [sample_size] * 2
+    return "×".join(map(str, sides)) if all(isinstance(side, int) for side in sides) else None
+
+
+def _is_repository(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None
+
+
+def _last_samples(folder: Path) -> str | None:
+    """Return the newest sample grid, by its name in the folder."""
+    steps = {
+        int(step[1]): path.name
+        for path in (folder / files.SAMPLES).glob("step-*.png")
+        if (step := re.fullmatch(r"step-(\d+)\.png", path.name))
+    }
+    return f"{files.SAMPLES}/{steps[max(steps)]}" if steps else None
+
+
+def _public_command(command: Any) -> str | None:
+    """Return a run's command as the card shows it, in a block of code."""
+    if not isinstance(command, str):
+        return None
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    words = [without_local_paths(" ".join(word.split("\n"))) for word in without_credentials(words)]
+    return shlex.join(words)
+
+
+def _shown(value: Any) -> Any:
+    """Return a value, and all that it contains, as text of the card shows it."""
+    if isinstance(value, Mapping):
+        return {_shown(key): _shown(content) for key, content in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_shown, value))
+    if not isinstance(value, str):
+        return value
+    text = " ".join(without_credentials([" ".join(without_local_paths(value).split())]))
+    return "".join(_ESCAPES.get(character, character) for character in text).replace("](", "]&#40;")
+
+
+def _read(folder: Path, name: str) -> Any:
+    """Return the content of a JSON file of a folder; an empty dict if there is none."""
+    try:
+        return json.loads(files.read_text(folder / name, folder) or "{}")
+    except ValueError as error:
+        raise InputError(f"{folder / name} is not valid JSON ({one_line(error)}): remove or correct it") from error
+
+
+def _last_line(text: str) -> dict[str, Any] | None:
+    """Return the last whole line of `metrics.jsonl`."""
+    for line in reversed(text.splitlines()):
+        try:
+            return json.loads(line)
+        except ValueError:
+            continue
+    return None
 
 
 def _yaml(data: dict[str, Any]) -> str:

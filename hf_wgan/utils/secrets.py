@@ -1,4 +1,4 @@
-"""What is left out of a text that others will read: credentials."""
+"""What is left out of a text that others will read: credentials, and where files lie on this machine."""
 
 import re
 import shlex
@@ -16,6 +16,21 @@ _TOKEN = re.compile(  # the forms of Hugging Face, GitHub, GitLab, Slack, AWS an
     r"|AKIA\w{8,}|sk-[\w-]{16,})"
     r"|\bBearer\s+\S+"
 )
+_LOCAL_PATH = re.compile(
+    r"(?<![\w./\\~])"  # the path begins a word
+    r"(?:(?:file|zip):/+|~[\w.-]*[/\\]+|[A-Za-z]:[/\\]+|(?:\.\.[/\\]+)+|(?<!:)[/\\]+|(?<=:)[/\\](?![/\\]))"
+    r"(?=[^\s/\\])[^'\"<>|,;\n]*"
+)
+
+
+def without_local_paths(text: str) -> str:
+    """Return a text with only the last part of absolute paths, and of paths that begin with `~` or `..`.
+
+    Example:
+        >>> without_local_paths("--train_data_dir=/home/me/photos of cats")
+        '--train_data_dir=photos of cats'
+    """
+    return _LOCAL_PATH.sub(lambda path: re.split(r"[/\\]", path[0].rstrip("/\\ "))[-1], text)
 
 
 def without_credentials(words: Sequence[str]) -> list[str]:

@@ -1,13 +1,17 @@
+import errno
 import json
-import re
+import resource
+import shutil
+import time
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import tiny_critic, tiny_generator, tiny_images
 from huggingface_hub import EvalResult, ModelCard
 
-from hf_wgan import WGANPipeline, WGANTrainer
-from hf_wgan.hub.card import make_card, merge, write_card
+from hf_wgan import InputError, WGANPipeline, WGANTrainer
+from hf_wgan.hub.card import make_card, merge, record_evaluation, write_card
 
 
 @pytest.fixture
@@ -169,12 +173,119 @@ def test_a_piece_that_was_made_and_nobody_changed_is_made_anew(made):
     assert (data["license"], data["language"]) == ("mit", "en")
 
 
-def test_cards_of_before_count_a_change_once(made):
-    before = re.sub(r"made by hf_wgan \((\w+ \w+ \w{12})\w*\)", r"made by hf_wgan (\1)", made("old"))
-    assert before != made("old")
-    assert merge(made("new"), "", before) == made("new")
-    assert "license: mit" in merge(made("new"), "", before.replace("license: unknown", "license: mit"))
-
-
 def test_a_broken_header_does_not_stop_a_push(made):
     assert "By hand" in merge(made(), "", "---\n: [broken\n---\nBy hand\n")
+
+
+HOSTILE = "</td><script>alert(1)</script> [link](javascript:x) `code` | cell\n\n# Heading"
+FIGURE = {"metric_type": "fid", "metric_name": "Fréchet distance", "metric_value": 1, "settings": {"features": "x"}}
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_names_of_datasets_classes_and_files_are_text_and_not_html(run):
+    record = json.loads((run / "training_config.json").read_text())
+    dataset = record["dataset"] | {"name": HOSTILE, "config": {"train_data_dir": HOSTILE, HOSTILE: 1}}
+    versions = {"torch": HOSTILE}
+    machine = record["machine"] | {"device": HOSTILE}
+    hostile = {"dataset": dataset, "versions": versions, "machine": machine, "base_model": HOSTILE, "preset": HOSTILE}
+    change(run / "training_config.json", **hostile, command=f"train '{HOSTILE}\n```\n<b>'")
+    change(run / "generator" / "config.json", num_classes=1, class_names=[HOSTILE])
+    settings = {"features": HOSTILE, "real_images_instead": HOSTILE}
+    (run / "evaluation.json").write_text(json.dumps([FIGURE | {"metric_name": HOSTILE, "settings": settings}]))
+    shutil.copy(run / "samples" / "step-000004.png", run / "samples" / "step-9<script>.png")
+    hostile_run = run.rename(run.parent / 'x"); print(1) <script>')
+    text = make_card(hostile_run, hostile_run.name)
+    prose = "".join(text.split("\n```")[::2])
+    assert "alert(1)" in prose and "<script>" not in prose and "](javascript" not in prose
+    assert "</td>" not in prose and "# Heading" not in [line.strip() for line in text.splitlines()]
+    assert "<b>" not in prose, "a command does not end its block"
+    usage = text.split("```python\n")[1].split("```")[0]
+    assert 'from_pretrained("x\\"); print(1) <script>")' in usage
+    compile(usage, "usage", "exec")
+
+
+def test_local_paths_and_credentials_are_not_in_a_card(run):
+    home, token = "/home/me/secret project", "hf_abcdefghijklmnopqrstuvwxyz"
+    record = json.loads((run / "training_config.json").read_text())
+    places = [f"{home}/photos", "~/secret project/photos", "..\\secret project\\photos", "C:\\secret project\\photos"]
+    places += [f"file://{home}/photos", f"zip://{home}/photos", "//server/secret project/photos"]
+    dataset = record["dataset"] | {
+        "name": places[0],
+        "config": {"data_files": places, "url": f"https://me:{token}@x.org/a"},
+    }
+    command = f"HF_TOKEN={token} python '{home}/scripts/train.py' --train_data_dir='{places[1]}' --hub_token {token}"
+    change(run / "training_config.json", dataset=dataset, command=command, base_model=f"{home}/model")
+    evaluation = [FIGURE | {"settings": {"features": f"classifier:{home}/photos", "seed": 0}}]
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    text = make_card(run, "me/model")
+    assert "secret project" not in text and token not in text and "server" not in text
+    assert "python train.py --train_data_dir=photos\n" in text
+    assert "features: classifier:photos" in text.replace("Features", "features") and "https://x.org/a" in text
+
+
+def test_the_last_samples_are_those_of_the_largest_step(run):
+    for step in ("999995", "1000000"):
+        shutil.copy(run / "samples" / "step-000004.png", run / "samples" / f"step-{step}.png")
+    assert "(samples/step-1000000.png)" in make_card(run, "me/model")
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [BOMB, "a: &a [*a]\n", "a: &a {b: *a}\n", "[" * 100_000 + "\n", "x: y\n" * 100_000, "? " * 5000 + "\n"],
+    ids=["aliases", "a list in itself", "a mapping in itself", "deep", "long", "deep keys"],
+)
+def test_metadata_that_explodes_is_refused_at_once(header, made):
+    start, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    card = f"---\n{header}---\n" + made().split("---\n", 2)[2]
+    for copies in ((card, ""), ("", card)):
+        try:
+            merge(made(), *copies)
+        except InputError as error:
+            assert "metadata" in str(error) and "\n" not in str(error)
+    assert time.monotonic() - start < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000, "KiB"
+
+
+def test_aliases_that_a_person_uses_stay(made):
+    by_hand = made().replace("license: unknown", "license: mit\nfirst: &a [one, two]\nsecond: *a")
+    data = yaml.safe_load(merge(made("new"), by_hand).split("---")[1])
+    assert data["first"] == data["second"] == ["one", "two"]
+
+
+def test_a_full_disk_loses_nothing_that_was_written(run, monkeypatch):
+    (run / "README.md").write_text((run / "README.md").read_text() + "\nMy own words.\n")
+    record_evaluation(run, [FIGURE])
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    write_text = Path.write_text
+
+    def full(path, text, **options):
+        write_text(path, text[: len(text) // 2], **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "write_text", full)
+        for write in (lambda: record_evaluation(run, [FIGURE | {"metric_value": 2}]), lambda: write_card(run)):
+            with pytest.raises(OSError, match="No space left"):
+                write()
+            assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    record_evaluation(run, [FIGURE | {"metric_value": 2}])
+    assert (
+        "My own words." in (run / "README.md").read_text()
+        and '"metric_value": 2' in (run / "evaluation.json").read_text()
+    )
+
+
+def test_a_damaged_file_of_the_run_is_named(run):
+    (run / "evaluation.json").write_text('[{"metric_type": "f')
+    with pytest.raises(InputError, match=r"evaluation\.json is not valid JSON .*: remove or correct it"):
+        write_card(run)
+    (run / "evaluation.json").unlink()
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "wasser')
+    assert "4 generator updates" in make_card(run, "me/model")

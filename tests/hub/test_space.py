@@ -1,10 +1,12 @@
 """Spaces: what goes up, that it serves the model where this package is not installed, and what a person keeps."""
 
+import importlib
 import os
 import re
 import runpy
 import shlex
 import subprocess
+import sys
 
 import gradio
 import pytest
@@ -18,7 +20,7 @@ from PIL import Image
 import hf_wgan.pipelines.demo
 from hf_wgan import InputError, WGANPipeline
 from hf_wgan.cli.publish import push, space
-from hf_wgan.hub.space import SpacePush
+from hf_wgan.hub.space import SpacePush, push_space
 
 
 @pytest.fixture
@@ -165,7 +167,7 @@ def test_a_push_that_fails_changes_nothing_and_names_the_command_that_finishes_i
     *_, error, command = capsys.readouterr().err.splitlines()
     assert error.startswith(f"error: The demo of {model} was not pushed to me/play: ") and says in error
     assert server.files("spaces/me/play") == {"README.md": b"by hand"}
-    assert command == f"python scripts/push_space.py {model} --hub_space_id me/play --hub_private_repo"
+    assert command == f"hf-wgan space {model} --hub_space_id me/play --hub_private_repo"
     assert push_demo(*shlex.split(command)[2:]) == 0
     assert "app.py" in server.files("spaces/me/play")
 
@@ -198,3 +200,28 @@ def test_the_token_is_never_shown():
     assert "hf_secret" not in repr(push) + push.command()
     with pytest.raises(InputError, match="hub_space_id"):
         SpacePush("me/tiny", "a/b/c")
+
+
+def test_a_space_of_networks_of_ones_own_has_their_code(server, tmp_path, monkeypatch):
+    source = "from hf_wgan import DCGANCritic\n\n\nclass MyCritic(DCGANCritic):\n    pass\n"
+    (tmp_path / "author").mkdir()
+    (tmp_path / "author" / "mycritics.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path / "author")
+    critic = importlib.import_module("mycritics").MyCritic(8, 1, 8)
+    WGANPipeline(tiny_generator(), critic).save_pretrained(tmp_path / "mine")
+    assert push_demo(tmp_path / "mine", "--hub_space_id", "me/play") == 0
+    files = server.files("spaces/me/play")
+    assert b"import mycritics\n" in files["app.py"] and b"class MyCritic" in files["mycritics.py"]
+    assert files["mycritics.py"] == (tmp_path / "mine" / "critic" / "mycritics.py").read_bytes()
+    monkeypatch.delitem(sys.modules, "mycritics")
+    snapshot_download("me/play", repo_type="space", local_dir=tmp_path / "space")
+    monkeypatch.syspath_prepend(tmp_path / "space")
+    shown = []
+    monkeypatch.setattr(hf_wgan.pipelines.demo, "page", lambda *given: given)
+    monkeypatch.setattr(hf_wgan.pipelines.demo, "launch", shown.append)
+    runpy.run_path(str(tmp_path / "space" / "app.py"))
+    assert type(shown[0][0].critic).__name__ == "MyCritic"
+    monkeypatch.delitem(sys.modules, "mycritics")
+    with pytest.raises(InputError, match=r"cannot have the code of mycritics.*--import mycritics"):
+        push_space(SpacePush(str(tmp_path / "mine"), "me/other"))
+    assert "spaces/me/other" not in server.repositories

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from hf_wgan.utils.secrets import without_credentials
+from hf_wgan.utils.secrets import without_credentials, without_local_paths
 
 SECRET = "s3cr3tvalue00112233"
 
@@ -62,3 +62,24 @@ def test_a_value_with_spaces_is_removed_whole():
 )
 def test_a_command_without_credentials_is_unchanged(command):
     assert without_credentials(shlex.split(command)) == shlex.split(command)
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("/home/me/photos", "photos"),
+        ("/home/me/my photos/", "my photos"),
+        ("--data=/a/b", "--data=b"),
+        ("classifier:/a/b", "classifier:b"),
+        ("['/a/b', '~/c/d', '../e/f']", "['b', 'd', 'f']"),
+        (r"C:\Users\me\photos", "photos"),
+        (r"\\server\share\photos", "photos"),
+        ("file:///a/b", "b"),
+        ("zip://x.png::/a/b.zip", "b.zip"),
+        ("features: /a/b, seed: 0", "features: b, seed: 0"),
+        *((text, text) for text in ("me/photos", "runs/a", "https://a.org/b/c", "N/A", "3 / 4", "a/b/../c", "/", "")),
+        *((text, text) for text in ("hf://datasets/me/a", "float32/float16", "~", "..", "train[:50%]")),
+    ],
+)
+def test_only_the_last_part_of_a_local_path_remains(text, public):
+    assert without_local_paths(text) == public
