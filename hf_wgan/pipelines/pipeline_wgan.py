@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Optional
@@ -15,28 +16,54 @@ from ..algorithm.latents import prior_of, sample_normals
 from ..utils.errors import InputError
 
 PIXELS_PER_CHUNK = 2**20
-REFERENCE_SCORES = 1024  # samples that rejection learns the range of the scores from, of each class
-REFERENCES_AT_ONCE = 4096  # of the images that neighbours are looked for among
-MOST_DRAWS = 1000  # for an image, before rejection gives up
-RELAY_FROM = 64  # images: with fewer the copy of the weights costs more than it brings
+REFERENCE_SCORES = 1024  # samples of each class from which rejection learns the range of the scores
+REFERENCES_PER_CHUNK = 4096  # images that are compared at a time when neighbours are looked for
+MAX_ATTEMPTS = 1000  # samples for one image before rejection gives up
+CHANNELS_LAST_FROM = 64  # images: with fewer, copying the weights costs more than the layout gains
 
 
 class WGANPipeline(DiffusionPipeline):
-    """Generates images with a generator trained as a Wasserstein GAN.
+    """Generate images with a generator trained as a Wasserstein GAN.
 
     Args:
-        generator: Latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1]; its config holds `latent_dim` and
+        generator: Maps latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1]; its config holds `latent_dim` and
             `sample_size`.
-        critic: The critic it was trained with, images `(N, C, H, W)` to scores `(N,)`. Not needed to generate.
+        critic: The critic it was trained with, which maps images `(N, C, H, W)` to scores `(N,)`, or None. Not needed
+            to generate.
     """
 
-    model_cpu_offload_seq = "generator"
+    model_cpu_offload_seq = "generator->critic"
     _optional_components: ClassVar = ["critic"]
 
-    # diffusers 0.35 reads the annotation, and does not know `ModelMixin | None`.
-    def __init__(self, generator: ModelMixin, critic: Optional[ModelMixin] = None):  # noqa: UP045
+    # diffusers 0.35 reads the annotation, and does not know `ModelMixin | None`. `critic` has no default here, or
+    # `DiffusionPipeline.from_pretrained(..., critic=None)` would load it nevertheless.
+    def __init__(self, generator: ModelMixin, critic: Optional[ModelMixin]):  # noqa: UP045
         super().__init__()
+        for name, network in {"generator": generator, "critic": critic}.items():
+            if network is not None and not hasattr(network, "config"):
+                raise InputError(
+                    f"{name}: {type(network).__name__} has no config; must be a ModelMixin and ConfigMixin of "
+                    "diffusers, such as a subclass of hf_wgan.models.network.Network"
+                )
         self.register_modules(generator=generator, critic=critic)
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **options: Any) -> Any:
+        """Create a pipeline from the components of another, which it shares.
+
+        Args:
+            pipeline: The other pipeline.
+            options: Components to use instead, and `dtype` (or `torch_dtype`), which converts the shared networks too.
+        """
+        dtype = options.pop("torch_dtype", None)
+        dtype = options.pop("dtype", dtype)
+        # diffusers itself takes only components of exactly the class that the constructor is annotated with.
+        names = list(inspect.signature(cls.__init__).parameters)[1:]
+        components = {name: part for name, part in pipeline.components.items() if name in names}
+        created = cls(**{**components, **options})
+        if source := pipeline.config.get("_name_or_path"):
+            created.register_to_config(_name_or_path=source)
+        return created if dtype is None else created.to(dtype=dtype)
 
     @torch.no_grad()
     def __call__(
@@ -52,10 +79,11 @@ class WGANPipeline(DiffusionPipeline):
         num_candidates: int = 1,
         rejection_temperature: float | None = None,
     ) -> Any:
-        """
+        """Generate images.
+
         Args:
-            batch_size: How many images to generate.
-            generator: Source of random numbers. A list gives each image its own, so that an image is the same in any
+            batch_size: Number of images.
+            generator: Source of random numbers. With a list of one generator per image, an image is the same in any
                 batch.
             latents: `(batch_size, latent_dim)` to use instead of random ones: standard normal numbers, which the
                 generator's prior maps to its own distribution.
@@ -63,19 +91,19 @@ class WGANPipeline(DiffusionPipeline):
                 `(N, H, W, C)`, or `"pt"` for a tensor `(N, C, H, W)` on the pipeline's device; arrays and tensors hold
                 [0, 1].
             return_dict: Whether to return an `ImagePipelineOutput` rather than a tuple.
-            class_labels: For a model with classes, the class of every image, or a list of one an image: numbers, or
-                names as in `pipeline.generator.config.class_names`. If not given, the classes in turn.
-            chunk_size: How many images pass through the network at once, which bounds the memory it needs; about a
-                million pixels' worth if not given. A progress bar counts the chunks if there are several.
-            truncation: The largest absolute value of a latent number: smaller ones make images more typical and less
+            class_labels: For a model with classes, the class of all images, or a list with that of each image: numbers,
+                or names as in `pipeline.generator.config.class_names`. By default the classes in turn.
+            chunk_size: Number of images that pass through the network at once, which bounds its memory; by default
+                about a million pixels' worth. A progress bar counts the chunks if there are several.
+            truncation: Largest absolute value of a latent number: smaller values make images more typical and less
                 varied (Brock et al. 2019, arXiv 1809.11096, section 3.1). A seed's image changes smoothly with it.
-            num_candidates: Of so many images for each one that is asked for, keep that which the critic scores highest.
-                The first candidate is the image without candidates.
-            rejection_temperature: Draw each image until the critic accepts one, with the probability
-                `exp((score - highest) / (temperature * deviation))`, where 1,024 samples of its class tell the highest
-                score and the standard deviation: rejection sampling (Azadi et al. 2019, arXiv 1810.06758) from the
-                generator's distribution reweighted by the critic (Che et al. 2020, arXiv 2003.06060). The lower, the
-                stricter and the slower.
+            num_candidates: Number of samples for each image, of which the one that the critic scores highest is
+                returned. The first candidate is the image without candidates.
+            rejection_temperature: Sample each image until the critic accepts one, with the probability
+                `exp((score - highest) / (temperature * deviation))`, where the highest score and the standard deviation
+                are those of 1,024 samples of its class: rejection sampling (Azadi et al. 2019, arXiv 1810.06758) from
+                the generator's distribution reweighted by the critic (Che et al. 2020, arXiv 2003.06060). Lower
+                temperatures are stricter and slower.
 
         Example:
 
@@ -92,48 +120,19 @@ class WGANPipeline(DiffusionPipeline):
             An `ImagePipelineOutput`, whose `images` are as `output_type` says, or a tuple of just them.
 
         Raises:
-            InputError: an argument is out of its range, or two of them contradict each other.
+            InputError: An argument is out of its range, or two of them contradict each other.
         """
-        config = self.generator.config
-        if output_type not in ("pil", "np", "pt"):
-            raise InputError(f'output_type={output_type!r}: must be "pil", "np" or "pt"')
-        if latents is not None:
-            if generator is not None:
-                raise InputError("generator and latents were both given: give one of them")
-            if latents.ndim != 2 or latents.shape[1] != config.latent_dim or len(latents) == 0:
-                raise InputError(f"latents of shape {tuple(latents.shape)}: must be (N, {config.latent_dim})")
-            if batch_size not in (1, len(latents)):
-                raise InputError(f"batch_size={batch_size} with {len(latents)} latents: leave batch_size out")
-            batch_size = len(latents)
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size}: must be at least 1")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise InputError(f"generator is a list of {len(generator)} for batch_size={batch_size}: give one an image")
-        if chunk_size is None:
-            chunk_size = max(1, PIXELS_PER_CHUNK // int(np.prod(np.broadcast_to(config.sample_size, 2))))
-        if chunk_size < 1:
-            raise InputError(f"chunk_size={chunk_size}: must be at least 1")
-
-        if num_candidates < 1:
-            raise InputError(f"num_candidates={num_candidates}: must be at least 1")
-        if rejection_temperature is not None and not rejection_temperature > 0:
-            raise InputError(f"rejection_temperature={rejection_temperature!r}: must be positive")
-        choices = [] if num_candidates == 1 else [f"num_candidates={num_candidates}"]
-        choices += [] if rejection_temperature is None else [f"rejection_temperature={rejection_temperature}"]
-        if len(choices) > 1:
-            raise InputError(f"{' with '.join(choices)}: give one of them")
-        for choice in choices:
-            if latents is not None:
-                raise InputError(f"{choice} with latents: it chooses among drawn ones; leave one of them out")
-            self._need_critic(choice)
-
-        device = self._execution_device
+        self.check_inputs(
+            batch_size, generator, latents, output_type, chunk_size, truncation, num_candidates, rejection_temperature
+        )
+        config, device = self.generator.config, self._execution_device
+        batch_size = len(latents) if latents is not None else int(batch_size)
+        chunk_size = chunk_size or max(1, PIXELS_PER_CHUNK // int(np.prod(np.broadcast_to(config.sample_size, 2))))
         labels = self._class_numbers(class_labels, batch_size)
         conditions = [] if labels is None else [torch.tensor(labels, device=device)]
-
         prior = prior_of(self.generator)
 
-        def draw(generator: Any, number: int = batch_size) -> torch.Tensor:
+        def sample(generator: Any, number: int = batch_size) -> torch.Tensor:
             # In float32 whatever the network's precision, so that a seed means the same image in all of them.
             return prior(truncated(sample_normals(number, config.latent_dim, generator, device), truncation))
 
@@ -142,33 +141,85 @@ class WGANPipeline(DiffusionPipeline):
         was_training = self.generator.training
         self.generator.eval()
         # The layout in which convolutions are fastest. It costs a copy of the weights, there and back, as networks that
-        # lie in it cannot be saved.
-        relaid = batch_size >= RELAY_FROM and device.type == "cpu"
+        # lie in it cannot be saved. Weights that are offloaded are not here to be copied.
+        channels_last = batch_size >= CHANNELS_LAST_FROM and device.type == "cpu" and not self._is_offloaded()
         try:
-            if relaid:
+            if channels_last:
                 self.generator.to(memory_format=torch.channels_last)
             if latents is not None:
                 candidates = [prior(truncated(latents, truncation))]
             elif rejection_temperature is not None:
-                candidates = [self._accepted(draw, generator, conditions, chunk_size, rejection_temperature)]
+                candidates = [self._accepted(sample, generator, conditions, chunk_size, rejection_temperature)]
             else:
-                candidates = [draw(generator) for _ in range(num_candidates)]
-            candidates = [each.to(device, self.generator.dtype) for each in candidates]
+                candidates = [sample(generator) for _ in range(num_candidates)]
+            candidates = [batch.to(device, self.generator.dtype) for batch in candidates]
             for start in self.progress_bar(starts) if len(starts) > 1 else starts:
                 chunk = slice(start, start + chunk_size)
-                given = [each[chunk] for each in conditions]
-                results.add(self._best_of([each[chunk] for each in candidates], given))
+                results.add(
+                    self._best_of([batch[chunk] for batch in candidates], [batch[chunk] for batch in conditions])
+                )
         finally:
             self.generator.train(was_training)
-            if relaid:
+            if channels_last:
                 self.generator.to(memory_format=torch.contiguous_format)
         self.maybe_free_model_hooks()
 
         images = results.joined()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
+    def check_inputs(
+        self,
+        batch_size: Any = 1,
+        generator: Any = None,
+        latents: Any = None,
+        output_type: Any = "pil",
+        chunk_size: Any = None,
+        truncation: Any = None,
+        num_candidates: Any = 1,
+        rejection_temperature: Any = None,
+    ) -> None:
+        """Check the arguments of `__call__`, except for the class labels.
+
+        Raises:
+            InputError: An argument is out of its range, or two of them contradict each other.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise InputError(f'output_type={output_type!r}: must be "pil", "np" or "pt"')
+        _check_whole("batch_size", batch_size)
+        _check_whole("num_candidates", num_candidates)
+        if chunk_size is not None:
+            _check_whole("chunk_size", chunk_size)
+        for name, value in {"truncation": truncation, "rejection_temperature": rejection_temperature}.items():
+            if value is not None:
+                _check_positive(name, value)
+        if latents is not None:
+            if generator is not None:
+                raise InputError("generator and latents were both given: give one of them")
+            expected = self.generator.config.latent_dim
+            if not isinstance(latents, torch.Tensor):
+                raise InputError(f"latents of type {type(latents).__name__}: must be a tensor (N, {expected})")
+            if latents.ndim != 2 or latents.shape[1] != expected or len(latents) == 0:
+                raise InputError(f"latents of shape {tuple(latents.shape)}: must be (N, {expected})")
+            if batch_size not in (1, len(latents)):
+                raise InputError(f"batch_size={batch_size} with {len(latents)} latents: leave batch_size out")
+        _check_generator(generator, batch_size)
+        choices = [] if num_candidates == 1 else [f"num_candidates={num_candidates}"]
+        choices += [] if rejection_temperature is None else [f"rejection_temperature={rejection_temperature}"]
+        if len(choices) > 1:
+            raise InputError(f"{' with '.join(choices)}: give one of them")
+        for choice in choices:
+            if latents is not None:
+                raise InputError(f"{choice} with latents: it chooses among random samples; leave one of them out")
+            self._need_critic(choice)
+
+    def _is_offloaded(self) -> bool:
+        """Return whether hooks of accelerate or diffusers move the generator's weights."""
+        return any(
+            hasattr(module, name) for module in self.generator.modules() for name in ("_hf_hook", "_diffusers_hook")
+        )
+
     def _best_of(self, candidates: list[torch.Tensor], labels: list[torch.Tensor]) -> torch.Tensor:
-        """Of each place in several batches of latents, the image in [-1, 1] with the highest score."""
+        """Return the images in [-1, 1] of several batches of latents, at each place the one with the highest score."""
         best = self.generator(candidates[0], *labels)
         if len(candidates) == 1:
             return best
@@ -183,135 +234,137 @@ class WGANPipeline(DiffusionPipeline):
 
     def _accepted(
         self,
-        draw: Callable[..., torch.Tensor],
+        sample: Callable[..., torch.Tensor],
         generator: torch.Generator | list[torch.Generator] | None,
         labels: list[torch.Tensor],
         chunk_size: int,
         temperature: float,
     ) -> torch.Tensor:
-        """Latents whose images the critic accepted, an image's draws following one another in its own generator."""
+        """Return latents whose images the critic accepts; the samples for an image come from its own generator."""
 
-        def scores(latents: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
-            found = []
+        def scores_of(latents: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
+            scores = []
             for start in range(0, len(latents), chunk_size):
-                given = [each[start : start + chunk_size] for each in labels]
-                images = self.generator(latents[start : start + chunk_size].to(self.generator.dtype), *given)
-                found.append(self._scores(images, given))
-            return torch.cat(found).to(latents.device)
+                chunk_labels = [batch[start : start + chunk_size] for batch in labels]
+                images = self.generator(latents[start : start + chunk_size].to(self.generator.dtype), *chunk_labels)
+                scores.append(self._scores(images, chunk_labels))
+            return torch.cat(scores).to(latents.device)
 
-        latents = draw(generator)
+        latents = sample(generator)
         device = latents.device
         highest, scale = torch.empty(2, len(latents), device=device)
-        reference = draw(torch.Generator().manual_seed(0), REFERENCE_SCORES).to(device)
-        for kind in labels[0].unique() if labels else [None]:
-            found = scores(reference, [] if kind is None else [kind.expand(REFERENCE_SCORES)])
-            of_kind = slice(None) if kind is None else labels[0] == kind
-            highest[of_kind], scale[of_kind] = found.max(), temperature * found.std().clamp(min=1e-12)
+        reference = sample(torch.Generator().manual_seed(0), REFERENCE_SCORES).to(device)
+        for label in labels[0].unique() if labels else [None]:
+            scores = scores_of(reference, [] if label is None else [label.expand(REFERENCE_SCORES)])
+            of_label = slice(None) if label is None else labels[0] == label
+            highest[of_label], scale[of_label] = scores.max(), temperature * scores.std().clamp(min=1e-12)
         pending = torch.arange(len(latents), device=device)
-        for _ in range(MOST_DRAWS):
-            waiting = [generator[index] for index in pending] if isinstance(generator, list) else generator
-            normal = sample_normals(len(pending), 1, waiting, device).squeeze(1)
+        for _ in range(MAX_ATTEMPTS):
+            sources = [generator[index] for index in pending] if isinstance(generator, (list, tuple)) else generator
+            normal = sample_normals(len(pending), 1, sources, device).squeeze(1)
             uniform = torch.special.ndtr(normal)
-            found = scores(latents[pending], [each[pending] for each in labels])
-            accepted = uniform.log() < (found - highest[pending]) / scale[pending]
+            scores = scores_of(latents[pending], [batch[pending] for batch in labels])
+            accepted = uniform.log() < (scores - highest[pending]) / scale[pending]
             pending = pending[~accepted]
             if len(pending) == 0:
                 return latents
-            waiting = [generator[index] for index in pending] if isinstance(generator, list) else generator
-            latents[pending] = draw(waiting, len(pending))
+            sources = [generator[index] for index in pending] if isinstance(generator, (list, tuple)) else generator
+            latents[pending] = sample(sources, len(pending))
         raise InputError(
-            f"rejection_temperature={temperature}: the critic accepted none of {MOST_DRAWS:,} samples for an image; "
+            f"rejection_temperature={temperature}: the critic accepted none of {MAX_ATTEMPTS:,} samples for an image; "
             "choose a higher one"
         )
 
     def _scores(self, images: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
-        """In float32, of images in [-1, 1], by the critic in evaluation mode."""
-        critic = self._need_critic("a score")
+        """Score images in [-1, 1] with the critic in eval mode; return float32 `(N,)`."""
+        critic, device = self._need_critic("a score"), self._execution_device
         was_training = critic.training
         critic.eval()
         try:
-            return critic(images.to(critic.device, critic.dtype), *(each.to(critic.device) for each in labels)).float()
+            scores = critic(images.to(device, critic.dtype), *(batch.to(device) for batch in labels))
         finally:
             critic.train(was_training)
+        if scores.shape not in ((len(images),), (len(images), 1)):
+            raise InputError(
+                f"{type(critic).__name__} returns scores of shape {tuple(scores.shape)} for {len(images)} images: must "
+                "be (N,)"
+            )
+        return scores.reshape(-1).float()
 
-    def _need_critic(self, what: str) -> ModelMixin:
+    def _need_critic(self, purpose: str) -> ModelMixin:
         if self.critic is None:
-            raise InputError(f"{what}: the pipeline has no critic; load one that was saved with it")
+            raise InputError(f"{purpose}: the pipeline has no critic; load one that was saved with it")
         return self.critic
 
     @torch.no_grad()
     def score(self, images: Any, class_labels: Any = None, chunk_size: int = 256) -> torch.Tensor:
-        """What the critic thinks of images: high for those that look real. Only differences mean something, and only
-        between scores of one critic.
+        """Score images with the critic: high for images that look real.
 
-        A critic with batch normalisation takes the statistics that it gathered in training, so that an image's score is
-        its own.
+        Only differences are meaningful, and only between scores of one critic. A critic with batch normalisation uses
+        the statistics of its training, so that an image's score does not depend on the others.
 
         Args:
             images: A PIL image or a list of them; an array `(N, H, W, C)` or a tensor `(N, C, H, W)` in [0, 1], or
-                of uint8. Of the size and the channels that the pipeline makes.
+                of uint8. Of the size and the channels that the pipeline generates.
             class_labels: As for `__call__`, for a critic with classes.
-            chunk_size: How many pass through the network at once.
+            chunk_size: Number of images that pass through the network at once.
 
         Returns:
             Scores, `(N,)` float32, unbounded.
 
         Raises:
-            InputError: the pipeline has no critic, or the images do not fit it.
+            InputError: The pipeline has no critic, or the images do not fit it.
         """
         self._need_critic("score")
+        _check_whole("chunk_size", chunk_size)
         tensor = self.pixels(images) * 2 - 1
         numbers = self._class_numbers(class_labels, len(tensor))
         labels = [] if numbers is None else [torch.tensor(numbers)]
-        return torch.cat(
-            [
-                self._scores(tensor[start : start + chunk_size], [each[start : start + chunk_size] for each in labels])
-                for start in range(0, len(tensor), chunk_size)
-            ]
-        ).cpu()
+        chunks = [slice(start, start + chunk_size) for start in range(0, len(tensor), chunk_size)]
+        scores = [self._scores(tensor[chunk], [batch[chunk] for batch in labels]).cpu() for chunk in chunks]
+        self.maybe_free_model_hooks()
+        return torch.cat(scores)
 
     def pixels(self, images: Any) -> torch.Tensor:
-        """Images in any of the forms that `score` takes, as a tensor `(N, C, H, W)` in [0, 1], float32.
+        """Return images in any of the forms that `score` takes as a tensor `(N, C, H, W)` in [0, 1], float32.
 
         Raises:
-            InputError: they are not such as the pipeline makes.
+            InputError: They are not of the size and the channels that the pipeline generates.
         """
         config = self.generator.config
         if isinstance(images, Image.Image):
             images = [images]
-        if isinstance(images, (list, tuple)) and images and all(isinstance(each, Image.Image) for each in images):
+        if isinstance(images, (list, tuple)) and images and all(isinstance(image, Image.Image) for image in images):
             mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[config.out_channels]
-            arrays = [np.asarray(each.convert(mode), np.float32) / 255 for each in images]
-            images = np.stack([each.reshape(*each.shape[:2], -1) for each in arrays])
+            arrays = [np.asarray(image.convert(mode), np.float32) / 255 for image in images]
+            images = np.stack([array.reshape(*array.shape[:2], -1) for array in arrays])
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = torch.from_numpy(images).permute(0, 3, 1, 2)
         height, width = np.broadcast_to(config.sample_size, 2)
         expected = (config.out_channels, int(height), int(width))
         if not isinstance(images, torch.Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            found = (
-                f"of shape {tuple(images.shape)}" if hasattr(images, "shape") else f"of type {type(images).__name__}"
-            )
+            kind = f"of shape {tuple(images.shape)}" if hasattr(images, "shape") else f"of type {type(images).__name__}"
             raise InputError(
-                f"images {found}: must be PIL images, an array (N, {expected[1]}, {expected[2]}, {expected[0]}) or a "
+                f"images {kind}: must be PIL images, an array (N, {expected[1]}, {expected[2]}, {expected[0]}) or a "
                 f"tensor (N, {', '.join(map(str, expected))})"
             )
         return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
     @torch.no_grad()
     def neighbours(self, images: Any, references: Any, num_neighbours: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """The nearest of other images, such as those that the model was trained on: whether it made something new.
+        """Find the nearest of other images, such as the training images, to see whether the model copies them.
 
         Args:
-            images: As for `score`, `N` of them.
-            references: The others, `M`, in the same forms.
-            num_neighbours: How many for each image.
+            images: `N` images in a form that `score` takes.
+            references: `M` other images, in the same forms.
+            num_neighbours: Number of neighbours of each image.
 
         Returns:
-            Their numbers among the references, `(N, num_neighbours)` int64, and how far they are, float32: the root of
+            Their numbers among the references, `(N, num_neighbours)` int64, and their distances, float32: the root of
             the mean squared difference of pixels in [0, 1]. The nearest come first.
 
         Raises:
-            InputError: there are too few references, or images of another size or channels.
+            InputError: There are too few references, or images of another size or channels.
         """
         pixels = self.pixels(images).cpu().flatten(1)
         if not 1 <= num_neighbours <= len(references):
@@ -319,9 +372,9 @@ class WGANPipeline(DiffusionPipeline):
                 f"num_neighbours={num_neighbours} of {len(references)} references: must be from 1 to as many"
             )
         distances, numbers = torch.empty(len(pixels), 0), torch.empty(len(pixels), 0, dtype=torch.long)
-        for start in range(0, len(references), REFERENCES_AT_ONCE):
-            others = self.pixels(references[start : start + REFERENCES_AT_ONCE]).cpu().flatten(1)
-            # The faster mode, by matrix products, is a thousandth off where a copy has the distance 0.
+        for start in range(0, len(references), REFERENCES_PER_CHUNK):
+            others = self.pixels(references[start : start + REFERENCES_PER_CHUNK]).cpu().flatten(1)
+            # The faster mode, by matrix products, is off by a thousandth where a copy has the distance 0.
             more = torch.cdist(pixels, others, compute_mode="donot_use_mm_for_euclid_dist")
             distances = torch.cat([distances, more], dim=1)
             numbers = torch.cat([numbers, torch.arange(start, start + len(others)).expand_as(more)], dim=1)
@@ -337,13 +390,13 @@ class WGANPipeline(DiffusionPipeline):
         loop: bool = False,
         **options: Any,
     ) -> Any:
-        """Images along a path through latents, for a film.
+        """Generate the frames of a video along a path through latents.
 
         Args:
-            latents: `(K, latent_dim)`, at least two: where the path goes through, in order.
-            num_frames: How many images, of all the path.
+            latents: `(K, latent_dim)`, at least two: the points of the path, in order.
+            num_frames: Number of images along the whole path.
             method: `"spherical"`, which keeps to the lengths that latents have, or `"linear"`.
-            loop: Whether the path ends where it began; the first frame is then not repeated at the end.
+            loop: Whether the path returns to its beginning; the first frame is then not repeated at the end.
             options: Those of `__call__`, such as `output_type` and `class_labels`.
 
         Example:
@@ -359,10 +412,10 @@ class WGANPipeline(DiffusionPipeline):
         ```
 
         Returns:
-            As `__call__`.
+            What `__call__` returns.
 
         Raises:
-            InputError: an argument is out of its range.
+            InputError: An argument is out of its range.
         """
         return self(latents=latent_path(latents, num_frames, method, loop), **options)
 
@@ -376,98 +429,101 @@ class WGANPipeline(DiffusionPipeline):
         class_labels: Any = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Latents whose images are close to given ones, by the mean squared error of pixels.
+        """Find latents whose images are close to the images, by the mean squared error of pixels.
 
-        The closest of random candidates are improved by Adam, with a rate that falls to nothing. A progress bar counts
-        the steps.
+        The closest of random candidates are improved by Adam, with a learning rate that decays to 0. A progress bar
+        counts the steps.
 
         Args:
             images: As for `score`.
-            num_steps: Steps of gradient descent.
-            num_candidates: Random latents to begin with.
-            num_starts: How many of them are improved for each image; the best of these is returned.
-            learning_rate: Of Adam.
+            num_steps: Number of steps of gradient descent.
+            num_candidates: Number of random latents to begin with.
+            num_starts: Number of candidates that are improved for each image; the best result is returned.
+            learning_rate: Learning rate of Adam.
             class_labels: As for `__call__`, for a model with classes.
             generator: Source of the candidates.
 
         Returns:
-            `(N, latent_dim)` float32 on the pipeline's device. `pipeline(latents=...)` shows how close they came.
+            `(N, latent_dim)` float32 on the pipeline's device. `pipeline(latents=...)` shows how close they are.
 
         Raises:
-            InputError: an argument is out of its range.
+            InputError: An argument is out of its range.
         """
         for name, value in {"num_steps": num_steps, "num_candidates": num_candidates, "num_starts": num_starts}.items():
-            if value < 1:
-                raise InputError(f"{name}={value}: must be at least 1")
+            _check_whole(name, value)
+        _check_positive("learning_rate", learning_rate)
+        _check_generator(generator, None)
         num_starts = min(num_starts, num_candidates)
         device, network = self._execution_device, self.generator
         target = self.pixels(images).to(device) * 2 - 1  # (N, C, H, W)
         number = len(target)
         numbers = self._class_numbers(class_labels, number)
         labels = None if numbers is None else torch.tensor(numbers, device=device)
+        prior = prior_of(network)
+
+        def errors_of(latents: torch.Tensor, targets: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
+            images = network(prior(latents).to(network.dtype), *labels).float()
+            return (images - targets).square().mean(dim=(1, 2, 3))
+
         was_training = network.training
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         network.eval().requires_grad_(False)
         try:
             starts = []
-            prior = prior_of(network)
             candidates = sample_normals(num_candidates, network.config.latent_dim, generator, device)
             for index in range(number):
-                given = [] if labels is None else [labels[index].expand(num_candidates)]
+                expanded = [] if labels is None else [labels[index].expand(num_candidates)]
                 with torch.no_grad():
-                    far = (network(prior(candidates).to(network.dtype), *given).float() - target[index]).square()
-                starts.append(candidates[far.mean(dim=(1, 2, 3)).argsort()[:num_starts]])
+                    errors = errors_of(candidates, target[index], expanded)
+                starts.append(candidates[errors.argsort()[:num_starts]])
             latents = torch.cat(starts).requires_grad_()  # (N · num_starts, latent_dim)
-            wanted = target.repeat_interleave(num_starts, dim=0)
-            given = [] if labels is None else [labels.repeat_interleave(num_starts)]
+            targets = target.repeat_interleave(num_starts, dim=0)
+            expanded = [] if labels is None else [labels.repeat_interleave(num_starts)]
             optimizer = torch.optim.Adam([latents], learning_rate)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
             for _ in self.progress_bar(range(num_steps)):
                 optimizer.zero_grad()
                 with torch.enable_grad():
-                    errors = (
-                        (network(prior(latents).to(network.dtype), *given).float() - wanted)
-                        .square()
-                        .mean(dim=(1, 2, 3))
-                    )
-                    errors.sum().backward()
+                    errors_of(latents, targets, expanded).sum().backward()
                 optimizer.step()
                 schedule.step()
             with torch.no_grad():
-                errors = (
-                    (network(prior(latents).to(network.dtype), *given).float() - wanted).square().mean(dim=(1, 2, 3))
-                )
+                errors = errors_of(latents, targets, expanded)
         finally:
             network.train(was_training)
             for parameter in trainable:
                 parameter.requires_grad_(True)
+        self.maybe_free_model_hooks()
         best = errors.view(number, num_starts).argmin(dim=1)
         return latents.detach().view(number, num_starts, -1)[torch.arange(number, device=device), best]
 
     def _class_numbers(self, class_labels: Any, batch_size: int) -> list[int] | None:
+        """Return the numbers of the classes of a batch; None for a model without classes."""
         num_classes = self.generator.config.get("num_classes")
         if not num_classes:
             if class_labels is not None:
-                raise InputError(f"class_labels={class_labels!r}: the model knows no classes; leave them out")
+                raise InputError(f"class_labels={class_labels!r}: the model has no classes; leave them out")
             return None
         if class_labels is None:
             return [number % num_classes for number in range(batch_size)]
-        if isinstance(class_labels, torch.Tensor):
+        if isinstance(class_labels, (torch.Tensor, np.ndarray, np.generic)):
             class_labels = class_labels.tolist()
-        if isinstance(class_labels, (int, str)):
+        if not isinstance(class_labels, (list, tuple, range)):
             class_labels = [class_labels] * batch_size
         if len(class_labels) != batch_size:
             raise InputError(f"{len(class_labels)} class_labels for batch_size={batch_size}: give one an image, or one")
         names = list(self.generator.config.get("class_names") or [])
-        numbers = [names.index(label) if label in names else label for label in class_labels]
-        for number in numbers:
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < num_classes:
+        numbers = []
+        for label in class_labels:
+            number = names.index(label) if isinstance(label, str) and label in names else label
+            if not _is_whole(number) or not 0 <= number < num_classes:
                 known = f", or one of {', '.join(map(repr, names))}" if names else ""
-                raise InputError(f"class_labels={number!r}: must be a number from 0 to {num_classes - 1}{known}")
+                raise InputError(f"class_labels={label!r}: must be a number from 0 to {num_classes - 1}{known}")
+            numbers.append(int(number))
         return numbers
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
-        """`DiffusionPipeline.save_pretrained`, with its arguments.
+        """Save the pipeline as `DiffusionPipeline.save_pretrained` does, with its arguments.
 
         The folder carries the code of the pipeline and of its networks, with which diffusers alone loads it, by
         `trust_remote_code=True`.
@@ -489,31 +545,64 @@ class WGANPipeline(DiffusionPipeline):
         return file.stem, file.read_text(encoding="utf-8")
 
 
+def _is_whole(value: Any) -> bool:
+    """Return whether a value is an integer, of Python, numpy or torch, and not a boolean."""
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, torch.Tensor) and value.dtype == torch.bool):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if not _is_whole(value) or value < 1:
+        raise InputError(f"{name}={value!r}: must be a whole number, at least 1")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not value > 0:
+        hint = "; 2 cuts little off, 0.5 much" if name == "truncation" else ""
+        raise InputError(f"{name}={value!r}: must be positive{hint}")
+
+
+def _check_generator(generator: Any, batch_size: Optional[int]) -> None:  # noqa: UP045
+    """Check a source of random numbers, or, with a batch size, a list of them."""
+    sources = generator if batch_size is not None and isinstance(generator, (list, tuple)) else [generator]
+    for source in sources:
+        if source is not None and not isinstance(source, torch.Generator):
+            seed = f", such as torch.Generator().manual_seed({source})" if _is_whole(source) else ""
+            raise InputError(f"generator={source!r}: must be a torch.Generator{seed}")
+    if sources is generator and len(sources) != batch_size:
+        raise InputError(f"generator is a list of {len(sources)} for batch_size={batch_size}: give one an image")
+
+
 def truncated(latents: torch.Tensor, limit: Optional[float]) -> torch.Tensor:  # noqa: UP045
-    """Standard normal numbers to ones of the normal distribution cut off at ±limit, each at its own quantile."""
+    """Map standard normal numbers to the normal distribution truncated at ±limit, each to its own quantile."""
     if limit is None:
         return latents
-    if not limit > 0:
-        raise InputError(f"truncation={limit!r}: must be positive; 2 cuts little off, 0.5 much")
+    _check_positive("truncation", limit)
     share = torch.erf(torch.tensor(limit / 2**0.5, dtype=torch.float64))
     quantiles = torch.erf(latents.double() / 2**0.5) * share.to(latents.device)
     return (2**0.5 * torch.erfinv(quantiles)).to(latents.dtype)
 
 
 def latent_path(latents: torch.Tensor, num_frames: int, method: str = "spherical", loop: bool = False) -> torch.Tensor:
-    """Points along a path through latents `(K, latent_dim)`, evenly between each two: `(num_frames, latent_dim)`.
+    """Return points along a path through latents `(K, latent_dim)`, evenly spaced: `(num_frames, latent_dim)`.
 
-    Spherical interpolation (White 2016, arXiv 1609.04468) goes along a great circle, and evenly from one length to the
-    other: the middle of a straight line between two random latents is shorter than latents ever are.
+    Spherical interpolation (White 2016, arXiv 1609.04468) follows a great circle, with lengths that change evenly: the
+    middle of a straight line between two random latents is shorter than latents ever are.
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: An argument is out of its range.
     """
     if method not in ("spherical", "linear"):
         raise InputError(f'method={method!r}: must be "spherical" or "linear"')
     if latents.ndim != 2 or len(latents) < 2:
         raise InputError(
-            f"latents of shape {tuple(latents.shape)}: must be (K, latent_dim), at least two to go between"
+            f"latents of shape {tuple(latents.shape)}: must be (K, latent_dim), at least two to interpolate between"
         )
     if num_frames < 2:
         raise InputError(f"num_frames={num_frames}: must be at least 2")
@@ -535,7 +624,7 @@ def latent_path(latents: torch.Tensor, num_frames: int, method: str = "spherical
 
 
 class _Results:
-    """Images that come in chunks, `(n, C, H, W)` in [-1, 1], as what the caller asked for."""
+    """Collect images that come in chunks, `(n, C, H, W)` in [-1, 1], in the form that the caller asked for."""
 
     def __init__(self, number: int, output_type: str):
         self.number, self.output_type = number, output_type
@@ -557,7 +646,7 @@ class _Results:
         self.done += len(images)
 
     def joined(self) -> Any:
-        """A list of PIL images, a tensor `(N, C, H, W)` or an array `(N, H, W, C)`, the last two in [0, 1]."""
+        """Return a list of PIL images, a tensor `(N, C, H, W)` or an array `(N, H, W, C)`, the last two in [0, 1]."""
         if self.tensor is None:
             return self.pil
         return self.tensor.numpy() if self.output_type == "np" else self.tensor

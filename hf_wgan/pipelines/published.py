@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
+import torch
+from diffusers import ModelMixin
 from huggingface_hub import hf_hub_download, snapshot_download
 
 from ..hub.code import PACKAGE, SOURCE_MODULES, check_prior, code_of, network_class, source_module, without_carried_code
@@ -25,6 +27,9 @@ from . import pipeline_wgan
 class WGANPipeline(pipeline_wgan.WGANPipeline):
     __doc__ = pipeline_wgan.WGANPipeline.__doc__
 
+    def __init__(self, generator: ModelMixin, critic: Optional[ModelMixin] = None):  # noqa: UP045 - as in the base
+        super().__init__(generator, critic)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
         """Load a pipeline from a folder or from the Hub.
@@ -34,7 +39,7 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
 
         Args:
             pretrained_model_name_or_path: `"me/model"`, or a folder that `save_pretrained` or training left.
-            options: Those of `DiffusionPipeline.from_pretrained` that apply here: `torch_dtype` (or `dtype`),
+            options: Those of `DiffusionPipeline.from_pretrained` that apply here: `dtype` (or `torch_dtype`),
                 `variant`, `device_map`, `low_cpu_mem_usage`, `generator` and `critic` (networks to use instead of the
                 saved ones), and for the Hub `revision`, `cache_dir`, `local_files_only`, `force_download`, `token`.
 
@@ -49,7 +54,7 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
         >>> import torch
         >>> from hf_wgan import WGANPipeline
 
-        >>> pipeline = WGANPipeline.from_pretrained("me/model", variant="fp16", torch_dtype=torch.float16)
+        >>> pipeline = WGANPipeline.from_pretrained("me/model", variant="fp16", dtype=torch.float16)
         ```
         """
         if options.pop("use_safetensors", None) is False:
@@ -61,6 +66,10 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
         variant = options.pop("variant", None)
         dtype = options.pop("torch_dtype", None)
         dtype = options.pop("dtype", dtype)
+        dtypes = dtype if isinstance(dtype, dict) else {"default": dtype}
+        for value in dtypes.values():
+            if value is not None and not isinstance(value, torch.dtype):
+                raise InputError(f"dtype={value!r}: must be a torch.dtype, such as torch.float16")
         for name, value in options.items():
             if name not in _NETWORK_OPTIONS:
                 known = ", ".join((*_DTYPE_OPTIONS, "variant", *_NETWORK_OPTIONS, *_HUB_OPTIONS))
@@ -83,8 +92,8 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
             arguments[name] = network.from_pretrained(
                 folder / name,
                 variant=variants.get(name),
-                torch_dtype=dtype.get(name, dtype.get("default")) if isinstance(dtype, dict) else dtype,
                 use_safetensors=True,
+                **{_DTYPE_OPTION: dtypes.get(name, dtypes.get("default"))},
                 **options,
             )
         values = {name: index[name] for name in parameters if name in index and not isinstance(index[name], list)}
@@ -232,7 +241,9 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
 
 
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr", "revision")
-_DTYPE_OPTIONS = ("torch_dtype", "dtype")
+_DTYPE_OPTIONS = ("dtype", "torch_dtype")
+# diffusers calls it `dtype` since it deprecates `torch_dtype`; older versions do not know `dtype`.
+_DTYPE_OPTION = "dtype" if 'pop("dtype"' in inspect.getsource(ModelMixin.from_pretrained) else "torch_dtype"
 _HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "force_download", "token")
 _NETWORK_OPTIONS = ("device_map", "max_memory", "offload_folder", "offload_state_dict", "low_cpu_mem_usage")
 

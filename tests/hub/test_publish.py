@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -343,6 +344,29 @@ def test_a_push_from_a_pipeline_keeps_the_published_card(server, folder):
     server.put("me/tiny", {**server.files("me/tiny"), "README.md": card})
     WGANPipeline.from_pretrained("me/tiny").push_to_hub("me/tiny")
     assert b"By hand." in server.files("me/tiny")["README.md"]
+
+
+def test_a_failed_push_of_a_pipeline_names_what_exists(server, folder, tmp_path, no_waiting):
+    server.fail("POST .*/commit/", status=503, times=None)
+    pushes = {
+        "FOLDER": lambda: WGANPipeline(tiny_generator()).push_to_hub("me/tiny", variant="fp16"),
+        str(folder): lambda: WGANPipeline.from_pretrained(folder).push_to_hub("me/tiny", variant="fp16"),
+        str(tmp_path / "new"): lambda: WGANPipeline(tiny_generator()).save_pretrained(
+            tmp_path / "new", push_to_hub=True, repo_id="me/tiny"
+        ),
+    }
+    for place, call in pushes.items():
+        with pytest.raises(PushError) as error:
+            call()
+        command = shlex.split(str(error.value).splitlines()[-1])
+        assert command[:5] == ["hf-wgan", "push", place, "--hub_model_id", "me/tiny"]
+        assert tempfile.gettempdir() not in str(error.value).replace(str(tmp_path), "").replace(str(folder), "")
+        if place == "FOLDER":
+            assert "pipeline.save_pretrained('FOLDER')" in str(error.value)
+        else:
+            server.heal()
+            finish(str(error.value))
+            server.fail("POST .*/commit/", status=503, times=None)
 
 
 # From training.

@@ -117,7 +117,7 @@ def test_an_index_that_names_no_known_network_is_refused(entry, message, marker,
 def test_a_pipeline_class_of_the_folder_is_never_used(name, marker, tmp_path):
     hostile(tmp_path, marker, "hf_wgan")
     for options in ({"custom_pipeline": name}, {"custom_pipeline": str(tmp_path)}, {"custom_revision": "main"}):
-        with pytest.raises(InputError, match=f"{next(iter(options))}=.*WGANPipeline.from_pretrained takes torch_dtype"):
+        with pytest.raises(InputError, match=f"{next(iter(options))}=.*WGANPipeline.from_pretrained takes dtype"):
             WGANPipeline.from_pretrained(tmp_path, trust_remote_code=True, **options)
     index = json.loads((tmp_path / "model_index.json").read_text()) | {"_class_name": [name, "WGANPipeline"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))

@@ -1,7 +1,13 @@
+import itertools
+import re
+import warnings
+
+import accelerate
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_critic, tiny_generator
+from diffusers import DiffusionPipeline
 
 from hf_wgan import InputError, WGANPipeline
 
@@ -128,9 +134,140 @@ def test_half_precision_shows_the_same_image_for_a_seed(dtype, tmp_path):
         ({"latents": torch.zeros(2, 4), "batch_size": 3}, "batch_size=3 with 2 latents"),
         ({"latents": torch.zeros(1, 4), "generator": torch.Generator()}, "generator and latents were both given"),
         ({"generator": seeded(1, 2), "batch_size": 3}, "list of 2 for batch_size=3"),
+        ({"latents": np.zeros((2, 4))}, r"latents of type ndarray: must be a tensor \(N, 4\)"),
         ({"chunk_size": 0}, "chunk_size=0"),
+        *(
+            ({name: value}, f"{name}={value!r}: must be a whole number")
+            for name, value in itertools.product(
+                ("batch_size", "chunk_size", "num_candidates"), (2.0, "2", True, float("nan"), -1, [2])
+            )
+        ),
+        *(
+            ({name: value}, f"{name}={value!r}: must be positive")
+            for name, value in itertools.product(
+                ("truncation", "rejection_temperature"), (0, -1, "1", True, float("nan"), [1])
+            )
+        ),
+        ({"generator": 42}, r"generator=42: must be a torch.Generator, such as torch.Generator\(\).manual_seed\(42\)"),
+        ({"generator": [1, 2], "batch_size": 2}, r"generator=1: must be a torch.Generator"),
+        ({"generator": "42"}, "generator='42': must be a torch.Generator$"),
+        ({"class_labels": 1}, "class_labels=1: the model has no classes"),
     ],
 )
 def test_bad_arguments_are_named(pipeline, arguments, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message if "\\" in message else re.escape(message).replace(r"\$", "$")):
         pipeline(**arguments)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(pipeline):
+    images = pipeline(
+        np.int64(3), seeded(0)[0], chunk_size=np.int32(2), truncation=np.float32(1), output_type="pt"
+    ).images
+    assert torch.allclose(images, pipeline(3, seeded(0)[0], truncation=1, output_type="pt").images, atol=1e-6)
+    assert len(pipeline(2, tuple(seeded(0, 1))).images) == 2
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        *(1, np.int64(1), torch.tensor(1), "b", [1, 1], (1, "b"), [np.int64(1), torch.tensor(1)], range(1, 3)),
+        *(np.array([1, 1]), np.uint8([1, 1]), torch.tensor([1, 1]), np.array(["b", "b"])),
+    ],
+    ids=repr,
+)
+def test_class_labels_in_every_form(labels):
+    pipeline = WGANPipeline(tiny_generator(num_classes=3, class_names=["a", "b", "c"]), tiny_critic(num_classes=3))
+    torch.nn.init.normal_(pipeline.generator.class_embedding.weight)
+    latents = torch.randn(2, 4, generator=seeded(0)[0])
+    expected = pipeline(latents=latents, class_labels=[1, 2] if isinstance(labels, range) else [1, 1], output_type="pt")
+    images = pipeline(latents=latents, class_labels=labels, output_type="pt").images
+    assert torch.equal(images, expected.images)
+    assert len(pipeline.score(images, labels)) == len(pipeline.invert(images, 1, 2, 1, class_labels=labels)) == 2
+
+
+@pytest.mark.parametrize("label", [1.0, True, np.float64(1), np.bool_(True), torch.tensor(1.5), "d", b"b", None, -1, 3])
+def test_class_labels_that_are_none_are_named(label):
+    pipeline = WGANPipeline(tiny_generator(num_classes=3, class_names=["a", "b", "c"]))
+    with pytest.raises(InputError, match=r"class_labels=.*: must be a number from 0 to 2, or one of 'a', 'b', 'c'"):
+        pipeline(2, class_labels=[0, label])
+
+
+def test_a_pipeline_is_created_from_another_one(pipeline, tmp_path):
+    shared = WGANPipeline.from_pipe(pipeline)
+    assert type(shared) is WGANPipeline and shared.components == pipeline.components
+    assert WGANPipeline.from_pipe(pipeline, critic=None).critic is None
+    for name in ("dtype", "torch_dtype"):
+        assert WGANPipeline.from_pipe(shared, **{name: torch.float64}).generator.dtype == torch.float64
+    pipeline.to(dtype=torch.float32).save_pretrained(tmp_path)
+    carried = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    assert WGANPipeline.from_pipe(carried).generator is carried.generator
+    assert type(carried).from_pipe(pipeline).critic is pipeline.critic
+
+
+def test_diffusers_leaves_out_a_component_that_is_passed_as_none(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    carried = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True, critic=None)
+    assert carried.critic is None and len(carried(2).images) == 2
+    WGANPipeline(tiny_generator()).save_pretrained(tmp_path)
+    assert DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True).critic is None
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_the_precision_is_taken_by_either_name_without_a_warning(name, pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        warnings.simplefilter("error", DeprecationWarning)
+        loaded = WGANPipeline.from_pretrained(tmp_path, **{name: torch.bfloat16})
+    assert loaded.generator.dtype == loaded.critic.dtype == torch.bfloat16
+    with pytest.raises(InputError, match=r"dtype='float16': must be a torch.dtype"):
+        WGANPipeline.from_pretrained(tmp_path, **{name: "float16"})
+
+
+def everything(pipeline):
+    """What the networks are used for."""
+    calls = ({}, {"num_candidates": 3}, {"rejection_temperature": 2.0})
+    images = [pipeline(70, seeded(0)[0], output_type="pt", chunk_size=40, **options).images for options in calls]
+    scores = [pipeline.score(images[0][:5])]
+    return images + scores + [pipeline.invert(images[0][:2], 3, 4, 1, generator=seeded(1)[0]).detach()]
+
+
+@pytest.mark.parametrize("way", ["accelerate", "groups"])
+def test_offloaded_networks_do_the_same(way, pipeline):
+    expected = everything(pipeline)
+    if way == "accelerate":  # as enable_sequential_cpu_offload does, which wants an accelerator
+        for network in pipeline.components.values():
+            accelerate.cpu_offload(network, torch.device("cpu"))
+        assert pipeline.critic.device.type == "meta"
+    else:
+        for network in pipeline.components.values():
+            network.enable_group_offload(
+                onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
+            )
+    for result, wanted in zip(everything(pipeline), expected):
+        assert torch.allclose(result, wanted, atol=1e-5)
+
+
+class ColumnCritic(type(tiny_critic())):
+    """A critic with scores of shape (N, 1)."""
+
+    def forward(self, images):
+        return super().forward(images)[:, None]
+
+
+def test_scores_in_a_column_are_scores(pipeline):
+    images = pipeline(5, seeded(0)[0], num_candidates=3, output_type="pt").images
+    column = WGANPipeline(pipeline.generator, ColumnCritic.from_config(pipeline.critic.config))
+    column.critic.load_state_dict(pipeline.critic.state_dict())
+    column.set_progress_bar_config(disable=True)
+    assert torch.equal(column(5, seeded(0)[0], num_candidates=3, output_type="pt").images, images)
+    assert torch.equal(column.score(images), pipeline.score(images))
+    assert len(column(5, rejection_temperature=2.0).images) == 5
+    column.critic.forward = lambda images: torch.zeros(len(images), 2)
+    with pytest.raises(InputError, match=r"ColumnCritic returns scores of shape \(5, 2\) for 5 images: must be \(N,\)"):
+        column.score(images)
+
+
+def test_a_network_without_a_config_is_named():
+    with pytest.raises(InputError, match="critic: Linear has no config; must be a ModelMixin and ConfigMixin"):
+        WGANPipeline(tiny_generator(), torch.nn.Linear(1, 1))

@@ -148,7 +148,7 @@ def test_rejection_says_what_is_wrong():
 
 
 def test_neighbours_are_the_nearest_by_pixels(monkeypatch):
-    monkeypatch.setattr(pipeline_wgan, "REFERENCES_AT_ONCE", 7)
+    monkeypatch.setattr(pipeline_wgan, "REFERENCES_PER_CHUNK", 7)
     pipeline = make()
     references = torch.rand(30, 1, 8, 8, generator=seeded())
     images = references[[7, 3]] * 0.9 + 0.1 * references[[8, 4]]
