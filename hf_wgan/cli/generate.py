@@ -133,7 +133,7 @@ def _write_images(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path
     from ..utils.grids import image_grid
 
     pipeline.set_progress_bar_config(disable=True)
-    labels = _labels(config.class_labels)
+    labels = _labels(config.class_labels, pipeline)
     first: list[Image] = []
     scores: list[float] = []
     with progress_bar(config.num_images, " images") as progress:
@@ -195,7 +195,7 @@ def _write_film(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path) 
     from ..algorithm.random import seeded
     from ..utils.grids import FILM_WIDTH, FRAME_MILLISECONDS, image_grid, save_film
 
-    labels = _labels(config.class_labels)
+    labels = _labels(config.class_labels, pipeline)
     if labels and len(labels) > 1:
         raise InputError(f"class_labels={config.class_labels!r} with a film: give it one class")
     dim = pipeline.generator.config.latent_dim
@@ -233,29 +233,37 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
     """Write the latents whose images are nearest to those of a file or folder, and the pairs of images."""
     import safetensors.torch
     import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    from ..data import DataConfig
+    from ..data.decode import Preprocessing, decode, reason
+    from ..data.folders import open_folder
     from ..models.factory import shape_of
     from ..utils.grids import image_grid
 
     source = Path(str(config.invert))
     if not source.exists():
         raise InputError(f"invert={config.invert!r}: there is no such file or folder")
-    paths = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
-    _, height, width = shape_of(pipeline.generator)
+    if source.is_dir():
+        folder_of_images = open_folder(str(source), DataConfig(train_data_dir=str(source), dataset_split="all"))
+        pictures = folder_of_images.read(0, min(config.num_images, len(folder_of_images)))
+    else:
+        pictures = [(source.name, str(source))]
+    channels, height, width = shape_of(pipeline.generator)
     targets = []
-    for path in paths[: config.num_images]:
+    for name, picture in pictures:
         try:
-            targets.append(Image.open(path).convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
-        except (OSError, UnidentifiedImageError) as error:
-            raise InputError(f"invert={config.invert!r}: {path} is no picture that can be read") from error
-    if not targets:
-        raise InputError(f"invert={config.invert!r}: has no files; name a picture, or a folder of them")
-    labels = _labels(config.class_labels)
+            pixels = decode(picture, Preprocessing(height, channels, width=width))
+        except Exception as error:  # PIL raises anything for a damaged file
+            raise InputError(
+                f"invert={config.invert!r}: {name} is no picture that can be read ({reason(error)})"
+            ) from error
+        targets.append(Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels))
+    labels = _labels(config.class_labels, pipeline)
     classes = labels and [labels[number % len(labels)] for number in range(len(targets))]
     latents = pipeline.invert(targets, class_labels=classes, generator=torch.Generator().manual_seed(config.seed))
-    pixels = pipeline(latents=latents, class_labels=classes, output_type="pt").images
-    errors = (pixels.cpu() - pipeline.pixels(targets)).square().mean(dim=(1, 2, 3))
+    inverted = pipeline(latents=latents, class_labels=classes, output_type="pt").images
+    errors = (inverted.cpu() - pipeline.pixels(targets)).square().mean(dim=(1, 2, 3))
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, folder / "latents.safetensors")
     images = pipeline(latents=latents, class_labels=classes).images
@@ -264,9 +272,12 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
     print(f"Saved inverted.png and latents.safetensors in {folder}; mean squared error {errors.mean():.4g} of [0, 1].")
 
 
-def _labels(text: str | None) -> list[int | str] | None:
-    """Split class labels at their commas; digits become numbers."""
+def _labels(text: str | None, pipeline: "WGANPipeline") -> list[str] | None:
+    """Split class labels at their commas, unless the whole text is the name of a class.
+
+    The pipeline takes each for the name of a class, and for its number where no class has that name.
+    """
     if text is None:
         return None
-    words = [word.strip() for word in text.split(",")]
-    return [int(word) if word.isdigit() else word for word in words]
+    names = pipeline.generator.config.get("class_names") or []
+    return [text] if text in names else [word if word in names else word.strip() for word in text.split(",")]

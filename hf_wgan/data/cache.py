@@ -223,7 +223,7 @@ def _fill(folder: Path, source: Source, how: Preprocessing, auto_channels: bool,
 
     with contents:
         add(range(len(source)), how)
-        ranges = union(deep)
+        ranges = union(deep.values())
         shown = tuple(map(conventional, ranges))
         if deep:  # a second time, now that the values of the whole set are known
             add(sorted(deep), replace(how, ranges=shown))
@@ -242,7 +242,7 @@ def _fill(folder: Path, source: Source, how: Preprocessing, auto_channels: bool,
     (folder / INDEX).write_bytes(index.getvalue())
     content = hashlib.sha256(repr((channels, how)).encode() + b"".join(sorted(digests)))
     info = {
-        "shape": [len(kept), *(sizes[0] if sizes else (how.resolution,) * 2), channels] if uniform else None,
+        "shape": [len(kept), *(sizes[0] if sizes else how.size[::-1]), channels] if uniform else None,
         "num_bytes": (folder / PIXELS).stat().st_size,
         "channels": channels,
         "fingerprint": content.hexdigest()[:16],

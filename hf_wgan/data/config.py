@@ -67,7 +67,10 @@ class DataConfig(Options):
         minimum=1,
         common=True,
     )
-    center_crop: bool = option(True, "Crop to the middle; otherwise to a random square, another one each time.")
+    width: int | None = option(
+        None, "Width of the training images, if it differs from their height (--resolution).", minimum=1
+    )
+    center_crop: bool = option(True, "Crop to the middle; otherwise to a random part, another one each time.")
     random_flip: bool = option(False, "Mirror each image left to right half of the time.")
     channels: int | None = option(
         None,

@@ -3,20 +3,18 @@
 Training, inversion, scoring and every metric read images through this one function.
 """
 
+import importlib.util
 import io
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from ..utils.errors import BadImageError, InputError, one_line
-
-if TYPE_CHECKING:
-    from .config import DataConfig
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 MAX_FILE_BYTES = 1 << 30
@@ -46,9 +44,10 @@ class Preprocessing:
 
     Args:
         resolution: Height and width of the training images, in pixels.
+        width: Their width, where it differs from their height.
         channels: 1 to 4 for grey, grey and alpha, RGB, RGBA.
-        center_crop: Whether an image that is not square is cropped to its middle here, once. Otherwise it keeps its
-            longer side, and each batch takes a random square of it.
+        center_crop: Whether an image of another aspect ratio is cropped to its middle here, once. Otherwise it keeps
+            its longer side, and each batch takes a random part of it.
         background: Colour shown through transparent pixels where there is no channel for them: a name or #rrggbb.
         value_range: The values shown as black and white in images of more than 8 bits per channel.
         ranges: The same for each type of values, as found over a set; without either the image's own values decide.
@@ -64,11 +63,19 @@ class Preprocessing:
     # Not in repr, and so not in fingerprints of sets: the pixels themselves are.
     value_range: tuple[float, float] | None = field(default=None, repr=False)
     ranges: tuple[ValueRange, ...] = field(default=(), repr=False)
+    width: int | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, config: "DataConfig") -> "Preprocessing":
+    def of(cls, config: Any) -> "Preprocessing":
         """Return that of the options, in colour if they leave the channels to the data."""
-        return cls(config.resolution, config.channels or 3, config.center_crop, config.background, config.low_and_high)
+        return cls(
+            config.resolution,
+            config.channels or 3,
+            config.center_crop,
+            config.background,
+            config.low_and_high,
+            width=config.width,
+        )
 
     def __post_init__(self) -> None:
         if self.resolution < 1:
@@ -79,6 +86,11 @@ class Preprocessing:
             ImageColor.getrgb(self.background)
         except ValueError as error:
             raise InputError(f"background={self.background!r}: must be a colour name or #rrggbb") from error
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the training images, as PIL orders them."""
+        return self.width or self.resolution, self.resolution
 
     def range_of(self, values: ValueRange) -> tuple[float, float]:
         """Return the values to show as black and white, given those of an image."""
@@ -102,7 +114,7 @@ def decode(picture: bytes | str | np.ndarray | Image.Image, how: Preprocessing) 
         how: The preprocessing.
 
     Returns:
-        `(h, w, channels)` uint8, where the shorter of h and w is the resolution, and the other too if cropped.
+        `(h, w, channels)` uint8 of the training size if cropped; otherwise h or w may be larger.
 
     Raises:
         Exception: Whatever PIL raises for a file that is damaged or no image.
@@ -126,9 +138,12 @@ def decode_or_range(picture: Any, how: Preprocessing, infer: bool = False) -> np
     else:
         width, height = image.size
     limit = Image.MAX_IMAGE_PIXELS
+    if min(width, height) == 0:
+        raise ValueError(f"it has {width} × {height} pixels")
     if limit and width * height > limit:
         raise ValueError(f"it has {width} × {height} pixels, over PIL's limit of {limit:,}")
-    if not how.center_crop and max(width, height) > MAX_ASPECT * min(width, height):
+    aspect = width / height * how.size[1] / how.size[0]
+    if not how.center_crop and not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
         raise ValueError(f"it has {width} × {height} pixels: over {MAX_ASPECT} times as long as wide, without cropping")
     transparent = None
     if isinstance(image, Image.Image):
@@ -160,25 +175,31 @@ def conventional(values: ValueRange) -> ValueRange:
     return values
 
 
-def union(ranges: Mapping[int, ValueRange] | list[ValueRange]) -> tuple[ValueRange, ...]:
+def union(ranges: Iterable[ValueRange]) -> tuple[ValueRange, ...]:
     """Return the range of all values of a set, for each type of values."""
     result: dict[str, ValueRange] = {}
-    for each in ranges.values() if isinstance(ranges, Mapping) else ranges:
+    for each in ranges:
         other = result.get(each.kind, each)
         result[each.kind] = ValueRange(each.kind, min(each.low, other.low), max(each.high, other.high))
     return tuple(result.values())
+
+
+def range_sentence(own: ValueRange, shown: ValueRange, count: int) -> str | None:
+    """Return what to say about the values of images of more than 8 bits; None where their type's range is shown."""
+    if shown == ("uint16", 0, 65535):
+        return None
+    return (
+        f"{count:,} images hold {own.kind} values from {own.low:g} to {own.high:g}: {shown.low:g} is shown as black "
+        f"and {shown.high:g} as white (--value_range LOW,HIGH changes that)."
+    )
 
 
 def image_formats() -> tuple[str, ...]:
     """Return the names of the formats that are decoded, all within this process."""
     if not _FORMATS:
         Image.init()
-        try:
-            import pillow_heif  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            pass
-        else:
-            pillow_heif.register_heif_opener()
+        if importlib.util.find_spec("pillow_heif"):
+            importlib.import_module("pillow_heif").register_heif_opener()
         known = [name for name in Image.OPEN if name not in NOT_DECODED]
         _FORMATS.extend(sorted(known, key=lambda name: (*COMMON, name).index(name)))
     return tuple(_FORMATS)
@@ -223,7 +244,7 @@ def read_file(path: str) -> bytes:
 
 
 def decode_or_error(picture: Any, how: Preprocessing) -> np.ndarray | ValueRange | Exception:
-    """Decode an image, or return its values' range or what is wrong with it."""
+    """Decode an image as `decode_or_range` does, or return what is wrong with it."""
     try:
         if picture is None:
             raise ValueError("it is missing")
@@ -263,7 +284,7 @@ def bad_image(name: str, why: str) -> BadImageError:
     return BadImageError(f"{name}: {why}; remove or replace it, or set on_bad_image=skip")
 
 
-def too_many_bad(name: str, bad: int, seen: int, config: "DataConfig") -> InputError:
+def too_many_bad(name: str, bad: int, seen: int, config: Any) -> InputError:
     """Return what stops a run under `max_bad_images`."""
     return InputError(
         f"{name}: {bad} of {seen} images are bad, more than max_bad_images={config.max_bad_images} allows"
@@ -338,10 +359,11 @@ def _in_mode(image: Image.Image, mode: str, background: str) -> Image.Image:
 
 
 def _scaled(image: Image.Image, how: Preprocessing) -> Image.Image:
-    side, shorter = how.resolution, min(image.size)
-    if image.size == (side, side):
+    if image.size == how.size:
         return image
     if how.center_crop:
-        return ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
-    width, height = (max(side, round(length * side / shorter)) for length in image.size)
+        return ImageOps.fit(image, how.size, Image.Resampling.LANCZOS)
+    # The side that has less to spare decides; the other stays longer than the training images are.
+    wanted, length = max(zip(how.size, image.size), key=lambda sides: sides[0] / sides[1])
+    width, height = (max(side, round(own * wanted / length)) for side, own in zip(how.size, image.size))
     return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -68,7 +68,7 @@ class ImageSet:
     @classmethod
     def from_cache(cls, cached: Cached, name: str, config: DataConfig) -> "ImageSet":
         """Return the images of a cache, in the order of their content; classes without an image are dropped."""
-        resolution = config.resolution
+        height, width = config.resolution, config.width or config.resolution
         images = cls.__new__(cls)
         images._pixels, images._sizes, images._order = cached.pixels, cached.sizes, cached.order
         images._labels, images.label_names = _present_classes(cached.labels, cached.label_names)
@@ -76,9 +76,9 @@ class ImageSet:
         images._checksums, images._folder = cached.checksums, cached.folder
         images.name, images.fingerprint = name, cached.fingerprint
         images.config = config
-        images.shape = (cached.channels, resolution, resolution)
-        if images._sizes is None and cached.pixels.shape[1:3] != (resolution, resolution):
-            # All of one size, but not square: crops are taken as from any.
+        images.shape = (cached.channels, height, width)
+        if images._sizes is None and cached.pixels.shape[1:3] != (height, width):
+            # All of one size, but another one: crops are taken as from any.
             images._sizes = np.tile(np.array(cached.pixels.shape[1:3], np.int32), (len(cached.pixels), 1))
             images._pixels = cached.pixels.reshape(-1)
         if images._sizes is not None:
@@ -138,17 +138,17 @@ class ImageSet:
 
     @property
     def images(self) -> torch.Tensor:
-        """All images at once, `(N, C, H, W)` uint8; those that are not square are cropped to the middle."""
+        """All images at once, `(N, C, H, W)` uint8; those of another size are cropped to the middle."""
         middles = np.full((len(self), 2), 0.5)
         return torch.from_numpy(self.gather(np.arange(len(self)), middles)).permute(0, 3, 1, 2)
 
     def gather(self, indices: np.ndarray, crops: np.ndarray) -> np.ndarray:
-        """Return images by number, cropped to squares.
+        """Return images by number, cropped to the training size.
 
         Args:
             indices: `(B,)`.
             crops: `(B, 2)` in [0, 1]: where the square lies between the top and the bottom, and the left and the
-                right. Without effect on square images.
+                right. Without effect on images of the training size.
 
         Returns:
             `(B, H, W, C)` uint8.
@@ -161,13 +161,13 @@ class ImageSet:
             self._check(places)
         if self._sizes is None:
             return np.asarray(self._pixels[places])
-        channels, side, _ = self.shape
-        out = np.empty((len(places), side, side, channels), np.uint8)
-        tops, lefts = np.rint((self._sizes[places] - side) * crops).astype(int).T
+        channels, height, width = self.shape
+        out = np.empty((len(places), height, width, channels), np.uint8)
+        tops, lefts = np.rint((self._sizes[places] - (height, width)) * crops).astype(int).T
         for row, (place, top, left) in enumerate(zip(places, tops, lefts)):
             image = self._pixels[self._starts[place] : self._starts[place + 1]]
             image = image.reshape(*self._sizes[place], channels)
-            out[row] = image[top : top + side, left : left + side]
+            out[row] = image[top : top + height, left : left + width]
         return out
 
     def _check(self, places: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from ..utils.console import say
 from ..utils.errors import InputError
 from .cache import Cached, open_cache
 from .config import DataConfig
-from .decode import Preprocessing, ValueRange, too_many_bad
+from .decode import Preprocessing, range_sentence, too_many_bad
 from .images import ImageSet
 from .labels import census, printable
 from .sources import Source, Stream, open_source, source_of
@@ -99,22 +99,15 @@ def _summarise(images: ImageSet, cached: Cached) -> None:
     if names:
         line += f" in {_count(len(names), 'class')}"
     if images.left_out:
-        reasons = ", ".join(f"{count:,} {why}" for why, count in images.left_out.most_common())
-        line += f"; {images.left_out.total():,} of {len(images) + images.left_out.total():,} left out: {reasons}"
+        reasons = ", ".join(f"{why} {count:,}" for why, count in images.left_out.most_common())
+        line += f"; {images.left_out.total():,} of {len(images) + images.left_out.total():,} left out ({reasons})"
     say(f"{line}.")
     if images._labels is not None:
         for sentence in census(images._labels, names):
             say(sentence)
     for own, shown, count in cached.ranges:
-        if (shown.kind, shown.low, shown.high) != ("uint16", 0, 65535):
-            say(_range_sentence(own, shown, f"{count:,} images hold"))
-
-
-def _range_sentence(own: ValueRange, shown: ValueRange, subject: str) -> str:
-    return (
-        f"{subject} {own.kind} values from {own.low:g} to {own.high:g}: {shown.low:g} is shown as black and "
-        f"{shown.high:g} as white (--value_range LOW,HIGH changes that)."
-    )
+        if words := range_sentence(own, shown, count):
+            say(words)
 
 
 def _count(number: int, noun: str) -> str:

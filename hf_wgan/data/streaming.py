@@ -20,6 +20,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
+from ..utils.console import say
 from ..utils.errors import InputError, one_line
 from ..utils.signals import STOPPING
 from .batches import Batch, normalised
@@ -31,6 +32,7 @@ from .decode import (
     conventional,
     decode_or_error,
     is_grey,
+    range_sentence,
     reason,
     too_many_bad,
     union,
@@ -63,9 +65,13 @@ class ImageStream:
         how = Preprocessing.of(config)
         first = list(itertools.islice(_read(stream, stream.dataset), PICTURES_TO_LOOK_AT))
         decoded = [decode_or_error(picture, how) for (_, picture), _ in first]
-        self.ranges = [each for each in decoded if isinstance(each, ValueRange)]
-        if self.ranges:
-            how = replace(how, ranges=tuple(map(conventional, union(self.ranges))))
+        deep = [values for values in decoded if isinstance(values, ValueRange)]
+        for own in union(deep):
+            how = replace(how, ranges=(*how.ranges, conventional(own)))
+            sentence = range_sentence(own, how.ranges[-1], sum(values.kind == own.kind for values in deep))
+            if sentence and os.environ.get("RANK", "0") == "0":
+                say(f"Of the first {len(first)}, {sentence}")
+        if deep:
             decoded = [decode_or_error(picture, how) for (_, picture), _ in first]
         good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
         if config.channels is None:
@@ -75,7 +81,7 @@ class ImageStream:
         if config.label_column is not None:
             stream.learn_classes()
         self.how = how
-        self.shape = (how.channels, config.resolution, config.resolution)
+        self.shape = (how.channels, config.resolution, config.width or config.resolution)
         chosen = (config.dataset_split, config.max_train_samples, config.dataset_revision, config.label_column)
         digest = hashlib.sha256(repr((stream.fingerprint, chosen)).encode())
         for (_, picture), label in first:
@@ -187,7 +193,7 @@ class StreamedBatches(Iterator[Batch]):
 
 
 class _Decoded(torch.utils.data.IterableDataset):
-    """Decoded square images and their labels, epoch after epoch.
+    """Decoded images and their labels, epoch after epoch.
 
     An error that ends the run comes as an item: a DataLoader would bury its message in a stack.
     """
@@ -216,7 +222,7 @@ class _Decoded(torch.utils.data.IterableDataset):
                     if isinstance(pixels, ValueRange):
                         pixels = ValueError(f"it holds {pixels.kind} values, unlike the first images; set value_range")
                     if not isinstance(pixels, Exception):
-                        yield _square(pixels, config.resolution, rng), label
+                        yield _cropped(pixels, how.size, rng), label
                         continue
                     bad += 1
                     if config.on_bad_image == "error":
@@ -318,9 +324,10 @@ def _ending(error: Exception) -> Iterator[Exception]:
         yield error
 
 
-def _square(pixels: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    top, left = (rng.integers(size - side + 1) for size in pixels.shape[:2])
-    return pixels[top : top + side, left : left + side]
+def _cropped(pixels: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    width, height = size
+    top, left = (rng.integers(own - side + 1) for own, side in zip(pixels.shape[:2], (height, width)))
+    return pixels[top : top + height, left : left + width]
 
 
 def _collated(items: list[Any]) -> Any:

@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from PIL import Image
 
 from ..algorithm.latents import prior_of, sample_normals
+from ..data.decode import Preprocessing, decode, reason
 from ..utils.errors import InputError
 
 PIXELS_PER_CHUNK = 2**20
@@ -304,8 +305,8 @@ class WGANPipeline(DiffusionPipeline):
         the statistics of its training, so that an image's score does not depend on the others.
 
         Args:
-            images: A PIL image or a list of them; an array `(N, H, W, C)` or a tensor `(N, C, H, W)` in [0, 1], or
-                of uint8. Of the size and the channels that the pipeline generates.
+            images: A PIL image or a list of them, of any size and mode, read as training reads them; or an array
+                `(N, H, W, C)` or a tensor `(N, C, H, W)` in [0, 1], or of uint8, of the pipeline's size and channels.
             class_labels: As for `__call__`, for a critic with classes.
             chunk_size: Number of images that pass through the network at once.
 
@@ -332,16 +333,18 @@ class WGANPipeline(DiffusionPipeline):
             InputError: They are not of the size and the channels that the pipeline generates.
         """
         config = self.generator.config
+        height, width = map(int, np.broadcast_to(config.sample_size, 2))
+        how = Preprocessing(height, config.out_channels, width=width)
         if isinstance(images, Image.Image):
             images = [images]
         if isinstance(images, (list, tuple)) and images and all(isinstance(image, Image.Image) for image in images):
-            mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[config.out_channels]
-            arrays = [np.asarray(image.convert(mode), np.float32) / 255 for image in images]
-            images = np.stack([array.reshape(*array.shape[:2], -1) for array in arrays])
+            try:
+                images = np.stack([decode(image, how) for image in images])
+            except Exception as error:  # PIL raises anything for a damaged file
+                raise InputError(f"images: {reason(error)}") from error
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = torch.from_numpy(images).permute(0, 3, 1, 2)
-        height, width = np.broadcast_to(config.sample_size, 2)
-        expected = (config.out_channels, int(height), int(width))
+        expected = (config.out_channels, height, width)
         if not isinstance(images, torch.Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != expected:
             kind = f"of shape {tuple(images.shape)}" if hasattr(images, "shape") else f"of type {type(images).__name__}"
             raise InputError(
@@ -515,11 +518,11 @@ class WGANPipeline(DiffusionPipeline):
         names = list(self.generator.config.get("class_names") or [])
         numbers = []
         for label in class_labels:
-            number = names.index(label) if isinstance(label, str) and label in names else label
-            if not _is_whole(number) or not 0 <= number < num_classes:
+            number = class_number(label, names)
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < num_classes:
                 known = f", or one of {', '.join(map(repr, names))}" if names else ""
                 raise InputError(f"class_labels={label!r}: must be a number from 0 to {num_classes - 1}{known}")
-            numbers.append(int(number))
+            numbers.append(number)
         return numbers
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
@@ -650,3 +653,10 @@ class _Results:
         if self.tensor is None:
             return self.pil
         return self.tensor.numpy() if self.output_type == "np" else self.tensor
+
+
+def class_number(label: Any, names: Sequence[str]) -> Any:
+    """Return the number of a class: of a text the class with that name, or else the number that it is written as."""
+    if isinstance(label, str):
+        return names.index(label) if label in names else int(label) if label.isdecimal() else label
+    return int(label) if hasattr(label, "__index__") and not isinstance(label, bool) else label

@@ -58,11 +58,13 @@ def training_images(dataset: Any, generator: ModelMixin) -> ImageSet | ImageStre
     Raises:
         InputError: The dataset has no images, or images of another shape.
     """
-    shape = channels, height, _ = shape_of(generator)
+    shape = channels, height, width = shape_of(generator)
     if isinstance(dataset, torch.Tensor):
         dataset = ImageSet(dataset)
     elif not isinstance(dataset, (ImageSet, ImageStream)):
-        dataset = images_of(dataset, DataConfig(resolution=height, channels=channels))
+        dataset = images_of(
+            dataset, DataConfig(resolution=height, width=width if width != height else None, channels=channels)
+        )
     if dataset.shape != shape:
         raise InputError(f"dataset with images of shape {dataset.shape}: the generator makes {shape}")
     return dataset

@@ -537,3 +537,13 @@ def test_a_grid_enlarges_small_images_by_whole_factors():
     assert grid.size == (3 * 170, 2 * 170)
     assert [grid.getpixel((170 * column + 85, 85)) for column in range(3)] == [0, 1, 2]
     assert image_grid([Image.new("RGB", (64, 64))] * 64).size == (512, 512)
+
+
+def test_class_labels_are_names_before_they_are_numbers():
+    from hf_wgan.cli.generate import _labels
+
+    pipeline = WGANPipeline(tiny_generator(num_classes=3, class_names=["cat, domestic", " dog ", "7"]))
+    assert _labels("cat, domestic", pipeline) == ["cat, domestic"]
+    assert _labels("7, dog ,1", pipeline) == ["7", " dog ", "1"]
+    assert _labels(None, pipeline) is None
+    assert pipeline._class_numbers(_labels("7, dog ,0", pipeline), 3) == [2, 1, 0]

@@ -3,14 +3,18 @@
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 from conftest import pictures
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_wgan import InputError
+from hf_wgan.data import DataConfig, RealBatches, StreamedBatches, images_of
 from hf_wgan.data.cache import decode_or_error
 from hf_wgan.data.decode import Preprocessing, decode, is_grey, reason
 
@@ -166,3 +170,139 @@ def test_grey_is_seen_in_any_mode():
 def test_bad_options_are_named(options, message):
     with pytest.raises(InputError, match=message):
         how(**options)
+
+
+RAMP = np.linspace(0, 1, 64).reshape(8, 8)
+
+
+def deep(values, dtype):
+    return Image.fromarray(values.astype(dtype))
+
+
+def signed_tiff(values):
+    """A TIFF of signed 16-bit integers, which PIL can read and not write."""
+    pixels = values.astype("<i2").tobytes()
+    height, width = values.shape
+    entries = [(256, 3, width), (257, 3, height), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1),
+               (278, 3, height), (279, 4, len(pixels)), (339, 3, 2)]  # fmt: skip
+    directory = struct.pack("<H", len(entries))
+    for tag, kind, value in entries:
+        directory += struct.pack("<HHII", tag, kind, 1, value)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory + bytes(4)
+
+
+DEEP = {
+    "16 bits": encoded(deep(RAMP * 65535, np.uint16)),
+    "14 bits in 16": encoded(deep(RAMP * 16383, np.uint16)),
+    "12 bits in 16": encoded(deep(RAMP * 4095, np.uint16)),
+    "10 bits in 16": encoded(deep(RAMP * 1023, np.uint16), "tiff"),
+    "8 bits in 16": encoded(deep(RAMP * 255, np.uint16)),
+    "8 bits in 32": encoded(deep(RAMP * 255, np.int32), "tiff"),
+    "16 bits in 32": encoded(deep(RAMP * 65535, np.int32), "tiff"),
+    "31 bits": encoded(deep(RAMP * (2**31 - 1), np.int32), "tiff"),
+    "Hounsfield": signed_tiff(RAMP * 4000 - 1000),
+    "float in [0, 1]": encoded(deep(RAMP, np.float32), "tiff"),
+    "float in [-1, 1]": encoded(deep(RAMP * 2 - 1, np.float32), "tiff"),
+    "float in [0, 255]": encoded(deep(RAMP * 255, np.float32), "tiff"),
+    "float in [0, 65535]": encoded(deep(RAMP * 65535, np.float32), "tiff"),
+    "float beyond [0, 1]": encoded(deep(RAMP * 1.02 - 0.01, np.float32), "tiff"),
+    "float with NaN": encoded(deep(np.where(RAMP == 0, np.nan, RAMP), np.float32), "tiff"),
+    "float in [0, 1e-4]": encoded(deep(RAMP * 1e-4, np.float32), "tiff"),
+    "array of float64": RAMP,
+    "array of float16, channels first": np.stack([RAMP] * 3).astype(np.float16),
+    "array of int64, 3 channels": np.stack([RAMP * 255] * 3, axis=2).astype(np.int64),
+    "array of bool": RAMP > 0.5,
+    "array (H, W, 1)": (RAMP * 255).astype(np.uint8)[..., None],
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_values_of_any_type_and_range_are_shown_from_black_to_white(name):
+    expected = (RAMP > 0.5) * 255.0 if "bool" in name else RAMP * 255
+    pixels = decode(DEEP[name], how()).astype(float)
+    assert np.abs(pixels - expected[..., None]).max() <= 1.5
+    if isinstance(DEEP[name], bytes):  # opened by the person
+        assert np.array_equal(decode(Image.open(io.BytesIO(DEEP[name])), how()), pixels)
+
+
+def dataset_of(contents):
+    features = Features({"image": ImageFeature()})
+    return Dataset.from_dict({"image": [{"bytes": content, "path": None} for content in contents]}, features=features)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_range_is_that_of_the_set_and_is_said(streaming, capsys):
+    """A dark image of a set stays dark."""
+    dataset = dataset_of([encoded(deep(RAMP * high, np.uint16)) for high in (900, 4000, 2000)])
+    config = DataConfig(resolution=8, dataloader_num_workers=0)
+    if streaming:
+        batches = StreamedBatches(images_of(dataset.to_iterable_dataset(), config), 3, seed=0)
+        pixels = (next(batches).images + 1) * 127.5
+    else:
+        pixels = images_of(dataset, config).images
+    maxima = sorted(pixels.amax(dim=(1, 2, 3)).round().int().tolist())
+    assert maxima == [56, 125, 249]
+    said = capsys.readouterr().err
+    assert "images hold uint16 values from 0 to 4000: 0 is shown as black and 4095 as white" in said
+    images_of(dataset, config)
+    assert ("is shown as black" in capsys.readouterr().err) or streaming, "from the cache too"
+
+
+def test_the_range_of_the_type_needs_no_words_and_another_can_be_asked_for(capsys):
+    full = dataset_of([DEEP["16 bits"]] * 3)
+    assert images_of(full, DataConfig(resolution=8)).images.max() == 255
+    assert "is shown as black" not in capsys.readouterr().err
+    dark = dataset_of([encoded(deep(RAMP * 4000, np.uint16))] * 3)
+    assert images_of(dark, DataConfig(resolution=8, value_range="0,65535")).images.max() == 16
+    assert images_of(dark, DataConfig(resolution=8, value_range="1000,2000")).images.float().mean() > 127
+    for wrong in ("0", "5,1", "a,b", "0,inf", "1,2,3"):
+        with pytest.raises(InputError, match=r"value_range=.*: must be LOW,HIGH"):
+            DataConfig(value_range=wrong)
+
+
+def test_types_of_values_are_scaled_each_by_its_own_range():
+    dataset = dataset_of([DEEP["12 bits in 16"], DEEP["float in [0, 1]"], encoded(deep(RAMP * 255, np.uint8))])
+    for image in images_of(dataset, DataConfig(resolution=8)).images:
+        assert np.abs(image[0].numpy() - RAMP * 255).max() <= 1.5
+
+
+def test_a_deep_image_with_a_transparent_value_shows_the_background():
+    data = encoded(deep(RAMP * 65535, np.uint16), transparency=65535)
+    assert decode(data, how(background="#000000"))[-1, -1].tolist() == [0, 0, 0]
+    assert decode(data, how(channels=2))[-1, -1, 1] == 0
+
+
+@pytest.mark.parametrize("center_crop", [True, False])
+def test_images_for_networks_that_are_not_square(center_crop, tmp_path):
+    dataset = dataset_of([encoded(picture) for picture in pictures(6, size=(40, 24))])
+    config = DataConfig(resolution=6, width=10, center_crop=center_crop, dataloader_num_workers=0)
+    images = images_of(dataset, config)
+    assert images.shape == (3, 6, 10) and images.is_square
+    assert images.images.shape == (6, 3, 6, 10)
+    tall = images_of(dataset_of([encoded(picture) for picture in pictures(6, size=(24, 40))]), config)
+    assert tall.is_square == center_crop
+    assert next(RealBatches(tall, 6, seed=0)).images.shape == (6, 3, 6, 10)
+    stream = images_of(dataset.to_iterable_dataset(), config)
+    assert next(StreamedBatches(stream, 6, seed=0)).images.shape == (6, 3, 6, 10)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [b"garbage!" * 4, b"", b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x01\0\0\0\0\0\0\0",
+     b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0\0\0\0\0", b"II*\0\xff\xff\xff\x7f"],
+)  # fmt: skip
+def test_damaged_exif_says_nothing_of_the_pixels(exif):
+    data = encoded(pictures(1)[0], "jpeg")
+    damaged = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif + data[2:]
+    assert np.array_equal(decode(damaged, how()), decode(data, how()))
+
+
+def test_a_small_file_of_a_long_strip_is_refused_before_it_takes_memory():
+    strip = encoded(Image.new("RGB", (1, 200_000)))
+    assert len(strip) < 2000
+    tracemalloc.start()
+    error = decode_or_error(strip, how(64, center_crop=False))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "over 32 times as long as wide" in str(error) and peak < 50e6
+    assert decode(strip, how(64)).shape == (64, 64, 3)

@@ -108,7 +108,7 @@ def test_sixty_awkward_files_are_used_or_counted_by_reason(tmp_path, capsys):
         "no regular files": 1,
     }
     said = capsys.readouterr().err
-    assert f"{used} images in 3 classes; {images.left_out.total()} of {files_below(root)} left out: " in said
+    assert f"{used} images in 3 classes; {images.left_out.total()} of {files_below(root)} left out (" in said
     assert "\x1b" not in said
     assert load(root).left_out == images.left_out, "from the cache"
     stream = load(root, streaming=True, dataloader_num_workers=0, shuffle_buffer_size=4)

@@ -6,7 +6,8 @@ import torch
 from conftest import tiny_critic, tiny_generator
 from PIL import Image
 
-from hf_wgan import InputError, WGANPipeline
+from hf_wgan import InputError, WGANPipeline, load_images
+from hf_wgan.data import DataConfig
 from hf_wgan.pipelines import pipeline_wgan
 from hf_wgan.pipelines.pipeline_wgan import latent_path, truncated
 
@@ -73,12 +74,35 @@ def test_scores_of_classes():
         (torch.zeros(2, 1, 9, 8), r"of shape \(2, 1, 9, 8\): must be PIL images, an array \(N, 8, 8, 1\)"),
         ("picture.png", "of type str"),
         ([], "of type list"),
-        (Image.new("L", (4, 4)), r"of shape \(1, 1, 4, 4\)"),
+        (Image.new("LAB", (0, 4)), "images: it has 0 × 4 pixels"),
     ],
 )
 def test_images_that_do_not_fit_are_named(given, says):
     with pytest.raises(InputError, match=says):
         make().score(given)
+
+
+def test_pictures_are_read_as_training_reads_them(tmp_path):
+    ramp = np.linspace(0, 1, 24)[None].repeat(24, 0)
+    clear = np.zeros((24, 24, 4), np.uint8)
+    clear[:, 12:] = (255, 0, 0, 255)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray((ramp * 65535).astype(np.uint16)).save(tmp_path / "sixteen.png")
+    Image.fromarray((ramp * 4095).astype(np.uint16)).save(tmp_path / "twelve.png")
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tiff")
+    Image.fromarray(clear).save(tmp_path / "transparent.png")
+    Image.fromarray((ramp.T * 255).astype(np.uint8)).save(tmp_path / "turned.jpg", exif=turned)
+    Image.fromarray((ramp[:8] * 255).astype(np.uint8)).save(tmp_path / "wide.png")
+    pipeline = make(channels=3)
+    for path in tmp_path.iterdir():
+        folder = tmp_path / path.stem
+        folder.mkdir()
+        path.rename(folder / path.name)
+        trained_on = load_images(DataConfig(train_data_dir=str(folder), resolution=8, channels=3)).images
+        read = (pipeline.pixels(Image.open(folder / path.name)) * 255).round().to(torch.uint8)
+        assert torch.equal(read, trained_on), path.name
+        assert read.float().std() > 20, path.name
 
 
 @pytest.mark.parametrize("classes", [None, 3])
@@ -223,3 +247,15 @@ def test_many_images_leave_the_weights_as_they_can_be_saved(tmp_path):
     assert torch.allclose(pipeline(latents=latents, output_type="pt").images, expected.clamp(0, 1), atol=1e-6)
     assert all(parameter.is_contiguous() for parameter in pipeline.generator.parameters())
     pipeline.save_pretrained(tmp_path)
+
+
+def test_names_of_classes_win_over_their_numbers():
+    pipeline = make(num_classes=4)
+    pipeline.generator.register_to_config(class_names=["2", "10", "cat", "7"])
+    numbers = pipeline._class_numbers(["2", "10", "cat", "7", "3", "0", 2, 0], 8)
+    assert numbers == [0, 1, 2, 3, 3, 0, 2, 0]
+    for wrong in ("4", "dog", "-1", 4, True, 1.0):
+        with pytest.raises(
+            InputError, match=r"class_labels=.*: must be a number from 0 to 3, or one of '2', '10', 'cat'"
+        ):
+            pipeline(1, class_labels=wrong if isinstance(wrong, (int, str)) and wrong is not True else [wrong])
