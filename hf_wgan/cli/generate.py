@@ -59,6 +59,7 @@ class GenerateConfig:
     )
     revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
     variant: str | None = option(None, "Variant of the weights, such as fp16.")
+    trust_remote_code: bool = option(False, "Load an exported .pt2 file, which can run code that is in it.")
 
     def __post_init__(self) -> None:
         for name in ("num_images", "num_candidates", "num_frames"):
@@ -123,7 +124,7 @@ def _exported(file: str, config: GenerateConfig) -> Any:
     for name in ("num_candidates", "rejection_temperature", "scores", "invert", "revision", "variant"):
         if getattr(config, name) != getattr(GenerateConfig, name):
             raise InputError(f"{name}={getattr(config, name)!r}: {file} is a generator alone; give the whole pipeline")
-    return load_exported(file)
+    return load_exported(file, config.trust_remote_code)
 
 
 def _write_images(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path) -> "list[Image]":

@@ -183,8 +183,9 @@ def usage_of(written: dict[str, Any]) -> Usage:
 
 
 def self_contained(module: ModuleType) -> str:
-    """Return the source of a module together with that of the modules which it imports from its own package, from files
-    beside it and from this package, as one file.
+    """Return the source of a module and of what it imports, as one file.
+
+    That is what it imports from its own package, from files beside it and from this package.
 
     Raises:
         InputError: There is no source, or it imports something in a way that cannot be followed.

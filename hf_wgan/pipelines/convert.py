@@ -1,5 +1,7 @@
-"""The checkpoints of the Wasserstein GAN authors' own code (github.com/martinarjovsky/WassersteinGAN) as a pipeline of
-this package: the same layers under other names."""
+"""Convert checkpoints of the Wasserstein GAN authors' own code to a pipeline.
+
+The code is github.com/martinarjovsky/WassersteinGAN; the layers are the same, under other names.
+"""
 
 import json
 import re
@@ -21,9 +23,9 @@ from . import WGANPipeline
 Weights = dict[str, torch.Tensor]
 
 DCGAN_SIZES = (8, 16, 32, 64, 128, 256)
-COUNT = "num_batches_tracked"  # of a batch norm: missing before PyTorch 0.4.1, and of no effect here
+COUNT = "num_batches_tracked"  # a buffer of batch norms: missing before PyTorch 0.4.1, and without effect here
 
-# Until December 2018 the names had dots for colons, and the critic's first one had its parts in another order.
+# Until December 2018 the names had dots instead of colons, and the parts of the critic's first one in another order.
 DOTTED_NAMES = (
     (r"main\.initial\.conv\.([\d-]+)\.", r"main.initial:\1:conv."),
     (r"main\.([a-z][a-z\d-]*)\.([\d-]+)\.([a-z]+)\.", r"main.\1:\2:\3."),
@@ -31,11 +33,11 @@ DOTTED_NAMES = (
 
 
 def convert_original(generator_weights: Path, config: Path, critic_weights: Path | None = None) -> WGANPipeline:
-    """A pipeline that computes what the authors' networks compute in evaluation mode, in float32 on the CPU.
+    """Return a pipeline that computes what the authors' networks compute in eval mode, in float32 on the CPU.
 
     Their `generate.py` leaves the generator in training mode, so its images depend on one another through batch
-    normalisation; a pipeline's do not. Their critic is trained to score real images low, those of this package score
-    them high, so the signs of its last layer are turned.
+    normalisation; those of a pipeline do not. Their critic is trained to score real images low, and those of this
+    package score them high, so the signs of its last layer are flipped.
 
     Args:
         generator_weights: `netG_epoch_*.pth`, a state dict of their DCGAN with or without batch norm, or of their MLP.
@@ -43,21 +45,21 @@ def convert_original(generator_weights: Path, config: Path, critic_weights: Path
         critic_weights: `netD_epoch_*.pth` of the same run, to keep the critic beside the generator.
 
     Raises:
-        InputError: a file is missing, is something else, or does not fit the others.
+        InputError: A file is missing, is something else, or does not fit the others.
     """
     with _named(config):
         settings = _read_config(config)
         with torch.device("meta"):  # no memory before the weights are known to fit
             generator = _generator(settings)
     with _named(generator_weights):
-        _fill(generator, _read_weights(generator_weights), wanted_by=config)
+        _fill(generator, _read_weights(generator_weights), required_by=config)
     critic = None
     if critic_weights is not None:
         with _named(critic_weights):
             weights = _read_weights(critic_weights)
             with torch.device("meta"):
                 critic = _critic(weights, generator)
-            _fill(critic, weights, wanted_by="such a critic")
+            _fill(critic, weights, required_by="such a critic")
         last = [layer for layer in critic.layers if isinstance(layer, (nn.Conv2d, nn.Linear))][-1]
         with torch.no_grad():
             for parameter in last.parameters():
@@ -67,7 +69,7 @@ def convert_original(generator_weights: Path, config: Path, critic_weights: Path
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Puts the file's name before what is wrong with it."""
+    """Put the file's name before the message of an error."""
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such file; name the one that the authors' code wrote")
     try:
@@ -105,14 +107,14 @@ def _generator(settings: dict[str, Any]) -> ModelMixin:
 
 
 def _critic(weights: Weights, generator: ModelMixin) -> ModelMixin:
-    """The critic that the weights are of: their config file tells of the generator only."""
+    """Return the critic that the weights belong to: the config file describes the generator only."""
     size, channels = generator.config.sample_size, generator.config.out_channels
-    made = f"where the generator makes images of {channels}x{size}x{size}; give the critic of the same run"
+    mismatch = f"where the generator makes images of {channels}x{size}x{size}; give the critic of the same run"
     linear = weights.get("main.0.weight")
     if linear is not None and linear.ndim == 2:
         width, values = linear.shape
         if values != channels * size**2:
-            raise InputError(f"takes images of {values} values, {made}")
+            raise InputError(f"takes images of {values} values, {mismatch}")
         return MLPCritic(size, channels, width)
 
     convolutions = [name for name in weights if name.endswith(":conv.weight") and weights[name].ndim == 4]
@@ -122,14 +124,14 @@ def _critic(weights: Weights, generator: ModelMixin) -> ModelMixin:
     width, critic_channels = weights[convolutions[stages.index("initial")]].shape[:2]
     critic_size = 8 * 2 ** stages.count("pyramid")
     if (critic_channels, critic_size) != (channels, size):
-        raise InputError(f"takes images of {critic_channels}x{critic_size}x{critic_size}, {made}")
+        raise InputError(f"takes images of {critic_channels}x{critic_size}x{critic_size}, {mismatch}")
     num_extra_layers = sum(stage.startswith("extra-layers-") for stage in stages)
     norm_type = "batch" if any(":batchnorm." in name for name in weights) else "none"
     return DCGANCritic(size, channels, width, num_extra_layers, norm_type)
 
 
 def _read_weights(path: Path) -> Weights:
-    """The tensors by the names of the authors' latest code."""
+    """Return the tensors by the names of the authors' latest code."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types here
@@ -148,22 +150,22 @@ def _read_weights(path: Path) -> Weights:
     return renamed
 
 
-def _fill(network: ModelMixin, weights: Weights, wanted_by: Path | str) -> None:
-    """Gives a network on the meta device the weights, in float32 whatever they were saved in."""
+def _fill(network: ModelMixin, weights: Weights, required_by: Path | str) -> None:
+    """Give a network on the meta device the weights, in float32 whatever they were saved in."""
     names = _original_names(network)
-    wanted = [f"{names[key]} {tuple(value.shape)}" for key, value in network.state_dict().items() if COUNT not in key]
-    found = [f"{name} {tuple(value.shape)}" for name, value in weights.items() if COUNT not in name]
-    if set(found) != set(wanted):
-        pairs = zip_longest(found, wanted, fillvalue="nothing more")
-        has, asked = next(pair for pair in pairs if pair[0] != pair[1])
-        raise InputError(f"has {has} where {wanted_by} asks for {asked}; give the files of one run")
+    required = [f"{names[key]} {tuple(value.shape)}" for key, value in network.state_dict().items() if COUNT not in key]
+    actual = [f"{name} {tuple(value.shape)}" for name, value in weights.items() if COUNT not in name]
+    if set(actual) != set(required):
+        pairs = zip_longest(actual, required, fillvalue="nothing more")
+        has, needs = next(pair for pair in pairs if pair[0] != pair[1])
+        raise InputError(f"has {has} where {required_by} asks for {needs}; give the files of one run")
     network.to_empty(device="cpu")
     network.load_state_dict({key: weights.get(name, torch.tensor(0)) for key, name in names.items()})
     network.eval()
 
 
 def _original_names(network: ModelMixin) -> dict[str, str]:
-    """The authors' name for each of our keys."""
+    """Return the authors' name for each of our keys."""
     if isinstance(network, (MLPGenerator, MLPCritic)):
         return {key: key.replace("layers", "main", 1) for key in network.state_dict()}
     names, stage, extra_layers = {}, "initial", 0

@@ -1,6 +1,6 @@
-"""A pipeline's network as one file that needs neither this package nor diffusers: ONNX, or PyTorch's ExportedProgram.
+"""Export a pipeline's network as one file that needs neither this package nor diffusers: ONNX or an ExportedProgram.
 
-A generator's file takes latents and gives pictures in [0, 1]; a critic's takes such pictures and gives scores.
+A generator's file maps latents to images in [0, 1]; a critic's maps such images to scores.
 """
 
 import json
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import FrozenDict
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi
 from torch import nn
 
 from ..algorithm.latents import prior_of, sample_normals
+from ..hub.card import metadata
+from ..hub.publish import published_text
 from ..models.factory import shape_of
 from ..utils import files
 from ..utils.errors import ExportError, InputError, one_line
@@ -29,35 +31,34 @@ from . import WGANPipeline
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 BATCH_SIZES = (1, 7, 64)
-"""With which every file is checked."""
+"""Batch sizes with which every file is checked."""
 TOLERANCE = 1e-4
-MOST_ONNX_BYTES = 2**31
-"""Of one file: it is a protocol buffer."""
-OF_CONFIG = ("sample_size", "out_channels", "in_channels", "latent_dim", "num_classes", "class_names")
+MAX_ONNX_BYTES = 2**31
+"""Limit of one file, which is a protocol buffer."""
+CONFIG_ENTRIES = ("sample_size", "out_channels", "in_channels", "latent_dim", "num_classes", "class_names")
 METADATA = "metadata.json"
-"""The extra file of an ExportedProgram that holds what ONNX has a place for."""
+"""The extra file of an ExportedProgram for the metadata, which ONNX has a place for."""
 
 Run = Callable[..., torch.Tensor]
 
 
 def export_pipeline(pipeline: WGANPipeline, path: str | Path, component: str = "generator") -> float:
-    """Writes one of a pipeline's networks, in evaluation mode and float32, as a file for other tools.
+    """Write one of a pipeline's networks, in eval mode and float32, as a file for other tools.
 
     The generator's file takes `latents` `(N, latent_dim)` float32, and with classes `class_labels` `(N,)` int64, and
-    gives `images` `(N, C, H, W)` float32 in [0, 1], as `pipeline(latents=..., output_type="pt")` does. The critic's
-    takes such `images` (and `class_labels`) and gives `scores` `(N,)` float32, as `pipeline.score(images)` does. N is
-    free. The file says this, and what the network's config, name and licence are, in its metadata.
+    returns `images` `(N, C, H, W)` float32 in [0, 1], as `pipeline(latents=..., output_type="pt")` does. The critic's
+    takes such `images` (and `class_labels`) and returns `scores` `(N,)` float32, as `pipeline.score(images)` does. N is
+    free. The file's metadata has this description, and the network's config, name and licence.
 
     The file is read again and compared with the pipeline for batches of 1, 7 and 64. Weights of half precision are
     written, and compared, as the same numbers in float32.
 
     Args:
-        pipeline: Left as it is.
-        path: A file to write or to replace: `.onnx` for ONNX, with the weights in it, or `.pt2` for an ExportedProgram.
+        pipeline: The pipeline, which is not changed.
+        path: File to write or to replace: `.onnx` for ONNX, with the weights in it, or `.pt2` for an ExportedProgram.
         component: `"generator"` or `"critic"`.
 
     Example:
-
     ```py
     >>> from hf_wgan import WGANPipeline
     >>> from hf_wgan.pipelines.export import export_pipeline
@@ -66,11 +67,11 @@ def export_pipeline(pipeline: WGANPipeline, path: str | Path, component: str = "
     ```
 
     Returns:
-        The largest difference that was found, as a share of the largest number where that is above 1.
+        The largest difference between file and pipeline, relative to the largest number where that is above 1.
 
     Raises:
-        InputError: an argument is out of its range, or packages are missing.
-        ExportError: the difference is above 1e-4; the file was not written.
+        InputError: An argument is out of its range, or packages are missing.
+        ExportError: The difference is above 1e-4; the file was not written.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES.values():
@@ -84,7 +85,7 @@ def export_pipeline(pipeline: WGANPipeline, path: str | Path, component: str = "
         _packages("onnx", "onnxscript", "onnxruntime")
     networks = {name: part and _copy(part) for name, part in pipeline.components.items()}
     metadata = _metadata(networks[component], component, pipeline.config.get("_name_or_path"))
-    if is_onnx and sum(tensor.nbytes for tensor in networks[component].state_dict().values()) >= MOST_ONNX_BYTES:
+    if is_onnx and sum(tensor.nbytes for tensor in networks[component].state_dict().values()) >= MAX_ONNX_BYTES:
         raise InputError(f"path={str(path)!r}: the weights are too large for one ONNX file; write a .pt2")
     path.parent.mkdir(parents=True, exist_ok=True)
     copy = WGANPipeline(**networks)
@@ -101,7 +102,7 @@ def export_pipeline(pipeline: WGANPipeline, path: str | Path, component: str = "
 
 
 class ExportedPipeline(WGANPipeline):
-    """A pipeline whose generator is an exported file. It generates, and refuses what takes more than that."""
+    """A pipeline whose generator is an exported file: it generates, and refuses everything else."""
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
         raise InputError("an exported generator is a file already: copy it, or save the pipeline that it came from")
@@ -110,17 +111,20 @@ class ExportedPipeline(WGANPipeline):
         raise InputError("invert: an exported generator has no gradients; use the pipeline that it came from")
 
 
-def load_exported(path: str | Path) -> ExportedPipeline:
-    """A pipeline on the CPU that generates, from an exported file alone, the images that the exported pipeline does,
-    for its seeds and its names of classes. It has no critic.
+def load_exported(path: str | Path, trust_remote_code: bool = False) -> ExportedPipeline:
+    """Load a pipeline on the CPU that generates the same images as the exported one, from an exported file alone.
 
-    PyTorch reads a `.pt2` by pickle, which can run code: load only those from people you trust. ONNX has no code.
+    Seeds and class names mean the same. It has no critic.
+
+    Args:
+        path: A file that `export_pipeline` wrote from a generator.
+        trust_remote_code: Whether to load a `.pt2` file: PyTorch reads it with pickle, which can run code that is in
+            the file. ONNX files contain no code.
 
     Raises:
-        InputError: it is no file that `export_pipeline` wrote from a generator, or packages are missing.
+        InputError: It is no such file, it is a `.pt2` that is not trusted, or packages are missing.
 
     Example:
-
     ```py
     >>> import torch
     >>> from hf_wgan.pipelines.export import load_exported
@@ -133,6 +137,11 @@ def load_exported(path: str | Path) -> ExportedPipeline:
     readers = {SUFFIXES["onnx"]: _read_onnx, SUFFIXES["torch"]: _read_program}
     if not path.is_file() or path.suffix not in readers:
         raise InputError(f"{str(path)!r}: must be a file that ends in {' or '.join(readers)}")
+    if path.suffix == SUFFIXES["torch"] and not trust_remote_code:
+        raise InputError(
+            f"{str(path)!r}: loading a .pt2 file can run code that is in it. If you trust its origin, pass "
+            "trust_remote_code=True (--trust_remote_code); an .onnx file contains no code"
+        )
     try:
         with _quiet():
             run, metadata = readers[path.suffix](path)
@@ -141,12 +150,12 @@ def load_exported(path: str | Path) -> ExportedPipeline:
     except Exception as error:  # neither library says which types it raises
         raise InputError(f"{str(path)!r} cannot be read ({one_line(error)})") from error
     if metadata.get("component") != "generator":
-        raise InputError(f"{str(path)!r}: is no generator that scripts/export.py wrote")
+        raise InputError(f"{str(path)!r}: is no generator that `hf-wgan export` wrote")
     return ExportedPipeline(_ExportedGenerator(run, metadata))
 
 
 class Images(nn.Module):
-    """A generator, to pictures in [0, 1] as the pipeline shows them."""
+    """Map latents to images in [0, 1], as the pipeline returns them."""
 
     def __init__(self, generator: nn.Module):
         super().__init__()
@@ -159,7 +168,7 @@ class Images(nn.Module):
 
 
 class Scores(nn.Module):
-    """A critic, of pictures in [0, 1] as the pipeline shows them."""
+    """Score images in [0, 1], as the pipeline returns them."""
 
     def __init__(self, critic: nn.Module):
         super().__init__()
@@ -167,18 +176,18 @@ class Scores(nn.Module):
 
     def forward(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         labels = () if class_labels is None else (class_labels,)
-        return self.critic(images * 2 - 1, *labels)
+        return self.critic(images * 2 - 1, *labels).reshape(images.shape[0])
 
 
 class _ExportedGenerator(nn.Module):
-    """An exported file in the place of a pipeline's generator."""
+    """Run an exported file in the place of a pipeline's generator."""
 
     dtype, device = torch.float32, torch.device("cpu")
 
     def __init__(self, run: Run, metadata: dict[str, str]):
         super().__init__()
         self.run = run
-        self.config = FrozenDict({name: json.loads(metadata[name]) for name in OF_CONFIG if name in metadata})
+        self.config = FrozenDict({name: json.loads(metadata[name]) for name in CONFIG_ENTRIES if name in metadata})
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         return self.run(*inputs) * 2 - 1
@@ -196,24 +205,27 @@ def _metadata(network: ModelMixin, component: str, source: str | None) -> dict[s
     labels = f"; class_labels (N,) int64 from 0 to {classes - 1}" if classes else ""
     if component == "generator":
         latents = f"latents (N, {network.config.latent_dim}) float32, drawn from N(0, 1)"
-        what = {"inputs": latents + labels, "outputs": images}
+        interface = {"inputs": latents + labels, "outputs": images}
     else:
-        what = {"inputs": images + labels, "outputs": "scores (N,) float32, high for what looks real"}
-    config = {name: json.dumps(network.config[name]) for name in OF_CONFIG if network.config.get(name) is not None}
-    made = {"made_by": f"hf_wgan {__version__}", "component": component, "network": type(network).__name__}
-    # Of a folder only its name: where it lies is nobody else's business.
+        interface = {"inputs": images + labels, "outputs": "scores (N,) float32, high for what looks real"}
+    config = {name: json.dumps(network.config[name]) for name in CONFIG_ENTRIES if network.config.get(name) is not None}
+    program = {"made_by": f"hf_wgan {__version__}", "component": component, "network": type(network).__name__}
+    # Only the name of a folder: its place on this machine is private.
     origin = {"source_model": Path(source).resolve().name if Path(source).is_dir() else source} if source else {}
     licence = _license(source) if source else None
-    return {**made, **what, **config, **origin, **({"license": licence} if licence else {})}
+    return {**program, **interface, **config, **origin, **({"license": licence} if licence else {})}
 
 
 def _license(source: str) -> str | None:
-    """By the model's card."""
+    """Return the licence in the model's card."""
     try:
-        card = ModelCard.load(Path(source) / files.CARD if Path(source).is_dir() else source)
-    except Exception:  # there is no card, or none that can be had or read
+        folder = Path(source)
+        card = files.read_text(folder / files.CARD, folder) if folder.is_dir() else ""
+        card = card or published_text(HfApi(), source, files.CARD)
+        licence = metadata(card).get("license")
+    except Exception:  # there is no card, or it cannot be downloaded or read
         return None
-    return card.data.license if card.data.license != "unknown" else None
+    return licence if isinstance(licence, str) and licence != "unknown" else None
 
 
 def _traced(network: ModelMixin, component: str) -> torch.export.ExportedProgram:
@@ -221,7 +233,7 @@ def _traced(network: ModelMixin, component: str) -> torch.export.ExportedProgram
     batch = torch.export.Dim("batch")
     module = Images(network) if component == "generator" else Scores(network)
     program = torch.export.export(module.eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
-    for node in program.graph.nodes:  # which would be saved, with the paths of this machine
+    for node in program.graph.nodes:  # stack traces would be saved, with the paths of this machine
         node.meta.pop("stack_trace", None)
     return program
 
@@ -257,7 +269,7 @@ def _write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str],
 def _read_onnx(path: Path) -> tuple[Run, dict[str, str]]:
     (onnxruntime,) = _packages("onnxruntime")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
+    names = [argument.name for argument in session.get_inputs()]
 
     def run(*inputs: torch.Tensor) -> torch.Tensor:
         arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs)}
@@ -287,7 +299,7 @@ def _packages(*names: str) -> list[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what PyTorch's exporters tell those who write them."""
+    """Silence the messages of PyTorch's exporters, which are for their developers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Loading a pipeline by the name that a person typed, with every failure in one line."""
+"""Load a pipeline by the name that a person typed, with every failure in one line."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def load_pipeline(model: str, **options: Any) -> WGANPipeline:
     Raises:
         InputError: The model cannot be loaded.
     """
-    logging.disable_progress_bar()  # of two parts, which are loaded at once
+    logging.disable_progress_bar()  # there are two components, which load in no time
     try:
         return WGANPipeline.from_pretrained(model, **options)
     except InputError:
@@ -28,9 +28,9 @@ def load_pipeline(model: str, **options: Any) -> WGANPipeline:
     except Exception as error:  # diffusers, huggingface_hub and safetensors raise a dozen types here
         if Path(model).is_dir() and not (Path(model) / files.INDEX).is_file():
             raise InputError(f"{model!r} holds no pipeline: there is no {files.INDEX} in it") from error
-        why = one_line(error.__cause__ if isinstance(error.__cause__, OSError) else error)
+        reason = one_line(error.__cause__ if isinstance(error.__cause__, OSError) else error)
         raise InputError(
-            f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({why})"
+            f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({reason})"
         ) from error
     finally:
         logging.enable_progress_bar()

@@ -107,7 +107,6 @@ class WGANPipeline(DiffusionPipeline):
                 temperatures are stricter and slower.
 
         Example:
-
         ```py
         >>> import torch
         >>> from hf_wgan import WGANPipeline
@@ -403,7 +402,6 @@ class WGANPipeline(DiffusionPipeline):
             options: Those of `__call__`, such as `output_type` and `class_labels`.
 
         Example:
-
         ```py
         >>> import torch
         >>> from hf_wgan import WGANPipeline

@@ -49,7 +49,6 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
             OSError: A file is missing, or the Hub cannot be reached.
 
         Example:
-
         ```py
         >>> import torch
         >>> from hf_wgan import WGANPipeline
@@ -208,7 +207,6 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
             PushError: The push failed, and nothing of it can be seen on the Hub.
 
         Example:
-
         ```py
         >>> from hf_wgan import WGANPipeline
 
@@ -339,6 +337,8 @@ def _saved_beside(folder: Path) -> Iterator[Path]:
     if folder.is_file():
         raise InputError(f"save_directory={str(folder)!r}: is a file, must be a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.glob(".saving-*"):  # by a process that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
         yield temporary

@@ -1,4 +1,4 @@
-"""What the files of a run are called, once, and how one is written so that there is always a whole one."""
+"""The names of a run's files, and replacing a file so that there is a complete one at any time."""
 
 import os
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ CARRIED_CODE = "hf_wgan_*.py"
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    found = [path for path in output_dir.glob(CHECKPOINTS) if path.name.rpartition("-")[2].isdecimal()]
-    return sorted(found, key=step_of)
+    """Return the checkpoints of a run, oldest first."""
+    folders = [path for path in output_dir.glob(CHECKPOINTS) if path.name.rpartition("-")[2].isdecimal()]
+    return sorted(folders, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
-    """By the folder's name."""
+    """Return the step of a checkpoint, from the name of its folder."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
@@ -68,7 +68,7 @@ def leads_outside(path: Path, folder: Path) -> bool:
 
 
 def flush(path: Path) -> None:
-    """Has a file or a folder on the disk, where the system can say so of it."""
+    """Wait until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

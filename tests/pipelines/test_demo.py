@@ -1,10 +1,15 @@
 """The demo without a browser: what it makes, what it answers, where it listens."""
 
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+import urllib.error
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -20,7 +25,17 @@ from served import served
 from hf_wgan import InputError, WGANPipeline
 from hf_wgan.cli.demo import demo
 from hf_wgan.cli.generate import generate
-from hf_wgan.pipelines.demo import ALL_CLASSES, MAX_IMAGES, MAX_SEED, NO_TRUNCATION, interpolation, sample, zipped
+from hf_wgan.pipelines.demo import (
+    ALL_CLASSES,
+    MAX_IMAGES,
+    MAX_REQUEST_BYTES,
+    MAX_SEED,
+    MAX_WAITING,
+    NO_TRUNCATION,
+    interpolation,
+    sample,
+    zipped,
+)
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "demo.py"
 NAMES = ["cat", "dog", "owl"]
@@ -101,7 +116,7 @@ MISTAKES = [
     ((0, 0, 4, ALL_CLASSES), "images=0: must be"),
     ((0, 3, 0, ALL_CLASSES), "truncation=0: must be more than 0 and at most 4, which is none"),
     ((0, 3, "much", ALL_CLASSES), "truncation='much': must be more than 0"),
-    ((0, 3, 4, 1), "class_labels=1: the model knows no classes"),
+    ((0, 3, 4, 1), "class_labels=1: the model has no classes"),
     ((0, 3, 4, [1]), "label=[1]: must be a class, by number or name"),
     ((0, "<b>" * 99, 4, ALL_CLASSES), "images='&lt;b&gt;&lt;b&gt;"),
 ]
@@ -127,6 +142,61 @@ def test_a_mistake_is_answered_with_a_message_that_says_what_would_be_right(tmp_
         client.close()
     said = capfd.readouterr()
     assert "Traceback" not in said.out + said.err
+
+
+def post(url, body, **headers):
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:  # the server does not wait for the end of what it refuses
+        return 413
+
+
+def test_requests_beyond_the_queue_are_refused_until_others_are_answered(tmp_path, monkeypatch):
+    pipeline = make()
+    is_busy = threading.Event()
+    interpolate = pipeline.interpolate
+    monkeypatch.setattr(
+        pipeline, "interpolate", lambda *given, **options: is_busy.wait() and interpolate(*given, **options)
+    )
+    with served(pipeline, tmp_path / "files") as url:
+        body = json.dumps({"data": [0, 1, 2, 4, None, "gif"]}).encode()
+        answers = [post(f"{url}gradio_api/call/film", body) for _ in range(MAX_WAITING + 20)]
+        assert set(answers) == {200, 503} and answers.count(200) <= MAX_WAITING + 2, "those that run are not waiting"
+        is_busy.set()
+        client = Client(url, verbose=False, download_files=str(tmp_path / "downloads"))
+        while pending(url):
+            time.sleep(0.1)
+        images, _ = client.predict(0, 3, 4, ALL_CLASSES, api_name="/images")
+        assert len(images) == 3, "the next visitor is served"
+        client.close()
+
+
+def pending(url):
+    with urllib.request.urlopen(f"{url}gradio_api/queue/status", timeout=60) as answer:
+        return json.load(answer)["queue_size"]
+
+
+def test_uploads_and_large_requests_are_refused(tmp_path):
+    with served(make(), tmp_path / "files") as url:
+        boundary = {"Content-Type": "multipart/form-data; boundary=x"}
+        for size in (100, 2 * MAX_REQUEST_BYTES):
+            part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+            assert post(f"{url}gradio_api/upload", part + bytes(size) + b"\r\n--x--\r\n", **boundary) == 413
+        assert not [path for path in (tmp_path / "files").rglob("*") if path.name == "a.png"]
+        for path in ("call/images", "run/images", "queue/join"):
+            assert post(f"{url}gradio_api/{path}", b'{"data": ["' + b"x" * MAX_REQUEST_BYTES + b'"]}') == 413
+        endless = iter([b"x" * 2**16] * 100)
+        request = urllib.request.Request(f"{url}gradio_api/call/images", endless, {"Content-Type": "application/json"})
+        with pytest.raises(OSError):
+            urllib.request.urlopen(request, timeout=60)
+        assert next(endless, None) is not None or pending(url) == 0
+        client = Client(url, verbose=False, download_files=str(tmp_path / "downloads"))
+        assert len(client.predict(0, 3, 4, ALL_CLASSES, api_name="/images")[0]) == 3
+        client.close()
 
 
 def test_classes_are_checked_by_the_pipeline():
@@ -184,4 +254,4 @@ def test_bad_input_to_the_command_is_one_clear_line(arguments, message, model, t
 def test_without_gradio_the_command_says_what_brings_it(model, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert demo([model]) == 2
-    assert 'pip install "hf_wgan[demo]" brings it' in capsys.readouterr().err
+    assert 'pip install "hf_wgan[demo]" installs it' in capsys.readouterr().err

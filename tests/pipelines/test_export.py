@@ -1,5 +1,6 @@
 """Exported files do what the pipeline does, here and where neither hf_wgan nor diffusers is imported."""
 
+import io
 import json
 import os
 import subprocess
@@ -191,12 +192,32 @@ def generated(model, folder, *options):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_generate_makes_the_images_of_the_pipeline_from_the_file(suffix, model, written, tmp_path):
-    options = ["--num_images", "70", "--seed", "5", "--class_labels", "shoe,1", "--truncation", "1"]
+    options = [
+        "--num_images",
+        "70",
+        "--seed",
+        "5",
+        "--class_labels",
+        "shoe,1",
+        "--truncation",
+        "1",
+        "--trust_remote_code",
+    ]
     expected = generated(model, tmp_path / "expected", *options)
     found = generated(written[suffix], tmp_path / "found", *options)
     assert expected.std() > 10 and expected.shape == found.shape
     assert np.abs(expected - found).max() <= 1, "a difference of a rounding"
-    film = [str(written[suffix]), "--film", "gif", "--num_images", "2", "--num_frames", "4", "--output_dir"]
+    film = [
+        str(written[suffix]),
+        "--trust_remote_code",
+        "--film",
+        "gif",
+        "--num_images",
+        "2",
+        "--num_frames",
+        "4",
+        "--output_dir",
+    ]
     assert generate([*film, str(tmp_path / "film")]) == 0
 
 
@@ -221,7 +242,7 @@ def test_generate_refuses_what_takes_the_whole_pipeline(option, written, tmp_pat
 
 
 def test_a_loaded_file_refuses_what_it_cannot_do(written, tmp_path):
-    pipeline = load_exported(written["pt2"])
+    pipeline = load_exported(written["pt2"], trust_remote_code=True)
     for call in (lambda: pipeline.save_pretrained(tmp_path), lambda: pipeline.invert(torch.zeros(1, 1, 8, 8))):
         with pytest.raises(InputError, match="the pipeline that it came from"):
             call()
@@ -240,7 +261,35 @@ def test_an_exported_critic_scores_as_the_pipeline_does(suffix, tmp_path):
         found = torch.export.load(file).module()(images, labels).detach().numpy()
     assert np.abs(found - expected.numpy()).max() <= 1e-4 * max(1, expected.abs().max())
     with pytest.raises(InputError, match="is no generator"):
-        load_exported(file)
+        load_exported(file, trust_remote_code=True)
+
+
+def test_a_file_that_can_run_code_is_loaded_only_where_it_is_trusted(written, tmp_path, capsys):
+    with zipfile.ZipFile(written["pt2"]) as archive, zipfile.ZipFile(tmp_path / "evil.pt2", "w") as evil:
+        for name in archive.namelist():
+            data = archive.read(name)
+            if "sample_inputs" in name:
+                data = io.BytesIO()
+                torch.save(Payload(tmp_path / "marker"), data)
+                data = data.getvalue()
+            evil.writestr(name, data)
+    arguments = [str(tmp_path / "evil.pt2"), "--output_dir", str(tmp_path / "out")]
+    assert generate(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "can run code" in said and "--trust_remote_code" in said
+    assert not (tmp_path / "marker").exists() and not (tmp_path / "out").exists()
+    generate([*arguments, "--trust_remote_code"])
+    assert (tmp_path / "marker").exists(), "so the flag is needed"
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
 
 
 def test_a_pipeline_of_half_precision_is_exported_in_float32_and_left_as_it_is(tmp_path):
@@ -250,7 +299,7 @@ def test_a_pipeline_of_half_precision_is_exported_in_float32_and_left_as_it_is(t
     assert pipeline.generator.dtype == torch.bfloat16 and pipeline.generator.training
     assert all(parameter.requires_grad for parameter in pipeline.generator.parameters())
     latents = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
-    found = load_exported(tmp_path / "half.pt2")(latents=latents, output_type="pt").images
+    found = load_exported(tmp_path / "half.pt2", True)(latents=latents, output_type="pt").images
     pipeline.generator.float()
     assert torch.allclose(found, pipeline(latents=latents, output_type="pt").images, atol=1e-5)
 
@@ -311,7 +360,7 @@ def test_bad_input_from_python_is_named(tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=says):
             export_pipeline(make(), tmp_path / path, component)
-    monkeypatch.setattr(export_module, "MOST_ONNX_BYTES", 1000)
+    monkeypatch.setattr(export_module, "MAX_ONNX_BYTES", 1000)
     with pytest.raises(InputError, match="too large for one ONNX file"):
         export_pipeline(make(), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
@@ -330,10 +379,10 @@ def test_a_file_that_is_no_exported_generator_is_one_clear_line(content, suffix,
         x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch"]) for name in "xy")
         graph = onnx.helper.make_graph([node], "relu", [x], [y])
         onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), file)
-    assert generate([str(file), "--output_dir", str(tmp_path / "out")]) == 2
+    assert generate([str(file), "--output_dir", str(tmp_path / "out"), "--trust_remote_code"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith(f"error: '{file}'")
-    assert ("is no generator that scripts/export.py wrote" if content is None else "cannot be read") in said
+    assert ("is no generator that `hf-wgan export` wrote" if content is None else "cannot be read") in said
     assert not (tmp_path / "out").exists()
 
 

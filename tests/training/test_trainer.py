@@ -246,7 +246,7 @@ def test_classes_that_are_not_there_are_named(labels, message):
     pipeline = WGANPipeline(conditional_pair()["generator"])
     with pytest.raises(InputError, match=message):
         pipeline(2, class_labels=labels)
-    with pytest.raises(InputError, match="the model knows no classes"):
+    with pytest.raises(InputError, match="the model has no classes"):
         WGANPipeline(tiny_generator())(2, class_labels=0)
 
 
