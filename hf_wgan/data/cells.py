@@ -4,6 +4,7 @@ A cell is written by whoever made the dataset. It can name a file of this machin
 """
 
 import os
+import urllib.request
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from PIL import Image
 from .decode import MAX_FILE_BYTES, Picture, read_file
 from .labels import printable
 
+TIMEOUT_SECONDS = 30
 REMOTE = ("http", "https", "hf", "s3", "gs")
 
 
@@ -96,6 +98,8 @@ class Cells:
         if separator:
             if protocol not in REMOTE:
                 raise ValueError(f"an address of {protocol!r} is not read, only of {', '.join(REMOTE)}")
+            if protocol in ("http", "https") and not inner:
+                return _download(path)
             with xopen(path, "rb", download_config=datasets.DownloadConfig()) as file:
                 return _limited(file.read(MAX_FILE_BYTES + 1))
         outer = self.reach.local(outer)
@@ -168,6 +172,15 @@ def _is_numeric(feature: Any) -> bool:
 def _is_within(path: str, folder: str) -> bool:
     folder = os.path.realpath(folder)
     return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _download(address: str) -> bytes:
+    """Return the content of an address of the web; fsspec would need another package for it."""
+    if datasets.config.HF_HUB_OFFLINE:
+        raise ConnectionError("addresses are not read while HF_HUB_OFFLINE is set")
+    request = urllib.request.Request(address, headers={"User-Agent": "hf_wgan"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as file:
+        return _limited(file.read(MAX_FILE_BYTES + 1))
 
 
 def _limited(content: bytes) -> bytes:

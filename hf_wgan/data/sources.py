@@ -388,7 +388,9 @@ def _image_column(
     column = config.image_column
     if column is not None:
         if column not in features or not can_hold_images(features[column]):
-            raise InputError(f"image_column={column!r}: {name} has no such image column; {_columns(features)}")
+            raise InputError(
+                f"image_column={column!r}: {name} has no such image column; {_columns(features)}{_hint(features)}"
+            )
         return column
     candidates = image_columns(features)
     if not candidates:
@@ -397,7 +399,7 @@ def _image_column(
     if len(candidates) > 1:
         raise InputError(f"{name} has several columns that could be the image_column: set it; {_columns(features)}")
     if not candidates:
-        raise InputError(f"{name} has no image column: set image_column; {_columns(features)}")
+        raise InputError(f"{name} has no image column: set image_column; {_columns(features)}{_hint(features)}")
     return candidates[0]
 
 
@@ -423,6 +425,14 @@ def _are_paths(values: Sequence[Any]) -> bool:
     known = image_extensions()
     endings = [os.path.splitext(str(value).partition("?")[0])[1].lower() for value in values if value]
     return bool(endings) and all(ending in known for ending in endings)
+
+
+def _hint(features: datasets.Features) -> str:
+    """Return what to do about a column that holds several images in each row."""
+    lists = [
+        column for column, feature in features.items() if isinstance(getattr(feature, "feature", None), datasets.Image)
+    ]
+    return f"; {', '.join(lists)} holds lists: make it one image per row" if lists else ""
 
 
 def _columns(features: datasets.Features) -> str:
