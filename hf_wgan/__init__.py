@@ -25,7 +25,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .data import ImageSet, load_images
-    from .training import RunConfig, TrainingConfig, WGANTrainer, build_trainer
+    from .training import RunConfig, TrainerCallback, TrainerControl, TrainingConfig, WGANTrainer, build_trainer
 
 __all__ = [
     "DCGANCritic",
@@ -39,6 +39,8 @@ __all__ = [
     "ResNetCritic",
     "ResNetGenerator",
     "RunConfig",
+    "TrainerCallback",
+    "TrainerControl",
     "TrainingConfig",
     "WGANPipeline",
     "WGANTrainer",
@@ -51,6 +53,8 @@ _ON_FIRST_USE = {
     "ImageSet": ".data",
     "load_images": ".data",
     "RunConfig": ".training",
+    "TrainerCallback": ".training",
+    "TrainerControl": ".training",
     "TrainingConfig": ".training",
     "WGANTrainer": ".training",
     "build_trainer": ".training",

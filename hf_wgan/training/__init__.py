@@ -1,8 +1,9 @@
-"""The loop around Algorithm 1, the settings of a run, and what a run leaves behind."""
+"""The training loop, its settings, checkpoints and reports."""
 
 from .build import build_trainer
+from .callbacks import TrainerCallback, TrainerControl
 from .config import TrainingConfig
 from .resolve import RunConfig
 from .trainer import WGANTrainer
 
-__all__ = ["RunConfig", "TrainingConfig", "WGANTrainer", "build_trainer"]
+__all__ = ["RunConfig", "TrainerCallback", "TrainerControl", "TrainingConfig", "WGANTrainer", "build_trainer"]

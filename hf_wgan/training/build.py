@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import set_seed
 from diffusers import ModelMixin
 
-from ..algorithm.lipschitz import build_constraint
+from ..algorithm.lipschitz import Constraint, SpectralNormalization, build_constraint
 from ..data import DataConfig, ImageSet, ImageStream, load_images
 from ..models.factory import NetworkConfig, build_networks, shape_of
 from ..pipelines import WGANPipeline
@@ -28,13 +28,12 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
     Args:
         config: The settings, from `RunConfig.resolve`.
         record: Further entries for `training_config.json`, such as the command that started the run.
-        objects: Further arguments of `WGANTrainer`, such as `held_out`.
+        objects: Further arguments of `WGANTrainer`, such as `callbacks` or `constraint`.
 
     Raises:
         InputError: The settings do not fit each other, the images or the machine. Nothing has been written by then.
 
     Example:
-
     ```py
     >>> from hf_wgan import RunConfig, build_trainer
 
@@ -44,10 +43,11 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
     """
     # What can be wrong is found before the images are decoded, which may take long.
     check_output_dir(config.training)
-    networks = _Networks(config)
-    if "constraint" not in objects:
+    constraint = objects.get("constraint") or build_constraint(config.training.lipschitz)
+    networks = _Networks(config, isinstance(constraint, SpectralNormalization))
+    if isinstance(constraint, Constraint):
         with torch.device("meta"):
-            build_constraint(config.training.lipschitz).check(networks.build(channels=1)[1])
+            constraint.check(networks.build(channels=1)[1])
     dataset = load_images(networks.data_config)
     if config.training.class_conditional:
         dataset = networks.with_classes(dataset)
@@ -60,9 +60,9 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
 class _Networks:
     """The networks of a run: new ones, or those of a published pipeline."""
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, spectral_norm: bool):
         self.config, self.data_config = config.networks, config.data
-        self.options: dict[str, Any] = {"spectral_norm": config.training.lipschitz == "spectral"}
+        self.options: dict[str, Any] = {"spectral_norm": spectral_norm}
         self.record: dict[str, Any] = {}
         self.published: WGANPipeline | None = None
         if name := self.config.pretrained_model_name_or_path:

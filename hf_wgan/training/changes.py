@@ -1,10 +1,13 @@
-"""What differs between the run that wrote a checkpoint and the one that goes on from it."""
+"""The differences between the run that wrote a checkpoint and the run that resumes it."""
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data import DataConfig
+from ..utils.errors import InputError, one_line
+from .checkpoint import read_record
 from .config import TrainingConfig
 
 HARMLESS = {
@@ -13,15 +16,18 @@ HARMLESS = {
     for field in dataclasses.fields(options)
     if not field.metadata["matters"]
 } | {"machine.num_processes", "machine.device"}
-"""What leaves the experiment what it is. The batch size of one process does: what counts is that of all processes and
-accumulation steps together, `machine.global_batch_size`. So does `mixed_precision`: what came of it is in `machine`."""
+"""Settings that do not change the experiment. The batch size of one process is among them: `machine.global_batch_size`,
+that of all processes and accumulation steps together, counts. So is the option `mixed_precision`: `machine` has the
+precision in force."""
 IN_THE_FINGERPRINT = ("dataset.name", "dataset.hub_id", "dataset.num_images", "dataset.config.")
 NOT_IN_THE_FINGERPRINT = ("dataset.config.random_flip",)
 CONSTANT_SCHEDULERS = ("constant", "constant_with_warmup")
-SECTIONS = ("training", "generator", "critic", "dataset", "machine", "versions")
+SECTIONS = ("training", "constraint", "augmentation", "generator", "critic", "dataset", "machine", "versions")
 
 
 class Change(NamedTuple):
+    """A setting that differs."""
+
     name: str
     before: Any
     now: Any
@@ -32,7 +38,7 @@ class Change(NamedTuple):
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
-    """Between two records of runs, as in `training_config.json`. What only one of them knows is left out."""
+    """Return the differences between two records of runs. Entries that only one of them has are left out."""
     before, now = (_flat({name: record.get(name) or {} for name in SECTIONS}) for record in (before, now))
     same_images = (
         bool(now.get("dataset.fingerprint")) and before.get("dataset.fingerprint") == now["dataset.fingerprint"]
@@ -50,6 +56,33 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
         for name, value in now.items()
         if name in before and before[name] != value
     ]
+
+
+def check_changes(checkpoint: Path, now: dict[str, Any], allow: bool) -> list[Change]:
+    """Return what differs between the run that wrote a checkpoint and the run that resumes it.
+
+    Args:
+        checkpoint: The checkpoint's folder.
+        now: The record of the run that resumes it.
+        allow: Whether it may become another experiment.
+
+    Raises:
+        InputError: It would become another experiment and may not, or the checkpoint has no record.
+    """
+    try:
+        before = read_record(checkpoint)
+    except OSError as error:
+        raise InputError(
+            f"resume_from_checkpoint: {checkpoint} has no record of its run ({one_line(error)})"
+        ) from error
+    differences = changes(before, now)
+    others = [str(change) for change in differences if not change.harmless]
+    if others and not allow:
+        raise InputError(
+            f"resume_from_checkpoint: {checkpoint} is of another experiment: {'; '.join(others)}. Give the options of "
+            "that run, or --allow_config_change to go on with these"
+        )
+    return differences
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

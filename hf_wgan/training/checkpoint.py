@@ -1,8 +1,7 @@
 """Saving and resuming a run at a step, so that a process killed at any moment loses no whole checkpoint.
 
-A checkpoint holds both networks, what has a state besides (optimizers, schedules, average, loss scale), the counters,
-the metrics so far and the record of the run. Latents, the order of the images and every other random number follow from
-the seed and the step, and need no state.
+A checkpoint holds the training state, the step records that no report has read yet, the metrics so far, and the record
+of the run.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from ..utils import files
 from ..utils.errors import DiskError, InputError, one_line
 from .snapshot import portable_copy
+from .state import Progress, TrainingState
 
 STATES = "optimizers.pt"
 PROGRESS = "progress.json"
@@ -30,64 +30,49 @@ SET_ASIDE = "set-aside-"
 
 
 @dataclass
-class Progress:
-    """How far a run has come."""
-
-    step: int = 0  # generator updates made
-    critic_steps: int = 0
-    images: int = 0  # real images drawn, by all processes together
-    seconds: float = 0.0  # of training
-    restores: int = 0  # returns to a checkpoint after a number that was not finite
-
-
-@dataclass
 class Checkpoint:
-    """A run at a step, on the host: training may go on while it is written."""
+    """A run at a step, on the host: training may continue while it is written."""
 
     networks: dict[str, ModelMixin]  # by folder
-    states: dict[str, Any]  # of tensors and numbers, as `state_dict()` gives them
+    states: dict[str, Any]  # the rest of the training state, tensors and numbers
     progress: Progress
-    record: dict[str, Any]  # what training_config.json says
+    record: dict[str, Any]  # the content of training_config.json
     metrics: str  # the lines of metrics.jsonl
 
 
 def take_checkpoint(
-    networks: dict[str, ModelMixin],
-    others: dict[str, Any],
-    progress: Progress,
-    record: dict[str, Any],
-    metrics: str,
-    **states: Any,
+    state: TrainingState, seconds: float, record: dict[str, Any], metrics: str, records: torch.Tensor
 ) -> Checkpoint:
-    """Copies a run to the host; what is not a tensor must not change from here on.
+    """Copy a run to the host.
 
     Args:
-        networks: By name.
-        others: By name, whatever has a `state_dict()` of tensors and numbers.
-        progress: The counters.
-        record: What `training_config.json` says.
+        state: The training state.
+        seconds: Seconds of training so far.
+        record: The content of `training_config.json`.
         metrics: The lines of `metrics.jsonl`.
-        **states: More tensors and numbers, by name.
+        records: Step records that no report has read yet.
     """
+    names = (*state.networks, "progress")
+    states = {name: value for name, value in state.state_dict().items() if name not in names}
     return Checkpoint(
-        {name: portable_copy(network).to("cpu") for name, network in networks.items()},
-        _host_copy({name: other.state_dict() for name, other in others.items()} | states),
-        progress,
+        {name: portable_copy(network).to("cpu") for name, network in state.networks.items()},
+        _host_copy({**states, "records": records}),
+        replace(state.progress, seconds=seconds),
         record,
         metrics,
     )
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None) -> None:
-    """Writes under a temporary name, has all of it on the disk, then renames: `checkpoint-…` is always whole.
+    """Write under a temporary name, flush everything to the disk, then rename: `checkpoint-…` is always whole.
 
     Args:
         folder: `output_dir/checkpoint-000500`; `output_dir` exists.
         checkpoint: The content.
-        keep: How many of the newest checkpoints stay; None for all.
+        keep: Number of the newest checkpoints to keep; None for all.
 
     Raises:
-        DiskError: it cannot be written. Earlier checkpoints stay.
+        DiskError: The checkpoint cannot be written. Earlier checkpoints stay.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:
@@ -99,8 +84,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None) -> 
         (temporary / PROGRESS).write_text(json.dumps(asdict(checkpoint.progress)) + "\n")
         (temporary / files.CONFIG).write_text(json.dumps(checkpoint.record, indent=2) + "\n")
         (temporary / files.METRICS).write_text(checkpoint.metrics)
-        written = {str(path.relative_to(temporary)): path for path in sorted(temporary.rglob("*")) if path.is_file()}
-        manifest = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in written.items()}
+        contents = {str(path.relative_to(temporary)): path for path in sorted(temporary.rglob("*")) if path.is_file()}
+        manifest = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in contents.items()}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         for path in [*temporary.rglob("*"), temporary]:
             files.flush(path)
@@ -116,17 +101,17 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None) -> 
 
 
 class CheckpointWriter:
-    """Writes checkpoints one after the other, in a thread that does not hold up training."""
+    """Writes checkpoints one after another, in a thread, while training continues."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: DiskError | None = None
 
     def write(self, folder: Path, checkpoint: Checkpoint, keep: int | None) -> None:
-        """As `write_checkpoint`, once the one before is written.
+        """Write as `write_checkpoint` does, once the previous checkpoint is written.
 
         Raises:
-            DiskError: the one before could not be written.
+            DiskError: The previous checkpoint could not be written.
         """
         self.wait()
 
@@ -136,99 +121,94 @@ class CheckpointWriter:
             except DiskError as error:
                 self._error = error
 
-        # A daemon: a process that has to end at once does not wait for it, and loses nothing that was whole.
+        # A daemon: a process that must end at once does not wait for it and loses no whole checkpoint.
         self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raises what went wrong by now, without waiting."""
+        """Raise the error of a checkpoint that could not be written, without waiting."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def settle(self) -> None:
-        """Waits until no checkpoint is in hand, whether it could be written or not."""
+        """Wait until no checkpoint is being written, whether that succeeds or not."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def wait(self) -> None:
-        """Raises what went wrong, once the checkpoint in hand is written."""
+        """Wait until no checkpoint is being written, and raise the error if that failed."""
         self.settle()
         self.check()
 
 
-def _stepping_as_here(state: dict[str, Any], other: Any) -> dict[str, Any]:
-    """The state of an optimizer, but for how it goes about a step, which is a matter of the machine."""
-    for group, here in zip(state.get("param_groups", ()), getattr(other, "param_groups", ())):
-        group |= {name: here[name] for name in ("foreach", "fused", "capturable") if name in here}
-    return state
-
-
-def load_checkpoint(folder: Path, networks: dict[str, ModelMixin], others: dict[str, Any]) -> Checkpoint:
-    """Restores networks and others in place, and returns all that the checkpoint holds but the networks.
+def load_checkpoint(folder: Path, state: TrainingState) -> Checkpoint:
+    """Load the training state in place and return all that the checkpoint holds but the networks.
 
     Raises:
-        InputError: it is one of other networks or optimizers.
+        InputError: The checkpoint is of other networks or optimizers.
     """
     try:
         states = torch.load(folder / STATES, map_location="cpu", weights_only=True)
-        for name, network in networks.items():
-            network.load_state_dict(safetensors.torch.load_file(folder / name / SAFETENSORS_WEIGHTS_NAME))
-        for name, other in others.items():
-            other.load_state_dict(_stepping_as_here(states[name], other))
-        progress = Progress(**json.loads((folder / PROGRESS).read_text()))
-        return Checkpoint({}, states, progress, read_record(folder), (folder / files.METRICS).read_text())
+        networks = {
+            name: safetensors.torch.load_file(folder / name / SAFETENSORS_WEIGHTS_NAME) for name in state.networks
+        }
+        progress = json.loads((folder / PROGRESS).read_text())
+        state.load_state_dict({**states, **networks, "progress": progress})
+        metrics = (folder / files.METRICS).read_text()
+        return Checkpoint({}, states, replace(state.progress), read_record(folder), metrics)
     except Exception as error:
         why = one_line(error)
         raise InputError(f"resume_from_checkpoint: {folder} cannot be resumed by this run ({why})") from error
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What the run that wrote a checkpoint was told."""
+    """Return the record of the run that wrote a checkpoint."""
     return json.loads((folder / files.CONFIG).read_text())
 
 
-def checkpoints_for(output_dir: Path, wanted: str) -> list[Path]:
-    """The folders that `--resume_from_checkpoint` may mean, the first choice first. Whether they are whole, which takes
-    reading all of them, is not looked at.
+def checkpoints_for(output_dir: Path, choice: str) -> list[Path]:
+    """Return the folders that `--resume_from_checkpoint` may mean, the first choice first.
+
+    Whether they are whole is not checked: that takes reading all of them.
 
     Raises:
-        InputError: there is none.
+        InputError: There is none.
     """
-    if wanted != "latest":
-        if not Path(wanted).is_dir():
-            raise InputError(f"resume_from_checkpoint={wanted!r}: there is no checkpoint there")
-        return [Path(wanted)]
-    found = files.checkpoints(output_dir)
-    if not found:
+    if choice != "latest":
+        if not Path(choice).is_dir():
+            raise InputError(f"resume_from_checkpoint={choice!r}: there is no checkpoint there")
+        return [Path(choice)]
+    folders = files.checkpoints(output_dir)
+    if not folders:
         raise InputError(f"resume_from_checkpoint='latest': there is no checkpoint in {output_dir}")
-    return found[::-1]
+    return folders[::-1]
 
 
-def find_checkpoint(output_dir: Path, wanted: str, say: Callable[[str], None] = lambda line: None) -> Path:
-    """The folder that `--resume_from_checkpoint` means.
+def find_checkpoint(output_dir: Path, choice: str, say: Callable[[str], None] = lambda line: None) -> Path:
+    """Return the folder that `--resume_from_checkpoint` means.
 
     Args:
-        output_dir: Of the run.
-        wanted: `"latest"`, which is the newest that is whole, or a path.
-        say: Told of each damaged one that is passed over.
+        output_dir: The run's folder.
+        choice: `"latest"`, the newest that is whole, or a path.
+        say: Called with a line for each damaged checkpoint that is passed over.
 
     Raises:
-        InputError: there is none, or the one named is damaged.
+        InputError: There is none, or the one that `choice` names is damaged.
     """
-    for folder in checkpoints_for(output_dir, wanted):
+    for folder in checkpoints_for(output_dir, choice):
         problem = damage(folder)
         if not problem:
             return folder
-        if wanted != "latest":
-            raise InputError(f"resume_from_checkpoint={wanted!r}: is damaged ({problem}); try latest")
+        if choice != "latest":
+            raise InputError(f"resume_from_checkpoint={choice!r}: is damaged ({problem}); try latest")
         say(f"{folder} is damaged ({problem}) and passed over.")
     raise InputError(f"resume_from_checkpoint='latest': there is no whole checkpoint in {output_dir}")
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a checkpoint, by its manifest; empty if it is whole."""
+    """Return what is wrong with a checkpoint, by its manifest; an empty string if it is whole."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, expected in manifest.items():
@@ -257,10 +237,9 @@ def what_is_left(output_dir: Path) -> str:
 
 
 def set_aside_after(output_dir: Path, step: int) -> list[Path]:
-    """Renames the checkpoints of later steps, which a run that goes on from `step` leaves behind, and removes what
-    writing left half done. Returns the new names."""
-    for rest in output_dir.glob(".*.tmp"):
-        shutil.rmtree(rest, ignore_errors=True)
+    """Rename the checkpoints of later steps than `step`, and remove temporary folders. Return the new names."""
+    for temporary in output_dir.glob(".*.tmp"):
+        shutil.rmtree(temporary, ignore_errors=True)
     aside = []
     for folder in files.checkpoints(output_dir):
         if files.step_of(folder) > step:
@@ -271,7 +250,7 @@ def set_aside_after(output_dir: Path, step: int) -> list[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Under another name first: what keeps the name of a checkpoint is whole."""
+    """Rename a checkpoint before removing it: whatever has the name of a checkpoint is whole."""
     if folder.exists():
         shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.old.tmp")), ignore_errors=True)
 
@@ -287,8 +266,9 @@ def _host_copy(value: Any) -> Any:
 
 
 def _cannot_be_written(folder: Path, checkpoint: Checkpoint, error: Exception) -> str:
-    needed = _num_bytes(checkpoint.states) + sum(_num_bytes(each.state_dict()) for each in checkpoint.networks.values())
-    return f"{folder} cannot be written ({one_line(error)}): it takes {needed:,} bytes; {what_is_left(folder.parent)}"
+    networks = sum(_num_bytes(network.state_dict()) for network in checkpoint.networks.values())
+    size = _num_bytes(checkpoint.states) + networks
+    return f"{folder} cannot be written ({one_line(error)}): it takes {size:,} bytes; {what_is_left(folder.parent)}"
 
 
 def _num_bytes(value: Any) -> int:

@@ -180,6 +180,10 @@ class TrainingConfig(Options):
     lr_warmup_steps: int = option(
         0, "Steps over which the learning rates rise from 0, for every schedule but constant.", minimum=0
     )
+    lr_num_cycles: int = option(
+        1, "Number of cosine cycles with cosine_with_restarts; each starts at the full learning rate.", minimum=1
+    )
+    lr_power: float = option(1.0, "Power of the polynomial schedule; 1 is linear.", above=0)
 
     # The generator that is saved.
     use_ema: bool = option(
@@ -246,7 +250,7 @@ class TrainingConfig(Options):
     num_evaluation_images: int = option(
         2000,
         "Samples and real images in an evaluation.",
-        minimum=1,
+        minimum=16,
         matters=False,
     )
     metric_for_best_model: str = option(
@@ -309,6 +313,17 @@ class TrainingConfig(Options):
                 f"lr_warmup_steps={self.lr_warmup_steps}: lr_scheduler='constant' has no warm-up; use "
                 "constant_with_warmup"
             )
+        if self.lr_scheduler == "polynomial" and self.lr_warmup_steps >= self.max_train_steps:
+            raise InputError(
+                f"lr_warmup_steps={self.lr_warmup_steps}: must be below max_train_steps={self.max_train_steps} with "
+                "lr_scheduler='polynomial'"
+            )
+        for name, schedule in {"lr_num_cycles": "cosine_with_restarts", "lr_power": "polynomial"}.items():
+            value = getattr(self, name)
+            if value != getattr(type(self), name) and self.lr_scheduler != schedule:
+                raise InputError(
+                    f"{name}={value}: has no effect with lr_scheduler={self.lr_scheduler!r}; use {schedule}"
+                )
         if self.evaluation_steps and self.evaluation_steps % self.logging_steps:
             raise InputError(
                 f"evaluation_steps={self.evaluation_steps}: must be a multiple of logging_steps={self.logging_steps}, "

@@ -12,40 +12,44 @@ from ..utils.errors import InputError
 from .config import TrainingConfig
 
 LABELS = {"wasserstein_estimate": "Wasserstein estimate", "frechet_distance": "Fréchet distance"}
-SEEN = ("wasserstein_estimate", "generator_loss")  # of every run
-MOST_DIFFERENCES = 4  # between runs, that a legend names
+ALWAYS_PLOTTED = ("wasserstein_estimate", "generator_loss")
+MOST_DIFFERENCES = 4  # between runs, in a legend
 Rows = Sequence[dict[str, Any]]
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`; none if there is no such file. A process that was killed may have left the
-    last one half written."""
+    """Return the rows of a run's `metrics.jsonl`; none if there is no such file.
+
+    The last line is left out if a killed process wrote only a part of it.
+    """
     path = output_dir / files.METRICS
     whole = path.read_text().rpartition("\n")[0] if path.is_file() else ""
     return [json.loads(line) for line in whole.splitlines()]
 
 
 def can_plot() -> bool:
+    """Return whether the plotting libraries are installed."""
     return all(importlib.util.find_spec(name) for name in ("matplotlib", "scipy"))
 
 
 def plot_runs(
     runs: dict[str, Rows],
     path: Path,
-    metrics: Sequence[str] = SEEN,
+    metrics: Sequence[str] = ALWAYS_PLOTTED,
     against: Literal["step", "seconds"] = "step",
 ) -> None:
-    """A panel for each metric, a colour for each run: raw, and median-filtered where there is enough (as in figure 3
-    of the paper).
+    """Plot a panel for each metric with a colour for each run.
+
+    Curves are raw, and median-filtered where there are enough points, as in figure 3 of Arjovsky et al. 2017.
 
     Args:
-        runs: The lines of `metrics.jsonl` by the run's name in the legend.
-        path: Of the picture.
-        metrics: Names in these lines. The first gets twice the room of the others.
-        against: What runs to the right: steps, or seconds of training.
+        runs: The rows of `metrics.jsonl`, by the run's name in the legend.
+        path: File of the picture.
+        metrics: Names in these rows. The first panel is twice as high as the others.
+        against: The horizontal axis: steps, or seconds of training.
 
     Raises:
-        InputError: no run has a metric.
+        InputError: No run has a metric.
     """
     from matplotlib.figure import Figure
     from scipy.ndimage import median_filter
@@ -64,7 +68,7 @@ def plot_runs(
             places, values = zip(*points)
             # A single run has a colour for each metric instead.
             colour = f"C{panel if len(runs) == 1 else number}"
-            if len(points) < len(rows) / 2:  # measured now and then
+            if len(points) < len(rows) / 2:  # evaluated now and then
                 axes.plot(places, values, color=colour, marker="o", markersize=4, label=name)
                 continue
             window = max(3, len(points) // 20) | 1
@@ -91,20 +95,20 @@ def compare_runs(
     metrics: Sequence[str] | None = None,
     against: Literal["step", "seconds"] = "step",
 ) -> None:
-    """The curves of several runs in one picture, whose legend says in which settings they differ.
+    """Plot the curves of several runs in one picture, whose legend names the settings that differ.
 
-    A Wasserstein estimate is in units of its critic's: those of runs with another constraint cannot be compared, but
-    for whether they fall.
+    The scale of a Wasserstein estimate belongs to its critic: between runs with different constraints only whether it
+    falls can be compared.
 
     Args:
-        folders: Each a run's.
-        path: Of the picture.
+        folders: The folders of the runs.
+        path: File of the picture.
         metrics: Names in `metrics.jsonl`; by default the Wasserstein estimate, the generator's loss, and the Fréchet
-            distance where one was measured.
-        against: What runs to the right: steps, or seconds of training.
+            distance if a run has it.
+        against: The horizontal axis: steps, or seconds of training.
 
     Raises:
-        InputError: a folder holds no run's metrics, or no run has a metric.
+        InputError: A folder holds no metrics, or no run has a metric.
     """
     runs = [read_metrics(folder) for folder in folders]
     for folder, rows in zip(folders, runs):
@@ -112,7 +116,7 @@ def compare_runs(
             raise InputError(f"{str(folder)!r}: there is no {files.METRICS} in it with a report; name a run's folder")
     if metrics is None:
         measured = any("frechet_distance" in row for rows in runs for row in rows)
-        metrics = [*SEEN, "frechet_distance"] if measured else SEEN
+        metrics = [*ALWAYS_PLOTTED, "frechet_distance"] if measured else ALWAYS_PLOTTED
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
@@ -124,26 +128,24 @@ def compare_runs(
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """What made a run what it is; nothing if its folder does not say."""
+    """Return the settings that make a run the experiment that it is; none if its folder has no record."""
     path = folder / files.CONFIG
     if not path.is_file():
         return {}
     config = json.loads(path.read_text())
     matters = {field.name for field in fields(TrainingConfig) if field.metadata["matters"]}
     settings = {name: value for name, value in config["training"].items() if name in matters}
-    for player in ("generator", "critic"):
-        settings |= {f"{player} {name}": value for name, value in config[player].items()}
+    for part in ("generator", "critic", "constraint", "augmentation"):
+        settings |= {f"{part} {name}": value for name, value in config.get(part, {}).items()}
     return settings | {"data": config["dataset"]["name"], "mixed_precision": config["machine"]["mixed_precision"]}
 
 
 def _differences(settings: list[dict[str, Any]]) -> list[list[str]]:
-    """Of each run, the settings that are not the same in all of them."""
-    names = dict.fromkeys(name for each in settings for name in each)
-    differ = [name for name in names if len({repr(each.get(name)) for each in settings if each}) > 1]
+    """Return, for each run, the settings that are not the same in all of them."""
+    names = dict.fromkeys(name for run in settings for name in run)
+    differ = [name for name in names if len({repr(run.get(name)) for run in settings if run}) > 1]
     more = ["…"] if len(differ) > MOST_DIFFERENCES else []
     return [
-        [f"{name} {each[name]}" for name in differ[:MOST_DIFFERENCES] if each.get(name) is not None] + more
-        if each
-        else []
-        for each in settings
+        [f"{name} {run[name]}" for name in differ[:MOST_DIFFERENCES] if run.get(name) is not None] + more if run else []
+        for run in settings
     ]

@@ -1,4 +1,4 @@
-"""What is measured while training goes on: the generator that would be shipped now, and which was the best."""
+"""Evaluation during training: the metrics of the generator as it would be saved now, and the best model so far."""
 
 import shutil
 import time
@@ -20,17 +20,17 @@ from .curves import read_metrics
 
 
 class Evaluations:
-    """Measures pipelines, and keeps the best in `output_dir/best`.
+    """Evaluates pipelines and keeps the best in `output_dir/best`.
 
     Args:
-        config: Of the run.
-        images: What is trained on.
-        held_out: What is not, if there is any.
-        device: Of the feature network.
-        cache_dir: For a classifier and the features of real images; by default in the Hugging Face cache.
+        config: The options of the run.
+        images: The training images.
+        held_out: Images that are not trained on, if there are any.
+        device: Where the feature extractor runs.
+        cache_dir: Folder for a classifier and the features of real images; by default in the Hugging Face cache.
 
     Raises:
-        InputError: there is no such feature network, or what it needs is missing.
+        InputError: There is no such feature extractor, or what it needs is missing.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Evaluations:
     ):
         self.config, self.images, self.held_out, self.cache_dir = config, images, held_out, cache_dir
         self.folder = Path(config.output_dir)
-        self._last: tuple[int, Evaluation] | None = None  # the step and what was found
-        with PartialState().main_process_first():  # which may train it
+        self._last: tuple[int, Evaluation] | None = None  # the step and its evaluation
+        with PartialState().main_process_first():  # which may have to train it
             self.features = load_feature_extractor(config.evaluation_features, images, held_out, device, cache_dir)
 
     def measure(self, pipeline: WGANPipeline, step: int) -> dict[str, float]:
-        """The figures for a row of `metrics.jsonl`; nothing in processes other than the first."""
+        """Return the metrics of a pipeline for `metrics.jsonl`; an empty dictionary except in the main process."""
         began, config = time.monotonic(), self.config
         state = PartialState()
         result = evaluate(
@@ -64,11 +64,12 @@ class Evaluations:
         if not state.is_main_process:
             return {}
         self._last = step, result
-        if self._is_best(result):
+        if self.is_best(result):
             self._keep(pipeline, step, result)
         return {**result.metrics, "evaluation_seconds": round(time.monotonic() - began, 3)}
 
-    def _is_best(self, result: Evaluation) -> bool:
+    def is_best(self, result: Evaluation) -> bool:
+        """Return whether an evaluation is better than all in `metrics.jsonl`."""
         name = self.config.metric_for_best_model
         if name not in result.metrics:
             raise InputError(f"metric_for_best_model={name!r}: is not among the metrics: {', '.join(result.metrics)}")
@@ -77,7 +78,7 @@ class Evaluations:
         return all(sign * result.metrics[name] < sign * other for other in earlier)
 
     def _keep(self, pipeline: WGANPipeline, step: int, result: Evaluation) -> None:
-        """Under another name first, so that there is always a whole one but for a moment."""
+        """Write under another name first, so that the best model is whole at almost every moment."""
         best, temporary = self.folder / files.BEST, self.folder / f".{files.BEST}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         pipeline.save_pretrained(temporary)
@@ -90,12 +91,12 @@ class Evaluations:
         shutil.rmtree(old, ignore_errors=True)
 
     def record(self, step: int) -> None:
-        """Puts what was found at this step, if something was, into the card of the run's own pipeline."""
+        """Put the metrics of this step, if it was evaluated, into the card of the run's own pipeline."""
         if self._last and self._last[0] == step:
             record_evaluation(self.folder, self._last[1].rows(step=step))
 
     def summary(self) -> str:
-        """Of a run that has ended: its best, and what measuring cost."""
+        """Return a line about the best model of the run and what its evaluations cost."""
         reported = read_metrics(self.folder)
         rows = [row for row in reported if "evaluation_seconds" in row]
         if not rows:

@@ -1,13 +1,16 @@
 """The words for what ends a run before its time: values that are not finite, the disk, and lost processes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from ..algorithm.records import StepRecord
-from ..utils.errors import DiskError, ProcessLostError, one_line
-from .checkpoint import what_is_left
+from ..utils.console import say
+from ..utils.errors import DiskError, InputError, ProcessLostError, one_line
+from .checkpoint import CheckpointWriter, what_is_left
 
 CONNECTION_ERRORS = (
     "Connection closed by peer",
@@ -42,6 +45,32 @@ def first_not_finite(records: torch.Tensor, steps: range) -> str:
     remedy = next(remedy for word, remedy in REMEDIES.items() if word in name)
     where = f" in process {process}" if len(records) > 1 else ""
     return f"{name} is {records[process, row, column].item()} at step {steps[row]}{where}: {remedy}"
+
+
+@contextmanager
+def explained_errors(output_dir: Path, accelerator: Accelerator, writer: CheckpointWriter) -> Iterator[None]:
+    """Complete the checkpoint in progress after an error, and explain the error.
+
+    Errors of the disk name the folder, and every process reports its own error.
+
+    Args:
+        output_dir: The run's folder.
+        accelerator: Knows the processes.
+        writer: Writes the checkpoints.
+    """
+    try:
+        yield
+    except Exception as error:
+        writer.settle()  # the checkpoint that is being written is one more to resume from
+        explanation = explained(error, output_dir, accelerator)
+        if isinstance(explanation, (DiskError, InputError)) and not accelerator.is_main_process:
+            say(f"process {accelerator.process_index}: {explanation}")
+        if explanation is error:
+            raise
+        try:
+            raise explanation from error
+        finally:
+            del explanation  # or its traceback would hold it, and the run, in a circle
 
 
 def explained(error: Exception, output_dir: Path, accelerator: Accelerator) -> Exception:

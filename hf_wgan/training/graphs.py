@@ -1,7 +1,7 @@
-"""An iteration as one CUDA graph: recorded once, launched as a whole ever after.
+"""An iteration as one CUDA graph: captured once, then launched as a whole.
 
-Five critic steps and a generator step of a DCGAN are some thousand kernels, each of which a GPU works on for a few
-microseconds and a CPU launches for about as long. A graph of them costs one launch.
+Five critic steps and a generator step of a DCGAN are some thousand kernels. A GPU works on each for a few microseconds,
+and a CPU takes about as long to launch it. A graph of all of them costs one launch.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,22 +14,22 @@ from ..algorithm.step import RealBatch, WGANStep
 from ..utils.errors import InputError
 from .config import TrainingConfig
 
-WARM_UP_STEPS = 3  # in which optimizers make their states and libraries choose their kernels
+WARM_UP_STEPS = 3  # optimizers create their states in them, and libraries choose their kernels
 Capture = Callable[[Callable[[], StepRecord]], tuple[Callable[[], None], StepRecord]]
-"""Records a function that is not run thereby: what runs it, and where its outcome then lies."""
+"""Captures a function without running it. Returns a function that replays it, and where its result then lies."""
 
 
 class GraphedStep:
-    """A `WGANStep` to be called like one, with the same outcome, number for number.
+    """Runs a `WGANStep` as a graph. It is called like the step and returns the same numbers.
 
-    The first steps, and those with another number of critic steps, are taken one kernel at a time.
+    The first steps, and those with another number of critic steps, run without a graph.
 
     Args:
-        step: What is recorded. Its optimizers must be capturable, and its random numbers come from `rng` or from the
-            device's own generator.
-        n_critic: Critic steps of the iterations that are recorded.
+        step: The step to capture. Its optimizers must be capturable, and its random numbers must come from `rng` or
+            from the device's own generator.
+        n_critic: Critic steps of the captured iterations.
         rng: Source of its random numbers, seeded between iterations.
-        capture: How it is recorded.
+        capture: How to capture it; by default as a CUDA graph.
     """
 
     def __init__(self, step: WGANStep, n_critic: int, rng: torch.Generator, capture: Capture | None = None):
@@ -45,7 +45,7 @@ class GraphedStep:
             self.calls += 1
             return self.step(real_batches, n_critic)
         new = [next(real_batches) for _ in range(n_critic)]
-        made = self.step.num_critic_steps
+        num_critic_steps = self.step.num_critic_steps
         if self._replay is None:
             self._batches = [
                 RealBatch(images.clone(), None if labels is None else labels.clone()) for images, labels in new
@@ -56,13 +56,22 @@ class GraphedStep:
             if batch.class_labels is not None and labels is not None:
                 batch.class_labels.copy_(labels, non_blocking=True)
         self._replay()
-        self.step.num_critic_steps = made + n_critic
+        self.step.num_critic_steps = num_critic_steps + n_critic
         return StepRecord._make(value.clone() for value in self._record)
 
 
 def capture_on_device(
     function: Callable[[], StepRecord], rng: torch.Generator
 ) -> tuple[Callable[[], None], StepRecord]:
+    """Capture a function as a CUDA graph.
+
+    Args:
+        function: The function.
+        rng: Its source of random numbers.
+
+    Returns:
+        A function that replays the graph, and the record that each replay overwrites.
+    """
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(rng)
     torch.cuda.synchronize()
@@ -72,27 +81,27 @@ def capture_on_device(
 
 
 def check_graphs(config: TrainingConfig, accelerator: Accelerator) -> None:
-    """Whether the iterations of a run can be recorded.
+    """Check that the iterations of a run can be captured.
 
     Raises:
-        InputError: they cannot.
+        InputError: They cannot.
     """
-    mends = {
+    obstacles = {
         f"needs a CUDA GPU, and this is {accelerator.device.type}": accelerator.device.type != "cuda",
         f"is for one process, and there are {accelerator.num_processes}": accelerator.num_processes > 1,
-        "cannot skip an update, as fp16's loss scaling must; use --mixed_precision bf16": (
+        "cannot skip an update, as the loss scaling of fp16 must; use --mixed_precision bf16": (
             accelerator.mixed_precision == "fp16"
         ),
-        f"holds its learning rate fast; use --lr_scheduler constant, not {config.lr_scheduler}": (
+        f"has a fixed learning rate; use --lr_scheduler constant, not {config.lr_scheduler}": (
             config.lr_scheduler != "constant"
         ),
-        f"records {config.n_critic} critic steps; penalty_interval={config.penalty_interval} must divide that": (
+        f"contains {config.n_critic} critic steps; penalty_interval={config.penalty_interval} must divide that": (
             config.n_critic % config.penalty_interval != 0
         ),
         f"takes a batch in one part, not in {config.gradient_accumulation_steps}": config.gradient_accumulation_steps
         > 1,
-        "is in the way of --compile; leave one of them out": config.compile,
+        "cannot be combined with --compile; leave one of them out": config.compile,
     }
-    for mend, wrong in mends.items():
-        if wrong:
-            raise InputError(f"cuda_graphs: a graph {mend}, or leave --cuda_graphs out")
+    for obstacle, applies in obstacles.items():
+        if applies:
+            raise InputError(f"cuda_graphs: a graph {obstacle}, or leave --cuda_graphs out")

@@ -1,5 +1,4 @@
-"""Named settings, each from a paper or, once, from our own experiments, by the names of the options. Explicit options
-override them."""
+"""Named settings from papers, and one from our own experiments. Explicit options override them."""
 
 from typing import Any
 

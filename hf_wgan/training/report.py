@@ -1,92 +1,300 @@
-"""What a person sees of a run: the progress bar, `metrics.jsonl`, the sample grids and `curves.png`."""
+"""The built-in callbacks: progress bar, `metrics.jsonl`, sample grids, `curves.png`, trackers and pushes."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import Image
 
+from ..data import ImageStream
+from ..hub.card import write_card
+from ..hub.publish import BackgroundPushes, problem_with, push_folder
+from ..models.factory import shape_of
 from ..utils import files
-from ..utils.console import in_notebook, progress_bar
+from ..utils.console import in_notebook, progress_bar, say
+from ..utils.errors import InputError, PushError, one_line
 from ..utils.grids import image_grid
+from .callbacks import IntervalCallback, TrainerCallback, TrainerControl
+from .config import TrainingConfig
 from .curves import can_plot, plot_runs, read_metrics
+from .run_folder import command_to_resume
+from .setup import has_batch_norm
+from .snapshot import settings_of
+from .state import TrainingState
 from .trackers import Trackers
 
+if TYPE_CHECKING:
+    from .trainer import WGANTrainer
 
-class Report:
-    """Writes to a run's folder.
 
-    Args:
-        output_dir: The folder.
-        total_steps: Where the progress bar ends.
-        first_step: Steps made already, when a run is resumed.
-        metrics: The lines of `metrics.jsonl` up to there; what else the file has is cut off.
-        trackers: Which are told all of it too.
-    """
+class ProgressCallback(TrainerCallback):
+    """Shows a progress bar; in a log, a line after each tenth of the run."""
 
-    def __init__(
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar = progress_bar(args.max_train_steps, " steps", state.global_step)
+
+    def on_log(
         self,
-        output_dir: Path,
-        total_steps: int,
-        first_step: int = 0,
-        metrics: str = "",
-        trackers: Trackers | None = None,
-    ):
-        self.output_dir, self.trackers = output_dir, trackers
-        self.bar = progress_bar(total_steps, " steps", first_step)
-        self._shown: Any = None  # where a notebook shows the newest grid
-        self.cut_back(first_step, metrics)
-
-    def cut_back(self, step: int, metrics: str) -> None:
-        """Goes on from an earlier step, and the lines of `metrics.jsonl` up to there."""
-        files.write_text(self.output_dir / files.METRICS, metrics)
-        self.bar.update(step - self.bar.n)
-
-    def lines(self) -> str:
-        """The content of `metrics.jsonl`: it is kept there and not in memory, for a run may be long."""
-        return (self.output_dir / files.METRICS).read_text()
-
-    def metrics(self, step: int, **values: float) -> None:
-        """One line of `metrics.jsonl`, also shown behind the bar."""
-        row = {"step": step, **values}
-        with open(self.output_dir / files.METRICS, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        if self.trackers:
-            self.trackers.scalars(step, values)
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
         self.bar.set_postfix_str(
             # What matters most comes first: a narrow terminal cuts the end off.
-            f"Wasserstein {row['wasserstein_estimate']:.4f}, generator {row['generator_loss']:.4f}, "
-            f"{row['images_per_second']:.0f} images/s",
+            f"Wasserstein {logs['wasserstein_estimate']:.4f}, generator {logs['generator_loss']:.4f}, "
+            f"{logs['images_per_second']:.0f} images/s",
             refresh=False,
         )
-        self.bar.update(step - self.bar.n)
+        self.bar.update(state.global_step - self.bar.n)  # negative after a restore
 
-    def samples(self, step: int, images: Sequence[Image.Image]) -> None:
-        """A grid of images, as `samples/step-000500.png`; a notebook shows the newest."""
-        path = self.output_dir / files.SAMPLES / f"step-{step:06d}.png"
+    def on_train_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class MetricsCallback(TrainerCallback):
+    """Appends a line to `metrics.jsonl` for each report. It is kept there and not in memory, as a run may be long."""
+
+    def on_log(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        with open(Path(args.output_dir, files.METRICS), "a") as file:
+            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class SamplesCallback(TrainerCallback):
+    """Writes a grid of images as `samples/step-000500.png`; a notebook shows the newest."""
+
+    def __init__(self) -> None:
+        self._shown: Any = None  # where a notebook shows it
+
+    def on_sample(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        images: list[Image.Image],
+        **kwargs: Any,
+    ) -> None:
+        path = sample_grid(args, state)
         path.parent.mkdir(exist_ok=True)
         image_grid(images).save(path)
         if in_notebook():
             self._show(path)
-        if self.trackers:
-            self.trackers.samples(step, path)
 
     def _show(self, path: Path) -> None:
-        """In place of the grid before."""
-        from IPython.display import Image as Shown
+        """Replace the grid shown before."""
+        from IPython.display import Image as Picture
         from IPython.display import display
 
         if self._shown is None:
-            self._shown = display(Shown(path), display_id=True)
+            self._shown = display(Picture(path), display_id=True)
         else:
-            self._shown.update(Shown(path))
+            self._shown.update(Picture(path))
+
+
+def sample_grid(args: TrainingConfig, state: TrainingState) -> Path:
+    """Return the file of the sample grid at the current step."""
+    return Path(args.output_dir, files.SAMPLES, f"step-{state.global_step:06d}.png")
+
+
+class TrackersCallback(TrainerCallback):
+    """Reports to experiment trackers.
+
+    Args:
+        trainer: Knows the accelerator and the settings of the run.
+    """
+
+    def __init__(self, trainer: "WGANTrainer"):
+        self.trainer = trainer
+        self._trackers: Trackers | None = None
+
+    def on_train_begin(
+        self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trackers = Trackers(self.trainer.accelerator, Path(args.output_dir).name, hyperparameters(self.trainer))
+
+    def on_log(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        if self._trackers:
+            self._trackers.scalars(state.global_step, logs)
+
+    def on_sample(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._trackers:
+            self._trackers.samples(state.global_step, sample_grid(args, state))
 
     def close(self) -> None:
-        self.bar.close()
-        if self.trackers:
-            self.trackers.close()
+        if self._trackers:
+            self._trackers.close()
+            self._trackers = None
 
-    def curves(self) -> None:
-        if (rows := read_metrics(self.output_dir)) and can_plot():
-            plot_runs({"": rows}, self.output_dir / files.CURVES)
+
+class CurvesCallback(TrainerCallback):
+    """Draws `curves.png` at the end, and adds it to the card."""
+
+    def on_train_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
+        if draw_curves(Path(args.output_dir)):
+            write_card(Path(args.output_dir))
+
+
+def draw_curves(output_dir: Path) -> bool:
+    """Draw `curves.png`, and return whether that was possible. A broken plotting library costs only the picture."""
+    rows = read_metrics(output_dir)
+    if not rows or not can_plot():
+        return False
+    try:
+        plot_runs({"": rows}, output_dir / files.CURVES)
+    except Exception as error:
+        say(f"{files.CURVES} was not drawn ({type(error).__name__}: {one_line(error)}).")
+        return False
+    return True
+
+
+class SummaryCallback(TrainerCallback):
+    """Says what a run has left.
+
+    Args:
+        lines: Returns the lines.
+    """
+
+    def __init__(self, lines: Callable[[], list[str]]):
+        self.lines = lines
+
+    def on_train_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
+        for line in self.lines():
+            say(line)
+
+
+class PushCallback(TrainerCallback):
+    """Pushes the run's folder to the Hub at the end, and with `hub_strategy="checkpoint"` at every checkpoint.
+
+    A failed push is no failure of the run.
+
+    Args:
+        trainer: Saves the pipeline and knows whether the run ends after the current step.
+    """
+
+    def __init__(self, trainer: "WGANTrainer"):
+        self.trainer = trainer
+        self._background: BackgroundPushes | None = None
+
+    def on_train_begin(
+        self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.hub_strategy == "checkpoint":
+            self._background = BackgroundPushes(Path(args.output_dir), args.push)
+
+    def on_save(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._background and not self.trainer.ends:
+            draw_curves(Path(args.output_dir))
+            self.trainer.save_pipeline()
+            self._background.push_copy(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingConfig, state: TrainingState, control: TrainerControl, *, interrupted: bool, **kwargs: Any
+    ) -> None:
+        if self._background:
+            self._background.finish()
+        if interrupted and args.hub_strategy != "checkpoint":
+            return
+        try:
+            say(f"Pushed to {push_folder(Path(args.output_dir), args.push)}.")
+        except (InputError, PushError) as error:
+            say(str(error))
+
+
+def built_in_callbacks(trainer: "WGANTrainer") -> tuple[list[TrainerCallback], list[TrainerCallback]]:
+    """Return the callbacks that a trainer calls before the user's, and those that it calls after them.
+
+    Only the main process reports. A push comes last, so that it takes along what the user's callbacks wrote.
+    """
+    config, accelerator = trainer.config, trainer.accelerator
+    if not accelerator.is_main_process:
+        return [IntervalCallback()], []
+    before = [IntervalCallback(), ProgressCallback(), MetricsCallback(), SamplesCallback()]
+    if accelerator.log_with:
+        before.append(TrackersCallback(trainer))
+    before += [CurvesCallback(), SummaryCallback(lambda: closing_lines(trainer))]
+    after: list[TrainerCallback] = [PushCallback(trainer)] if config.push_to_hub else []
+    return before, after
+
+
+def opening_lines(trainer: "WGANTrainer") -> list[str]:
+    """Return what a log says before the first step."""
+    config, state, dataset, accelerator = trainer.config, trainer.state, trainer.dataset, trainer.accelerator
+    fast_paths = trainer.fast_paths.names(trainer.algorithm)
+    channels, height, width = shape_of(state.generator)
+    device, num_processes = accelerator.device.type, accelerator.num_processes
+    count = "a stream of" if isinstance(dataset, ImageStream) else f"{len(dataset):,}"
+    lines = [
+        f"Training {type(state.generator).__name__} and {type(state.critic).__name__} on {count} images of "
+        f"{height}×{width}×{channels} ({dataset.name}), on {num_processes} × {device}, "
+        f"mixed precision: {accelerator.mixed_precision}.",
+        f"Fast: {'; '.join(fast_paths)} (--no-fast_paths leaves them out)." if fast_paths else "Fast paths are off.",
+    ]
+    cores = os.cpu_count() or 1
+    if (device, num_processes, torch.get_num_threads()) == ("cpu", 1, 1) and cores > 1:
+        lines.append(
+            f"One of {cores} cores is in use: accelerate launch --num_cpu_threads_per_process {cores} is faster."
+        )
+    if device == "cpu" and num_processes > 1 and any(map(has_batch_norm, state.networks.values())):
+        lines.append("Batch normalisation: each process by its own images, as PyTorch cannot synchronise it on CPUs.")
+    if state.global_step:
+        lines.append(f"Resumed at step {state.global_step}.")
+    if not can_plot():
+        lines.append('curves.png will not be drawn: pip install "hf_wgan[train]" brings matplotlib and SciPy.')
+    if config.push_to_hub and (problem := problem_with(config.push)):
+        lines.append(f"A push to {config.push.repo_id} would fail now: {problem}. It is tried when there is a model.")
+    return lines
+
+
+def closing_lines(trainer: "WGANTrainer") -> list[str]:
+    """Return what a log says after the last step."""
+    lines = []
+    if trainer.interrupted:
+        resume = command_to_resume(trainer.record)
+        lines.append(f"Interrupted at step {trainer.state.global_step}. To go on from there: {resume}")
+    if trainer.evaluations:
+        lines.append(trainer.evaluations.summary())
+    return [*lines, f"Saved the pipeline, samples and curves in {trainer.output_dir}."]
+
+
+def hyperparameters(trainer: "WGANTrainer") -> dict[str, Any]:
+    """Return what trackers record of a run's settings."""
+    options = {field.name: getattr(trainer.config, field.name) for field in fields(trainer.config) if field.repr}
+    networks = {
+        f"{name}.{setting}": value
+        for name, network in trainer.state.networks.items()
+        for setting, value in {"class": type(network).__name__, **settings_of(network)}.items()
+    }
+    return {**options, **networks, "dataset": trainer.dataset.name}

@@ -11,6 +11,7 @@ from ..data import DataConfig
 from ..models.factory import NetworkConfig, has_norm_type
 from ..utils.errors import InputError
 from ..utils.options import Options, checked, from_file, nearest, option, option_fields, read_options
+from .components import INSTEAD_OF
 from .config import TrainingConfig
 from .presets import PRESETS, preset_options
 
@@ -166,7 +167,6 @@ class RunConfig:
             InputError: There is no such option, a value is wrong, or values contradict each other.
 
         Example:
-
         ```py
         >>> from hf_wgan import RunConfig
 
@@ -262,6 +262,12 @@ def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"config: this run was given {missing} in Python, which its record cannot repeat; repeat its own script"
         )
+    for component in INSTEAD_OF:
+        if component in record:
+            raise InputError(
+                f"config: this run was given its {component} in Python ({record[component]['class']}), which its "
+                "record cannot repeat; repeat its own script"
+            )
     values = {**dataset, **networks, **record["training"]}
     if record.get("preset"):
         values["preset"] = record["preset"]

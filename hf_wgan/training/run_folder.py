@@ -16,11 +16,14 @@ from ..data import ImageSet, ImageStream
 from ..hub.card import write_card
 from ..pipelines import WGANPipeline
 from ..utils import files
+from ..utils.console import say
 from ..utils.errors import InputError
 from ..version import __version__
-from .checkpoint import SET_ASIDE, checkpoints_for
+from .checkpoint import SET_ASIDE, checkpoints_for, set_aside_after
+from .components import INSTEAD_OF
 from .config import TrainingConfig
 from .snapshot import settings_of
+from .state import TrainingState
 from .trackers import LOGS
 
 RUN_FILES = (
@@ -69,18 +72,50 @@ def remove_run(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def begin_folder(config: TrainingConfig, state: TrainingState, record: dict[str, Any], metrics: str) -> None:
+    """Make or clear the folder of a run and write its record.
+
+    Args:
+        config: The options of the run.
+        state: Its state, from which it goes on.
+        record: The content of `training_config.json`.
+        metrics: The lines of `metrics.jsonl` so far.
+    """
+    folder = Path(config.output_dir)
+    if config.overwrite_output_dir and not config.resume_from_checkpoint:
+        remove_run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for aside in set_aside_after(folder, state.global_step):
+        say(f"Set aside, as the run goes on from an earlier step: {aside}")
+    files.write_text(folder / files.CONFIG, json.dumps(record, indent=2) + "\n")
+    files.write_text(folder / files.METRICS, metrics)
+
+
 def describe_run(
     config: TrainingConfig,
     networks: dict[str, ModelMixin],
     dataset: ImageSet | ImageStream,
     accelerator: Accelerator,
     global_batch_size: int,
+    components: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """Return the record of a run, the content of `training_config.json`."""
+    """Return the record of a run, the content of `training_config.json`.
+
+    Args:
+        config: The options of the run.
+        networks: Both networks by name.
+        dataset: The training images.
+        accelerator: Knows the machine.
+        global_batch_size: Images of one update, over all processes and accumulation steps.
+        components: Descriptions of the objects that were given instead of what options name.
+    """
     training = asdict(config)
     del training["hub_token"]
+    for name in components:
+        training |= dict.fromkeys(INSTEAD_OF[name])
     return {
         "training": training,
+        **components,
         **{name: {"class": type(network).__name__} | settings_of(network) for name, network in networks.items()},
         "dataset": {
             "name": dataset.name,
@@ -100,13 +135,8 @@ def describe_run(
     }
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write `training_config.json`."""
-    files.write_text(folder / files.CONFIG, json.dumps(record, indent=2) + "\n")
-
-
-def save_pipeline(folder: Path, pipeline: WGANPipeline, raw_generator: ModelMixin | None = None) -> None:
-    """Save a run's pipeline and its card.
+def write_pipeline(folder: Path, pipeline: WGANPipeline, raw_generator: ModelMixin | None = None) -> None:
+    """Write a run's pipeline and its card.
 
     Args:
         folder: The run's folder.

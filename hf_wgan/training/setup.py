@@ -1,21 +1,23 @@
 """What a trainer is made of: the accelerator, optimizers, schedules and average, and the checks of what it is given."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from diffusers import ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
-from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of
+from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
 from ..models.factory import shape_of
-from ..utils.errors import InputError
+from ..utils.errors import InputError, one_line
 from .config import TrainingConfig
 from .fast import FastPaths
 from .graphs import check_graphs
+from .state import TrainingState
 from .trackers import LOGS, tracker_names
 
 
@@ -52,8 +54,10 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
-def training_images(dataset: Any, generator: ModelMixin) -> ImageSet | ImageStream:
+def training_images(config: TrainingConfig, dataset: Any, generator: ModelMixin) -> ImageSet | ImageStream:
     """Return the training images, scaled and cropped to what the generator makes.
+
+    A class-conditional run trains on those that have a class.
 
     Raises:
         InputError: The dataset has no images, or images of another shape.
@@ -67,7 +71,7 @@ def training_images(dataset: Any, generator: ModelMixin) -> ImageSet | ImageStre
         )
     if dataset.shape != shape:
         raise InputError(f"dataset with images of shape {dataset.shape}: the generator makes {shape}")
-    return dataset
+    return dataset.labelled() if config.class_conditional and dataset.label_names else dataset
 
 
 def build_batches(
@@ -80,17 +84,95 @@ def build_batches(
     return RealBatches(dataset, config.train_batch_size, config.seed, *share)
 
 
-def check_shapes(generator: ModelMixin, critic: ModelMixin) -> None:
-    """Check that both networks are for the same images.
+def check_networks(generator: Any, critic: Any) -> None:
+    """Check that the networks can be trained and saved, and are for the same images.
 
     Raises:
-        InputError: They are not.
+        InputError: They cannot, or are not.
     """
+    required = {"generator": ("sample_size", "out_channels", "latent_dim"), "critic": ("sample_size", "in_channels")}
+    for name, network in {"generator": generator, "critic": critic}.items():
+        if not (isinstance(network, ModelMixin) and isinstance(network, ConfigMixin)):
+            raise InputError(
+                f"{name} of type {type(network).__name__}: must be a diffusers ModelMixin and ConfigMixin, to be saved "
+                "and loaded; derive it from hf_wgan.models.network.Network and decorate its __init__ with "
+                "@register_to_config"
+            )
+        for entry in required[name]:
+            if entry not in network.config:
+                raise InputError(
+                    f"{name} of type {type(network).__name__}: its config has no {entry}; make it an argument of "
+                    "__init__, decorated with @register_to_config"
+                )
     if shape_of(generator) != shape_of(critic):
         raise InputError(
             f"the generator makes images of shape {shape_of(generator)}, the critic takes {shape_of(critic)}: "
             "build them for the same images"
         )
+
+
+def check_precision(generator: ModelMixin, critic: ModelMixin, accelerator: Accelerator) -> None:
+    """Check that the weights of both networks are float32, or float64 without mixed precision.
+
+    Raises:
+        InputError: They are not.
+    """
+    names = {"generator": generator, "critic": critic}
+    dtypes = {
+        name: {weight.dtype for weight in network.parameters() if weight.is_floating_point()}
+        for name, network in names.items()
+    }
+    for name, found in dtypes.items():
+        if found not in ({torch.float32}, {torch.float64}):
+            raise InputError(
+                f"{name} with weights in {' and '.join(sorted(map(str, found)))}: small updates are lost in half "
+                'precision; pass float32 weights (.float()) and train with mixed_precision="bf16" or "fp16"'
+            )
+    if dtypes["generator"] != dtypes["critic"]:
+        raise InputError(f"a generator in {generator.dtype} with a critic in {critic.dtype}: must be the same")
+    if generator.dtype == torch.float64 and accelerator.mixed_precision != "no":
+        raise InputError(
+            f"mixed_precision={accelerator.mixed_precision!r} with float64 networks: has no effect on them; use "
+            "mixed_precision='no' or pass float32 networks"
+        )
+
+
+@torch.no_grad()
+def check_outputs(generator: ModelMixin, critic: ModelMixin) -> None:
+    """Check the shapes of what both networks return, on two images.
+
+    Raises:
+        InputError: A network fails or returns another shape.
+    """
+    labels = (
+        (torch.zeros(2, dtype=torch.int64, device=generator.device),) if generator.config.get("num_classes") else ()
+    )
+    latents = torch.zeros(2, generator.config.latent_dim, dtype=generator.dtype, device=generator.device)
+    shape = (2, *shape_of(generator))
+    images = _output("generator", generator, latents, labels)
+    if images.shape != shape:
+        raise InputError(
+            f"the generator returns images of shape {tuple(images.shape)} for two latents: must be {shape}"
+        )
+    scores = _output("critic", critic, torch.zeros(shape, dtype=critic.dtype, device=critic.device), labels)
+    if scores.shape != (2,):
+        raise InputError(
+            f"the critic returns scores of shape {tuple(scores.shape)} for two images: must be (2,); end its forward "
+            "with .flatten()"
+        )
+
+
+def _output(name: str, network: ModelMixin, inputs: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    training = network.training
+    try:
+        output = network.eval().forward(inputs, *labels)  # not compiled for a batch of two
+    except Exception as error:
+        raise InputError(f"the {name} fails for input of shape {tuple(inputs.shape)}: {one_line(error)}") from error
+    finally:
+        network.train(training)
+    if not isinstance(output, torch.Tensor):
+        raise InputError(f"the {name} returns a {type(output).__name__}: must be a tensor")
+    return output
 
 
 def check_classes(
@@ -118,7 +200,40 @@ def check_classes(
                 )
 
 
-def place(network: ModelMixin, config: TrainingConfig, accelerator: Accelerator, fast: FastPaths) -> ModelMixin:
+def build_state(
+    generator: ModelMixin, critic: ModelMixin, config: TrainingConfig, accelerator: Accelerator, fast: FastPaths
+) -> tuple[TrainingState, torch.nn.Module, torch.nn.Module]:
+    """Build all that training changes.
+
+    Returns:
+        The state, which holds the networks themselves, and the two networks as Accelerate wraps them.
+    """
+    generator, critic = (_placed(network, config, accelerator, fast) for network in (generator, critic))
+    with warnings.catch_warnings():
+        # PyTorch 2.13 renames broadcast_buffers; Accelerate passes the old name, which means the same here.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        wrapped_generator, wrapped_critic, generator_optimizer, critic_optimizer = accelerator.prepare(
+            generator,
+            critic,
+            build_optimizer(generator, config.generator_learning_rate, config, fast),
+            build_optimizer(critic, config.critic_learning_rate, config, fast),
+        )
+    state = TrainingState(
+        generator,
+        critic,
+        optimizers={"generator_optimizer": generator_optimizer, "critic_optimizer": critic_optimizer},
+        schedulers={
+            "generator_scheduler": build_scheduler(generator_optimizer.optimizer, config),
+            "critic_scheduler": build_scheduler(critic_optimizer.optimizer, config),
+        },
+        ema=build_ema(generator, config) if config.use_ema else None,
+        scaler=accelerator.scaler,
+        is_world_process_zero=accelerator.is_main_process,
+    )
+    return state, wrapped_generator, wrapped_critic
+
+
+def _placed(network: ModelMixin, config: TrainingConfig, accelerator: Accelerator, fast: FastPaths) -> ModelMixin:
     """Return the network in training mode, in the fastest memory layout, compiled if the configuration says so.
 
     With several GPUs its batch norm uses the statistics of all processes together; PyTorch cannot do so on CPUs.
@@ -129,14 +244,6 @@ def place(network: ModelMixin, config: TrainingConfig, accelerator: Accelerator,
     if config.compile:
         network.compile()
     return network
-
-
-def prepare(accelerator: Accelerator, *objects: Any) -> Any:
-    """Wrap networks and optimizers by `Accelerator.prepare`."""
-    with warnings.catch_warnings():
-        # PyTorch 2.13 renames broadcast_buffers; Accelerate passes the old name, which means the same here.
-        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-        return accelerator.prepare(*objects)
 
 
 def build_optimizer(
@@ -159,13 +266,22 @@ def build_optimizer(
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LambdaLR:
-    """Build the schedule of one optimizer's learning rate."""
-    return get_scheduler(
-        config.lr_scheduler,
-        optimizer,
-        num_warmup_steps=config.lr_warmup_steps,
-        num_training_steps=config.max_train_steps,
-    )
+    """Build the schedule of one optimizer's learning rate.
+
+    Raises:
+        InputError: The schedule is not defined for this learning rate.
+    """
+    try:
+        return get_scheduler(
+            config.lr_scheduler,
+            optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=config.max_train_steps,
+            num_cycles=config.lr_num_cycles,
+            power=config.lr_power,
+        )
+    except ValueError as error:
+        raise InputError(f"lr_scheduler={config.lr_scheduler!r}: {one_line(error)}") from error
 
 
 def build_ema(generator: ModelMixin, config: TrainingConfig) -> EMAModel:
@@ -177,6 +293,50 @@ def build_ema(generator: ModelMixin, config: TrainingConfig) -> EMAModel:
         inv_gamma=config.ema_inv_gamma,
         power=config.ema_power,
     )
+
+
+def held_out_images(
+    config: TrainingConfig, dataset: ImageSet | ImageStream, held_out: ImageSet | None
+) -> ImageSet | None:
+    """Return the images for evaluation that are not trained on, if there are any.
+
+    Raises:
+        InputError: They, or else the training images, are too few or do not fit.
+    """
+    if not config.evaluation_steps:
+        return held_out
+    if isinstance(dataset, ImageStream):
+        raise InputError("evaluation_steps: metrics are of the whole set, and this is a stream; leave streaming out")
+    if held_out is None and dataset.config:
+        held_out = load_held_out(replace(dataset.config, channels=dataset.shape[0]), dataset.label_names)
+    from ..metrics.evaluate import MIN_IMAGES  # needs what hf_wgan[train] installs
+
+    compared, name = (dataset, "dataset") if held_out is None else (held_out, "held_out")
+    if len(compared) < MIN_IMAGES:
+        raise InputError(
+            f"evaluation_steps: {name} {compared.name} has {len(compared)} images, and an evaluation needs "
+            f"{MIN_IMAGES}; use more, or leave evaluation_steps out"
+        )
+    if compared.shape != dataset.shape:
+        raise InputError(f"held_out with images of shape {compared.shape}: the training images have {dataset.shape}")
+    if config.class_conditional and compared.labels is None:
+        raise InputError(f"class_conditional: {name} {compared.name} has no labels, which an evaluation needs")
+    return held_out
+
+
+def build_evaluations(
+    config: TrainingConfig, dataset: ImageSet | ImageStream, held_out: ImageSet | None, device: torch.device
+) -> Any:
+    """Build what measures the pipeline during training.
+
+    Raises:
+        InputError: The images are a stream.
+    """
+    if isinstance(dataset, ImageStream):
+        raise InputError("evaluation_steps: metrics are of the whole set, and this is a stream; leave streaming out")
+    from .evaluation import Evaluations  # needs what hf_wgan[train] installs
+
+    return Evaluations(config, dataset, held_out, device, dataset.config.cache_dir if dataset.config else None)
 
 
 def penalty_dtype(config: TrainingConfig, accelerator: Accelerator) -> torch.dtype:

@@ -1,5 +1,6 @@
 """What a run would ship now: copies of its networks, the average of the generator, and their batch-norm statistics."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -24,8 +25,13 @@ def portable_copy(network: ModelMixin) -> ModelMixin:
     The copy has parameters of its own in the ordinary memory layout, has none of the wrappers of a mixed-precision
     runtime, and is in eval mode.
     """
+    settings = settings_of(network)
+    known = inspect.signature(type(network).__init__).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    arguments = {name: value for name, value in settings.items() if takes_all or name in known}
     with torch.device("meta"):  # not from_config, which ignores arguments that were given by position
-        copy = type(network)(**settings_of(network))
+        copy = type(network)(**arguments)
+    copy.register_to_config(**settings)  # what was registered later too, such as a prior of latents
     state = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
@@ -56,7 +62,8 @@ def measured(generator: ModelMixin, batch_size: int, seed: int) -> ModelMixin:
     labels = {}
     if num_classes := generator.config.get("num_classes"):
         labels["class_labels"] = torch.arange(batch_size, device=rng.device) % num_classes
-    latents = (sample_latents(generator, batch_size, rng) for _ in range(BATCH_NORM_BATCHES))
+    batches = (sample_latents(generator, batch_size, rng) for _ in range(BATCH_NORM_BATCHES))
+    latents = (batch.to(generator.dtype) for batch in batches)
     update_bn(latents, _WithLabels(generator.train(), labels))
     return generator.eval()
 

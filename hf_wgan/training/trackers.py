@@ -14,16 +14,19 @@ from ..utils.errors import InputError, one_line
 
 PROJECT = "hf_wgan"
 LOGS = "logs"
-"""The folder in a run's folder for trackers that write files."""
+"""The subfolder of a run's folder for trackers that write files."""
 RUN_NAME = {"wandb": "name", "trackio": "name", "swanlab": "experiment_name"}
-"""What a tracker that has a project of many runs calls the name of one."""
+"""The argument for the name of a run, of trackers that have projects of many runs."""
 
 
 def tracker_names(report_to: str) -> list[str]:
-    """Of `"tensorboard,trackio"`, `"all"` that are installed, or `"none"`.
+    """Return the names of the trackers that `--report_to` means.
+
+    Args:
+        report_to: Names such as `"tensorboard,trackio"`; `"all"` for those that are installed; or `"none"`.
 
     Raises:
-        InputError: there is no such tracker, or it is not installed.
+        InputError: There is no such tracker, or it is not installed.
     """
     names = [name.strip() for name in report_to.split(",")]
     known, installed = list(LOGGER_TYPE_TO_CLASS), [str(name) for name in get_available_trackers()]
@@ -40,12 +43,17 @@ def tracker_names(report_to: str) -> list[str]:
 
 
 class Trackers:
-    """What is reported to all trackers of a run. One that fails is told of and left out; the run goes on.
+    """Reports to all trackers of a run.
+
+    If a tracker fails, a message says so, the tracker is dropped, and training continues.
 
     Args:
-        accelerator: Made with `log_with` and `project_dir`.
-        run_name: Of this run among others.
+        accelerator: Built with `log_with` and `project_dir`.
+        run_name: Name of this run among others.
         hyperparameters: Numbers, strings and booleans by name.
+
+    Raises:
+        InputError: A tracker cannot be started.
     """
 
     def __init__(self, accelerator: Accelerator, run_name: str, hyperparameters: dict[str, Any]):
@@ -64,23 +72,25 @@ class Trackers:
         self._trackers: list[GeneralTracker] = accelerator.trackers
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        self._tell(lambda tracker: tracker.log(values, step=step))
+        """Report the values of a step."""
+        self._call(lambda tracker: tracker.log(values, step=step))
 
     def samples(self, step: int, path: Path) -> None:
-        """The picture of a sample grid, as it was saved."""
-        self._tell(lambda tracker: _log_picture(tracker, step, path))
+        """Report the picture of a sample grid, as it was saved."""
+        self._call(lambda tracker: _log_picture(tracker, step, path))
 
     def close(self) -> None:
-        self._tell(lambda tracker: tracker.finish())
+        """Finish all trackers."""
+        self._call(lambda tracker: tracker.finish())
         self._trackers.clear()
 
-    def _tell(self, what: Callable[[GeneralTracker], None]) -> None:
+    def _call(self, function: Callable[[GeneralTracker], None]) -> None:
         for tracker in list(self._trackers):
             try:
-                what(tracker)
+                function(tracker)
             except Exception as error:
                 self._trackers.remove(tracker)
-                say(f"{tracker.name} is left out from here on, as it failed: {one_line(error)}.")
+                say(f"{tracker.name} failed ({one_line(error)}) and is dropped; training continues.")
 
 
 def _log_picture(tracker: GeneralTracker, step: int, path: Path) -> None:

@@ -21,6 +21,10 @@ class ProcessLostError(RuntimeError):
     """Another process of the run has ended, and this one cannot go on alone."""
 
 
+class CallbackError(RuntimeError):
+    """A training callback that raised an error. The message names the callback, the event and the step."""
+
+
 class ExportError(RuntimeError):
     """An exported file that does not do what the pipeline does. The message says by how much."""
 

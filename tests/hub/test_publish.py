@@ -401,8 +401,8 @@ def test_a_failed_push_is_no_failure_of_training(server, tiny_config, tmp_path, 
 
 def test_with_the_checkpoint_strategy_the_model_can_be_seen_while_it_trains(server, tiny_config, monkeypatch):
     steps = {"max_train_steps": 6, "checkpointing_steps": 2}
-    slow = WGANTrainer._one_step
-    monkeypatch.setattr(WGANTrainer, "_one_step", lambda self: (time.sleep(0.5), slow(self))[1])
+    slow = WGANTrainer.step
+    monkeypatch.setattr(WGANTrainer, "step", lambda self: (time.sleep(0.5), slow(self))[1])
     train(tiny_config, hub_strategy="checkpoint", **steps)
     revisions = server.commits("me/run")[:-1]
     assert len(revisions) >= 2, "once during the run, and at its end"

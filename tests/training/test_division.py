@@ -32,7 +32,7 @@ def train(folder, options, num_parts=1, index=0, num_processes=1, port=None):
     images = ImageSet(tiny_images().images, config=DataConfig(random_flip=True))
     networks = tiny_generator(norm_type="none").double(), tiny_critic(norm_type="none").double()
     run = WGANTrainer(*networks, images, config)
-    records = torch.stack([torch.stack(run._one_step()) for _ in range(STEPS)])
+    records = torch.stack([torch.stack(run.step()) for _ in range(STEPS)])
     records = run.accelerator.gather(records[None]).mean(dim=0)
     parameters = [parameter.detach() for network in networks for parameter in network.parameters()]
     torch.save({"parameters": parameters, "losses": records[:, :4]}, f"{folder}-{index}.pt")

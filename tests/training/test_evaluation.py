@@ -68,7 +68,7 @@ def test_the_best_is_the_smallest_distance_or_the_largest_share(name, sign, tiny
         for step, value in enumerate(values):
             file.flush()
             result = type("Result", (), {"metrics": {name: sign * value}})
-            found += [step] * evaluations._is_best(result)
+            found += [step] * evaluations.is_best(result)
             print(json.dumps({"step": step, name: sign * value}), file=file)
     assert found == [0, 1, 4]
 

@@ -36,7 +36,7 @@ def trained(make_config, fast, **settings):
         ImageSet(tiny_images().images, labels=torch.arange(24) % 3),
         config,
     )
-    records = torch.stack([torch.stack(trainer._one_step()) for _ in range(50)])
+    records = torch.stack([torch.stack(trainer.step()) for _ in range(50)])
     return trainer, [*trainer.generator.parameters(), *trainer.critic.parameters()], records
 
 
@@ -48,7 +48,7 @@ def apart(one, other):
 def test_float32(tiny_config, run):
     _, plain_weights, plain_records = trained(tiny_config, False, **RUNS[run])
     trainer, weights, records = trained(tiny_config, True, **RUNS[run])
-    assert trainer._fast.ways(trainer.step)
+    assert trainer.fast_paths.names(trainer.algorithm)
     assert apart(weights, plain_weights) < 1e-5
     assert apart(records.T, plain_records.T) < 1e-5
     untrained = [*tiny_generator().parameters(), *tiny_critic().parameters()]
@@ -73,7 +73,7 @@ def test_a_penalty_in_float32_of_a_bf16_run(tiny_config):
 
     def dtype(trainer):
         trainer.critic.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-        trainer._one_step()
+        trainer.step()
         return [seen.pop(0) for _ in range(len(seen))]
 
     for in_float32, expected in ((False, torch.bfloat16), (True, torch.float32)):
@@ -91,13 +91,17 @@ def test_the_ways_are_said_and_one_option_leaves_them_out(tiny_config, capfd):
     )
     trainer.train()
     assert "Fast paths are off." in capfd.readouterr().err
-    assert not any(trainer._fast) and not trainer.step.execution.fast_paths and not trainer.step.scores_in_one_pass
+    assert (
+        not any(trainer.fast_paths)
+        and not trainer.algorithm.execution.fast_paths
+        and not trainer.algorithm.scores_in_one_pass
+    )
 
 
 def test_spectral_normalisation_takes_its_power_iterations_in_every_pass(tiny_config):
     critic = tiny_critic(norm_type="none", spectral_norm=True)
     trainer = WGANTrainer(tiny_generator(), critic, tiny_images(), tiny_config(lipschitz="gp"))
-    assert not trainer.step.scores_in_one_pass
+    assert not trainer.algorithm.scores_in_one_pass
 
 
 def test_a_float16_loss_scaler_sees_every_step(tiny_config):
@@ -119,8 +123,8 @@ def test_a_run_goes_on_by_other_ways(tiny_config, before):
     trainer(fast_paths=before, **settings).train()
     resumed = trainer(fast_paths=not before, **{**settings, "max_train_steps": 6}, resume_from_checkpoint="latest")
     resumed.train()
-    assert resumed.progress.step == 6
-    groups = [group for optimizer in resumed._optimizers.values() for group in optimizer.param_groups]
+    assert resumed.state.progress.step == 6
+    groups = [group for optimizer in resumed.state.optimizers.values() for group in optimizer.param_groups]
     assert [bool(group["fused"]) for group in groups] == [not before, not before]
 
 

@@ -44,16 +44,16 @@ class Signalling:
         self.step, self.numbers, self.only = step, numbers, only
 
     def __call__(self):
-        one_step = WGANTrainer._one_step
+        one_step = WGANTrainer.step
 
         def signalled(run):
-            if run.progress.step == self.step and self.only in (None, run.accelerator.process_index):
+            if run.state.progress.step == self.step and self.only in (None, run.accelerator.process_index):
                 for number in self.numbers:
                     os.kill(os.getpid(), number)
                     time.sleep(0.05)
             return one_step(run)
 
-        WGANTrainer._one_step = signalled
+        WGANTrainer.step = signalled
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
@@ -275,14 +275,14 @@ def test_when_all_checkpoints_are_damaged_nothing_is_overwritten(tiny_config, tm
 
 
 def fail_in_process_1():
-    one_step = WGANTrainer._one_step
+    one_step = WGANTrainer.step
 
     def failing(run):
-        if (run.progress.step, run.accelerator.process_index) == (7, 1):
+        if (run.state.progress.step, run.accelerator.process_index) == (7, 1):
             raise OSError(errno.EIO, "the images are gone")
         return one_step(run)
 
-    WGANTrainer._one_step = failing
+    WGANTrainer.step = failing
 
 
 def test_a_process_that_is_killed_takes_the_other_down_within_a_minute(tmp_path):
@@ -311,14 +311,14 @@ NAN = float("nan")
 
 
 def at_step(run, step, act):
-    one_step = run._one_step
+    one_step = run.step
 
     def acting():
-        if run.progress.step == step:
+        if run.state.progress.step == step:
             act()
         return one_step()
 
-    run._one_step = acting
+    run.step = acting
 
 
 def poison_score(run, monkeypatch, times):
@@ -357,28 +357,28 @@ def poisons_gradient_of(network, run, times):
 
 
 def poison_weight(run, monkeypatch, times):
-    after_step, calls = run.step.constraint.after_step, []
+    after_step, calls = run.algorithm.constraint.after_step, []
 
     def poisoned(critic):
         after_step(critic)
         calls.append(1)
-        if run.progress.step == 4 and times and len(calls) % 2 == 0:  # after the second critic step of two
+        if run.state.progress.step == 4 and times and len(calls) % 2 == 0:  # after the second critic step of two
             times.pop()
             next(critic.parameters()).data[0, 0] = NAN
 
-    run.step.constraint.after_step = poisoned
+    run.algorithm.constraint.after_step = poisoned
 
 
 def poison_generator_weight(run, monkeypatch, times):
-    step = run.step.generator_optimizer.optimizer.step
+    step = run.algorithm.generator_optimizer.optimizer.step
 
     def poisoned(*args, **kwargs):
         step(*args, **kwargs)
-        if run.progress.step == 4 and times:
+        if run.state.progress.step == 4 and times:
             times.pop()
             next(run.generator.parameters()).data[0, 0] = NAN
 
-    run.step.generator_optimizer.optimizer.step = poisoned
+    run.algorithm.generator_optimizer.optimizer.step = poisoned
 
 
 def once(function):
@@ -429,7 +429,7 @@ def test_a_number_that_is_not_finite_is_named_and_reaches_no_checkpoint(poison, 
 def test_on_nan_restore_goes_back_to_the_newest_checkpoint_and_on(poison, monkeypatch, tiny_config, tmp_path, capsys):
     run = poisoned_run(poison, monkeypatch, tiny_config, times=2, on_nan="restore")
     pipeline = run.train()
-    assert run.progress.restores == 2 and run.progress.step == 10
+    assert run.state.progress.restores == 2 and run.state.progress.step == 10
     said = capsys.readouterr().err
     assert said.count("checkpoint-000004, with other random numbers") == 2 and POISONS[poison].split(":")[0] in said
     assert all(parameter.isfinite().all() for parameter in pipeline.generator.parameters())

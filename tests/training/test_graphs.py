@@ -31,9 +31,9 @@ def test_the_numbers_are_those_of_the_plain_step(tiny_config, settings):
         norm_type = "layer" if "lipschitz" in settings else "batch"
         trainer = WGANTrainer(tiny_generator(), tiny_critic(norm_type=norm_type), tiny_images(), config)
         if graphed:
-            trainer._take_step = GraphedStep(trainer.step, config.n_critic, trainer._draws.rng, recorded(calls))
-        records = torch.stack([torch.stack(trainer._one_step()) for _ in range(50)])
-        return records, torch.cat([each.flatten() for each in trainer.generator.parameters()]), trainer.progress
+            trainer.iteration = GraphedStep(trainer.algorithm, config.n_critic, trainer.random.rng, recorded(calls))
+        records = torch.stack([torch.stack(trainer.step()) for _ in range(50)])
+        return records, torch.cat([each.flatten() for each in trainer.generator.parameters()]), trainer.state.progress
 
     calls = []
     (plain, plain_weights, plain_progress), (records, weights, progress) = steps(False), steps(True)
@@ -45,14 +45,14 @@ def test_the_numbers_are_those_of_the_plain_step(tiny_config, settings):
 def test_iterations_of_another_length_are_taken_one_kernel_at_a_time(tiny_config):
     config, calls = tiny_config(critic_warmup=True), []
     trainer = WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), config)
-    step = GraphedStep(trainer.step, config.n_critic, trainer._draws.rng, recorded(calls))
+    step = GraphedStep(trainer.algorithm, config.n_critic, trainer.random.rng, recorded(calls))
     batches = (batch for batch in trainer.real_batches)
     for _ in range(WARM_UP_STEPS + 1):
         step(batches, 5)
     assert calls == []
     step(batches, config.n_critic)
     assert calls == ["capture", "replay"]
-    assert trainer.step.num_critic_steps == 5 * (WARM_UP_STEPS + 1) + config.n_critic
+    assert trainer.algorithm.num_critic_steps == 5 * (WARM_UP_STEPS + 1) + config.n_critic
 
 
 class OneGPU:

@@ -44,7 +44,7 @@ def trains(constraint, architecture, precision):
     AcceleratorState._reset_state()
     run = WGANTrainer(generator, critic, images, config)
     before = [parameter.detach().clone() for network in (generator, critic) for parameter in network.parameters()]
-    losses = torch.stack([torch.stack(run._one_step()) for _ in range(STEPS)])
+    losses = torch.stack([torch.stack(run.step()) for _ in range(STEPS)])
     after = [parameter.detach() for network in (generator, critic) for parameter in network.parameters()]
     if not losses.isfinite().all():
         return "a loss is not finite"

@@ -22,6 +22,8 @@ PARTICULAR = {
 }
 TOGETHER = {
     "lr_warmup_steps": {"lr_scheduler": "linear"},
+    "lr_num_cycles": {"lr_scheduler": "cosine_with_restarts"},
+    "lr_power": {"lr_scheduler": "polynomial"},
     "streaming": {"dataset_name": "user/photos"},
     "logging_steps": {},
 }

@@ -159,14 +159,14 @@ def test_a_resumed_run_ends_as_one_never_stopped(kind, tiny_config, tmp_path):
 def test_the_average_of_the_generator_is_shipped_and_the_raw_weights_are_a_variant(tiny_config, tmp_path):
     run = trainer(tiny_config(use_ema=True, max_train_steps=5, generator_learning_rate=1e-2))
     history = []
-    one_step = run._one_step
+    one_step = run.step
 
     def recorded():
         losses = one_step()
         history.append([parameter.detach().clone() for parameter in run.generator.parameters()])
         return losses
 
-    run._one_step = recorded
+    run.step = recorded
     pipeline = run.train()
     average = history[0]
     for number, weights_then in enumerate(history[1:], start=1):
@@ -186,9 +186,9 @@ def test_the_average_of_the_generator_is_shipped_and_the_raw_weights_are_a_varia
 def test_learning_rates_follow_the_schedule_of_their_name(tiny_config):
     run = trainer(tiny_config(lr_scheduler="linear", lr_warmup_steps=2, max_train_steps=6, critic_learning_rate=1e-3))
     rates = []
-    one_step = run._one_step
-    generator, critic = (optimizer.param_groups[0] for optimizer in run._optimizers.values())
-    run._one_step = lambda: (rates.append((generator["lr"], critic["lr"])), one_step())[1]
+    one_step = run.step
+    generator, critic = (optimizer.param_groups[0] for optimizer in run.state.optimizers.values())
+    run.step = lambda: (rates.append((generator["lr"], critic["lr"])), one_step())[1]
     run.train()
     shares = [0, 0.5, 1, 0.75, 0.5, 0.25]
     assert np.allclose(rates, [(5e-5 * share, 1e-3 * share) for share in shares])
@@ -364,14 +364,14 @@ def test_a_tensor_will_do_as_a_dataset(tiny_config, tmp_path):
 
 
 def interrupt_at(run, step, number=signal.SIGINT):
-    one_step = run._one_step
+    one_step = run.step
 
     def interrupting():
-        if run.progress.step == step:
+        if run.state.progress.step == step:
             os.kill(os.getpid(), number)
         return one_step()
 
-    run._one_step = interrupting
+    run.step = interrupting
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -405,7 +405,7 @@ def ordinary_interrupts():
 
 def test_a_second_interrupt_stops_at_once(tiny_config, ordinary_interrupts):
     run = trainer(tiny_config())
-    one_step = run._one_step
+    one_step = run.step
 
     def interrupting():
         os.kill(os.getpid(), signal.SIGINT)
@@ -414,21 +414,21 @@ def test_a_second_interrupt_stops_at_once(tiny_config, ordinary_interrupts):
         os.kill(os.getpid(), signal.SIGINT)
         return one_step()
 
-    run._one_step = interrupting
+    run.step = interrupting
     with pytest.raises(KeyboardInterrupt):
         run.train()
 
 
 def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_what_there_is(tiny_config, tmp_path):
     run = trainer(tiny_config(max_train_steps=10))
-    one_step = run._one_step
+    one_step = run.step
 
     def poisoned():
-        if run.progress.step == 5:
+        if run.state.progress.step == 5:
             run.generator.layers[0].weight.data.fill_(float("nan"))
         return one_step()
 
-    run._one_step = poisoned
+    run.step = poisoned
     with pytest.raises(FloatingPointError, match="fake_score is nan at step 6: lower generator_learning_rate"):
         run.train()
     assert (tmp_path / "run" / "checkpoint-000004" / "progress.json").is_file()

@@ -5,10 +5,12 @@ import sys
 import termios
 import tty
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
-from hf_wgan.training.report import Report
+from hf_wgan import TrainingConfig
+from hf_wgan.training.report import ProgressCallback
 from hf_wgan.utils import console
 
 
@@ -68,18 +70,20 @@ def test_what_is_disabled_says_nothing(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_terminal_gets_one_bar_with_what_matters_most_within_80_columns(tmp_path, monkeypatch):
+def test_a_terminal_gets_one_bar_with_what_matters_most_within_80_columns(monkeypatch):
     ours, theirs = os.openpty()
     tty.setraw(theirs)
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     losses = {"critic_loss": -0.1234, "generator_loss": -0.5678, "wasserstein_estimate": 0.1234}
     with os.fdopen(theirs, "w", buffering=1) as stderr, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stderr)
-        report = Report(tmp_path, 3000)
+        config, report = TrainingConfig(max_train_steps=3000), ProgressCallback()
+        report.on_train_begin(config, SimpleNamespace(global_step=0), None)
         report.bar.mininterval = 0
-        report.metrics(300, **losses, images_per_second=4321.0)
+        logs = {**losses, "images_per_second": 4321.0}
+        report.on_log(config, SimpleNamespace(global_step=300), None, logs=logs)
         console.say("A word in between.")
-        report.metrics(3000, **losses, images_per_second=4321.0)
+        report.on_log(config, SimpleNamespace(global_step=3000), None, logs=logs)
         report.close()
     written = b""
     with suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:  # how a terminal ends

@@ -1,0 +1,246 @@
+"""Callbacks of a run, in the shape that transformers' users know, and the control object by which they steer it."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..algorithm.records import StepRecord
+from ..pipelines import WGANPipeline
+from ..utils.errors import CallbackError, InputError, one_line
+from .config import TrainingConfig
+from .state import TrainingState
+
+
+@dataclass
+class TrainerControl:
+    """What the trainer does after the current step; callbacks set the fields.
+
+    A field that one process sets counts for all processes.
+    """
+
+    should_training_stop: bool = False  # end the run, with a checkpoint and the pipeline
+    should_evaluate: bool = False  # measure the generator; the metrics are logged too
+    should_log: bool = False  # report the means of the steps since the last report
+    should_sample: bool = False  # generate a sample grid
+    should_save: bool = False  # write a checkpoint
+
+    def reset(self) -> None:
+        """Unset all fields."""
+        for flag in fields(self):
+            setattr(self, flag.name, False)
+
+
+FLAGS = tuple(field.name for field in fields(TrainerControl))
+
+
+class TrainerCallback:
+    """The base of callbacks. Override the methods for the events that matter.
+
+    Every method gets the arguments of the run (`args`, a `TrainingConfig`), its state (`state`, a `TrainingState`) and
+    the control object (`control`); `generator` and `critic`; and what belongs to the event. All processes call the
+    methods, except `on_sample`, which the main process alone calls (`state.is_world_process_zero`).
+
+    A callback with `state_dict()` and `load_state_dict(state)` keeps its state in checkpoints. If a callback raises an
+    error, the run ends after the current step with a checkpoint and the pipeline, and then raises a `CallbackError`.
+
+    Example:
+    ```py
+    >>> from hf_wgan import TrainerCallback
+
+    >>> class StopEarly(TrainerCallback):
+    ...     def on_log(self, args, state, control, logs, **kwargs):
+    ...         if state.global_step > 1000 and logs["wasserstein_estimate"] < 0.05:
+    ...             control.should_training_stop = True
+    ```
+    """
+
+    def on_train_begin(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> Any:
+        """Handle the beginning of training. The run's folder exists, and a checkpoint has been loaded if there is one.
+
+        Args:
+            args: The run's configuration.
+            state: Its state.
+            control: The control object.
+            **kwargs: `generator`, `critic`, and what later versions add.
+        """
+
+    def on_step_end(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        record: StepRecord,
+        **kwargs: Any,
+    ) -> Any:
+        """Handle the end of a step. `record` has its losses, scores and norms, on the device."""
+
+    def on_evaluate(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        metrics: dict[str, float],
+        pipeline: WGANPipeline,
+        **kwargs: Any,
+    ) -> Any:
+        """Handle an evaluation. `metrics` has its values by name, `pipeline` is what was measured."""
+
+    def on_log(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> Any:
+        """Handle a report. `logs` has its values by name, those of an evaluation at this step included."""
+
+    def on_sample(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        images: list[Image.Image],
+        **kwargs: Any,
+    ) -> Any:
+        """Handle the images of a sample grid."""
+
+    def on_save(
+        self, args: TrainingConfig, state: TrainingState, control: TrainerControl, *, checkpoint: Path, **kwargs: Any
+    ) -> Any:
+        """Handle a checkpoint. Its folder is whole when the main process calls this."""
+
+    def on_train_end(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        pipeline: WGANPipeline,
+        interrupted: bool,
+        **kwargs: Any,
+    ) -> Any:
+        """Handle the end of training.
+
+        `pipeline` is saved in the run's folder. `interrupted` says that a signal or a callback's error ended the run.
+        """
+
+    def close(self) -> None:
+        """Release what the callback holds. Called once at the end, also after an error."""
+
+
+class IntervalCallback(TrainerCallback):
+    """Sets what is due after a step by the intervals of the configuration."""
+
+    def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
+        intervals = {
+            "should_evaluate": args.evaluation_steps,
+            "should_log": args.logging_steps,
+            "should_sample": args.validation_steps,
+            "should_save": args.checkpointing_steps,
+        }
+        for flag, steps in intervals.items():
+            if steps and (state.global_step % steps == 0 or state.global_step == args.max_train_steps):
+                setattr(control, flag, True)
+
+
+class CallbackHandler:
+    """Calls the callbacks of a run in their order.
+
+    Args:
+        args: The run's configuration.
+        state: Its state.
+        control: Its control object.
+    """
+
+    def __init__(self, args: TrainingConfig, state: TrainingState, control: TrainerControl):
+        self.args, self.state, self.control = args, state, control
+        self.failure: CallbackError | None = None  # of the first callback that raised an error
+        self._before: list[TrainerCallback] = []
+        self._callbacks: list[TrainerCallback] = []
+        self._after: list[TrainerCallback] = []
+
+    def set_built_in(self, before: list[TrainerCallback], after: list[TrainerCallback]) -> None:
+        """Set the built-in callbacks that are called before all others, and those that are called after them."""
+        self._before, self._after = before, after
+
+    def add(self, callback: Any) -> None:
+        """Add a callback, an instance or a class that is built without arguments.
+
+        Raises:
+            InputError: It is no `TrainerCallback`.
+        """
+        if isinstance(callback, type) and issubclass(callback, TrainerCallback):
+            callback = callback()
+        if not isinstance(callback, TrainerCallback):
+            raise InputError(f"callbacks: {callback!r} is of type {type(callback).__name__}, not a TrainerCallback")
+        names = [type(other).__name__ for other in self._callbacks]
+        self._callbacks.append(callback)
+        number = names.count(type(callback).__name__)
+        self.state.add(f"callback {type(callback).__name__}{f' {number + 1}' if number else ''}", callback)
+
+    def remove(self, callback: Any) -> None:
+        """Remove a callback, or all of a class."""
+        for callbacks in (self._before, self._callbacks, self._after):
+            for other in list(callbacks):
+                if other is callback or type(other) is callback:
+                    callbacks.remove(other)
+
+    def listens(self, event: str) -> bool:
+        """Return whether any callback handles an event."""
+        return any(_handles(callback, event) for callback in self._all())
+
+    def call(self, event: str, **values: Any) -> None:
+        """Call the method of an event of every callback.
+
+        Raises:
+            CallbackError: A callback raised an error at the beginning of training.
+        """
+        values |= self.state.networks
+        for callback in self._all():
+            if not _handles(callback, event):
+                continue
+            try:
+                getattr(callback, event)(self.args, self.state, self.control, **values)
+            except Exception as error:
+                if callback not in self._callbacks:
+                    raise
+                self._drop(callback, event, error)
+
+    def close(self) -> None:
+        """Close every callback."""
+        for callback in self._all():
+            try:
+                callback.close()
+            except Exception as error:
+                if callback not in self._callbacks:
+                    raise
+                self._drop(callback, "close", error)
+
+    def _all(self) -> list[TrainerCallback]:
+        return [*self._before, *self._callbacks, *self._after]
+
+    def _drop(self, callback: TrainerCallback, event: str, error: Exception) -> None:
+        """Call a callback no more, and end the run."""
+        self._callbacks.remove(callback)
+        failure = (
+            f"{type(callback).__name__}.{event} failed at step {self.state.global_step} "
+            f"({type(error).__name__}: {one_line(error)})"
+        )
+        if event == "on_train_begin":
+            raise CallbackError(failure) from error
+        if self.failure is None:
+            self.failure = CallbackError(f"{failure}; the run ended there and is saved in {self.args.output_dir}")
+            self.failure.__cause__ = error
+        self.control.should_training_stop = True
+
+
+def _handles(callback: TrainerCallback, event: str) -> bool:
+    method = getattr(callback, event)
+    return getattr(method, "__func__", method) is not getattr(TrainerCallback, event)

@@ -1,0 +1,112 @@
+"""The constraint, the augmentation and the prior of a run: by name from the options, or objects of one's own."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from torch import Tensor
+
+from ..algorithm.augment import Augmentation
+from ..algorithm.latents import LatentPrior, prior_name
+from ..algorithm.lipschitz import Constraint, Rand, build_constraint
+from ..utils.errors import InputError
+from .config import TrainingConfig
+
+INSTEAD_OF = {
+    "constraint": ("lipschitz", "clip_value", "gradient_penalty_weight"),
+    "augmentation": ("augmentation",),
+}
+"""The options that do not act where an object was given instead."""
+
+
+def choose_constraint(config: TrainingConfig, constraint: Constraint | None, rand: Rand) -> Constraint:
+    """Return the constraint of a run.
+
+    Args:
+        config: The options, which name one.
+        constraint: The object to use instead. If its `rand` is `torch.rand`, the run's own numbers replace it, so that
+            resuming and several processes are exact.
+        rand: The run's uniform random numbers.
+
+    Raises:
+        InputError: The object is no constraint.
+    """
+    if constraint is None:
+        return build_constraint(config.lipschitz, config.clip_value, config.gradient_penalty_weight, rand)
+    if not isinstance(constraint, Constraint):
+        raise InputError(
+            f"constraint={constraint!r}: must be an instance of a subclass of hf_wgan.algorithm.lipschitz.Constraint"
+        )
+    _share_random_numbers(constraint, rand)
+    return constraint
+
+
+def choose_augmentation(
+    config: TrainingConfig, augmentation: Callable[..., Tensor] | None, rand: Rand, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Return the augmentation of a run.
+
+    Args:
+        config: The options, which name one.
+        augmentation: The function to use instead: of images, or of images and `rand`.
+        rand: The run's uniform random numbers.
+        device: Where the images are.
+
+    Raises:
+        InputError: It is no function.
+    """
+    if augmentation is None:
+        return Augmentation(config.augmentation, rand)
+    if not callable(augmentation) or isinstance(augmentation, type):
+        raise InputError(
+            f"augmentation={augmentation!r}: must be a function of images (N, C, H, W); the built-in ones are named by "
+            "TrainingConfig(augmentation=...)"
+        )
+    if isinstance(augmentation, torch.nn.Module):
+        augmentation.to(device)
+    elif "rand" in inspect.signature(augmentation).parameters:
+        return partial(augmentation, rand=rand)
+    _share_random_numbers(augmentation, rand)
+    return augmentation
+
+
+def set_prior(generator: ModelMixin, prior: LatentPrior | type[LatentPrior] | str) -> str:
+    """Keep a prior of latents in the generator's config, by name, and return the name.
+
+    Raises:
+        InputError: It is no prior, cannot be found by a name, or cannot be built without arguments.
+    """
+    name = prior_name(prior, type(generator))
+    if isinstance(prior, LatentPrior) and parameters_of(prior) != parameters_of(type(prior)()):
+        raise InputError(
+            f"latent_prior={prior!r} has {parameters_of(prior)}: a generator keeps its prior by name alone, and builds "
+            "it without arguments; make a subclass with these values"
+        )
+    generator.register_to_config(latent_prior=name)
+    return name
+
+
+def description_of(component: Any) -> dict[str, Any]:
+    """Return what the record of a run says of an object: its class or function, and its parameters."""
+    named = component if inspect.isroutine(component) else type(component)
+    return {"class": f"{named.__module__}:{named.__qualname__}", **parameters_of(component)}
+
+
+def parameters_of(component: Any) -> dict[str, Any]:
+    """Return the public attributes of an object that are numbers, strings, or lists of them."""
+    attributes = getattr(component, "__dict__", {})
+    return {name: value for name, value in attributes.items() if not name.startswith("_") and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _share_random_numbers(component: Any, rand: Rand) -> None:
+    if getattr(component, "rand", None) is torch.rand:
+        component.rand = rand

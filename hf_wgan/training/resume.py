@@ -1,0 +1,118 @@
+"""The checkpoints of one run: when it saves them, resumes from one, and returns to one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ..data import RealBatches, StreamedBatches
+from ..utils import files
+from ..utils.console import say
+from ..utils.errors import InputError, NotFiniteError
+from .changes import check_changes
+from .checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint, take_checkpoint
+from .config import TrainingConfig
+from .meter import Meter
+from .state import TrainingState
+
+
+class Checkpoints:
+    """Saves and loads the checkpoints of a run. All processes call the methods together.
+
+    Args:
+        config: The options of the run.
+        state: What a checkpoint holds.
+        meter: The values of the steps since the last report, which it holds too.
+        real_batches: The images, whose order goes on where the run was.
+        accelerator: Knows the processes.
+        describe: Returns the record of the run.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        state: TrainingState,
+        meter: Meter,
+        real_batches: RealBatches | StreamedBatches,
+        accelerator: Accelerator,
+        describe: Callable[[], dict[str, Any]],
+    ):
+        self.config, self.state, self.meter, self.real_batches = config, state, meter, real_batches
+        self.accelerator, self.describe = accelerator, describe
+        self.output_dir = Path(config.output_dir)
+        self.writer = CheckpointWriter()
+        self.metrics = ""  # the lines of metrics.jsonl up to the checkpoint that was loaded last
+        self._has_resumed = False
+
+    def save(self) -> Path:
+        """Begin to write a checkpoint of the current step, and return its folder. `writer.wait()` waits for it.
+
+        Raises:
+            NotFiniteError: A value since the last report is not finite. No checkpoint ever holds such a value.
+            DiskError: The checkpoint before it could not be written.
+        """
+        folder = self.output_dir / f"checkpoint-{self.state.global_step:06d}"
+        records = self.meter.gather()
+        if self.accelerator.is_main_process:
+            metrics = (self.output_dir / files.METRICS).read_text()
+            checkpoint = take_checkpoint(self.state, self.meter.seconds, self.describe(), metrics, records)
+            self.writer.write(folder, checkpoint, self.config.checkpoints_total_limit)
+        return folder
+
+    def resume(self) -> None:
+        """Load the checkpoint that the options name, once, unless steps were taken before.
+
+        Raises:
+            InputError: There is none, or it is of another experiment.
+        """
+        if self.config.resume_from_checkpoint and not self._has_resumed and self.state.global_step == 0:
+            folder = find_checkpoint(self.output_dir, self.config.resume_from_checkpoint, self._say)
+            for change in check_changes(folder, self.describe(), self.config.allow_config_change):
+                self._say(f"Changed since {folder.name}: {change}.")
+            self._load(folder)
+        self._has_resumed = True
+
+    def restore_after(self, error: NotFiniteError) -> None:
+        """Load the newest whole checkpoint and continue with other random numbers, if the options allow it.
+
+        Raises:
+            NotFiniteError: They do not, or there is no checkpoint, or too many were loaded before.
+        """
+        restores = self.state.progress.restores + 1
+        self.writer.wait()
+        self.accelerator.wait_for_everyone()
+        try:
+            folder = find_checkpoint(self.output_dir, "latest", self._say)
+        except InputError as no_checkpoint:
+            raise NotFiniteError(f"{error}. There is no whole checkpoint in {self.output_dir}") from no_checkpoint
+        if self.config.on_nan == "stop":
+            raise NotFiniteError(
+                f"{error}. {folder} is whole: go on from it with --resume_from_checkpoint latest, or let the run do so "
+                "by itself with --on_nan restore"
+            )
+        if restores > self.config.max_restores:
+            raise NotFiniteError(f"{error}. The run has gone back max_restores={restores - 1} times; {folder} is whole")
+        self._load(folder)
+        self.state.progress.restores = restores
+        self.accelerator.wait_for_everyone()
+        self.meter.restart()
+        self._say(f"{error}. Gone back to {folder}, with other random numbers ({restores} times now).")
+        if self.accelerator.is_main_process:
+            files.write_text(self.output_dir / files.METRICS, self.metrics)
+
+    def _load(self, folder: Path) -> None:
+        checkpoint = load_checkpoint(folder, self.state)
+        steps = torch.tensor([self.state.global_step], device=self.accelerator.device)
+        if len(set(self.accelerator.gather(steps).tolist())) > 1:
+            raise InputError(f"resume_from_checkpoint: the processes do not all find {folder}; use a shared folder")
+        # A whole number of batches: after a change of their size the first images may be seen once more.
+        batch_size = self.config.train_batch_size * self.accelerator.num_processes
+        self.real_batches.position = self.state.progress.images // batch_size
+        self.meter.load(checkpoint.states["records"])
+        self.metrics = checkpoint.metrics
+
+    def _say(self, message: str) -> None:
+        if self.accelerator.is_main_process:
+            say(message)

@@ -1,0 +1,153 @@
+"""All that training changes: networks, optimizers, schedules, average, loss scale, and how far the run has come.
+
+Latents, the order of the images and every other random number follow from the seed and the step, and need no state.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+from diffusers import ModelMixin
+from diffusers.training_utils import EMAModel
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0  # generator updates
+    critic_steps: int = 0
+    images: int = 0  # real images, of all processes together
+    seconds: float = 0.0  # of training
+    restores: int = 0  # returns to a checkpoint after a value that was not finite
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Whatever has a state that a checkpoint keeps: tensors, numbers, strings, and lists and dictionaries of them."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class TrainingState:
+    """The state of a run, which a checkpoint takes whole.
+
+    Args:
+        generator: The network itself, not what Accelerate wrapped.
+        critic: Likewise.
+        optimizers: `generator_optimizer` and `critic_optimizer`.
+        schedulers: `generator_scheduler` and `critic_scheduler`, of these optimizers in this order.
+        ema: Average of the generator's weights, if there is one.
+        scaler: Loss scaler of float16, if there is one.
+        is_world_process_zero: Whether this is the process that writes files.
+    """
+
+    def __init__(
+        self,
+        generator: ModelMixin,
+        critic: ModelMixin,
+        *,
+        optimizers: dict[str, Any],
+        schedulers: dict[str, LambdaLR],
+        ema: EMAModel | None = None,
+        scaler: Any = None,
+        is_world_process_zero: bool = True,
+    ):
+        self.generator, self.critic = generator, critic
+        self.optimizers, self.schedulers = optimizers, schedulers
+        self.ema, self.scaler = ema, scaler
+        self.progress = Progress()
+        self.is_world_process_zero = is_world_process_zero
+        self.extras: dict[str, Stateful] = {}
+
+    @property
+    def global_step(self) -> int:
+        """Number of generator updates so far."""
+        return self.progress.step
+
+    @property
+    def networks(self) -> dict[str, ModelMixin]:
+        """Both networks by name."""
+        return {"generator": self.generator, "critic": self.critic}
+
+    def add(self, name: str, value: Any) -> None:
+        """Keep something more in checkpoints, such as a callback's or a constraint's state, if it has any."""
+        if isinstance(value, Stateful):
+            self.extras[name] = value
+
+    def advance(self, critic_steps: int, images: int) -> None:
+        """Count one step and let the schedules and the average follow it.
+
+        Args:
+            critic_steps: Critic steps in it.
+            images: Real images in it.
+        """
+        for scheduler in self.schedulers.values():
+            scheduler.step()
+        if self.ema:
+            self.ema.step(self.generator.parameters())
+        self.progress.step += 1
+        self.progress.critic_steps += critic_steps
+        self.progress.images += images
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state by name. Its tensors are those that training goes on to change."""
+        optional = {"scaler": self.scaler, "ema": self.ema}
+        parts = {
+            **self.networks,
+            **self.optimizers,
+            **self.schedulers,
+            **{name: part for name, part in optional.items() if part is not None},
+            **self.extras,
+        }
+        return {name: part.state_dict() for name, part in parts.items()} | {"progress": asdict(self.progress)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a state in place.
+
+        Hyperparameters (learning rates, betas, decays) stay those of this run: where a resumed run may change them, the
+        new values act. What the saved run did not have starts afresh: a loss scale, an average, a callback's state.
+        """
+        for name, network in self.networks.items():
+            network.load_state_dict(state[name])
+        for name, optimizer in self.optimizers.items():
+            _load_optimizer(optimizer, state[name], name)
+        for (name, scheduler), optimizer in zip(self.schedulers.items(), self.optimizers.values()):
+            _load_scheduler(scheduler, optimizer, state[name])
+        if self.scaler is not None and state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self._load_ema(self.ema, state.get("ema"))
+        for name, extra in self.extras.items():
+            if name in state:
+                extra.load_state_dict(state[name])
+        self.progress = replace(Progress(), **state["progress"])
+
+    def _load_ema(self, ema: EMAModel, state: dict[str, Any] | None) -> None:
+        if state is None:
+            weights = [parameter.detach().clone() for parameter in self.generator.parameters()]
+            state = {"shadow_params": weights, "optimization_step": 0}
+        ema.load_state_dict({name: state[name] for name in ("shadow_params", "optimization_step")})
+        ema.to(self.generator.device)  # load_state_dict replaces the tensors by those of the file
+
+
+def _load_optimizer(optimizer: Any, state: dict[str, Any], name: str) -> None:
+    """Load the moments of an optimizer, and keep its own hyperparameters."""
+    groups = []
+    for saved, own in zip(state["param_groups"], optimizer.param_groups):
+        if ("betas" in saved) != ("betas" in own):
+            raise ValueError(f"the {name} in it is of another kind, with another state")
+        groups.append({**own, "params": saved["params"]})
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+def _load_scheduler(scheduler: LambdaLR, optimizer: Any, state: dict[str, Any]) -> None:
+    """Load the step of a schedule. The learning rate follows from the step and this run's own base rate."""
+    own = scheduler.base_lrs
+    scheduler.load_state_dict(state)
+    scheduler.base_lrs = own
+    rates = [base * factor(scheduler.last_epoch) for base, factor in zip(own, scheduler.lr_lambdas)]
+    scheduler._last_lr = rates
+    for group, rate in zip(optimizer.param_groups, rates):
+        group["lr"] = rate

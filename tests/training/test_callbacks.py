@@ -1,0 +1,327 @@
+"""Callbacks, the control object, and the public methods of the trainer."""
+
+import json
+
+import pytest
+import torch
+from conftest import tiny_critic, tiny_generator, tiny_images
+from processes import ended, free_port, join, outcome, start
+
+from hf_wgan import InputError, TrainerCallback, TrainerControl, WGANPipeline, WGANTrainer
+from hf_wgan.training import report
+from hf_wgan.training.checkpoint import damage
+from hf_wgan.utils import files
+from hf_wgan.utils.errors import CallbackError
+
+EVENTS = ("on_train_begin", "on_step_end", "on_evaluate", "on_log", "on_sample", "on_save", "on_train_end")
+EVALUATED = {"evaluation_steps": 2, "evaluation_features": "pixels", "num_evaluation_images": 20}
+
+
+def trainer(config, *callbacks, **options):
+    return WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), config, callbacks=callbacks, **options)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class Recorder(TrainerCallback):
+    """Records every event with its step and values."""
+
+    def __init__(self):
+        self.events = []
+
+
+def recorded(event):
+    def method(self, args, state, control, **kwargs):
+        self.events.append((event, state.global_step, kwargs))
+
+    return method
+
+
+for event in EVENTS:
+    setattr(Recorder, event, recorded(event))
+
+
+def acting(event, act):
+    """Return a callback that acts at an event."""
+
+    def method(self, args, state, control, **kwargs):
+        act(state, control, **kwargs)
+
+    return type("Acting", (TrainerCallback,), {event: method})()
+
+
+def test_every_event_comes_in_order_with_its_values(tiny_config, tmp_path):
+    recorder = Recorder()
+    run = trainer(tiny_config(**EVALUATED), recorder)
+    pipeline = run.train()
+    assert [(event, step) for event, step, _ in recorder.events] == [
+        ("on_train_begin", 0),
+        *[("on_step_end", 1), ("on_log", 1)],
+        *[("on_step_end", 2), ("on_evaluate", 2), ("on_log", 2), ("on_sample", 2), ("on_save", 2)],
+        *[("on_step_end", 3), ("on_log", 3)],
+        *[("on_step_end", 4), ("on_evaluate", 4), ("on_log", 4), ("on_sample", 4), ("on_save", 4)],
+        ("on_train_end", 4),
+    ]
+    values = {event: kwargs for event, _, kwargs in recorder.events}
+    for kwargs in values.values():
+        assert kwargs["generator"] is run.generator and kwargs["critic"] is run.critic
+    assert {"step": 4, **values["on_log"]["logs"]} == rows(tmp_path / "run")[-1]
+    assert values["on_log"]["logs"].items() >= values["on_evaluate"]["metrics"].items()
+    assert torch.isfinite(values["on_step_end"]["record"].critic_loss)
+    assert len(values["on_sample"]["images"]) == 4
+    assert values["on_save"]["checkpoint"] == tmp_path / "run" / "checkpoint-000004"
+    assert isinstance(values["on_evaluate"]["pipeline"], WGANPipeline)
+    assert values["on_train_end"]["pipeline"] is pipeline and not values["on_train_end"]["interrupted"]
+
+
+def test_a_checkpoint_is_whole_when_a_callback_hears_of_it(tiny_config):
+    wholes = []
+    trainer(
+        tiny_config(), acting("on_save", lambda state, control, checkpoint, **rest: wholes.append(damage(checkpoint)))
+    ).train()
+    assert wholes == ["", ""]
+
+
+@pytest.mark.parametrize("event", ["on_step_end", "on_log", "on_sample", "on_save"])
+def test_a_callback_stops_the_run_which_is_saved_and_can_go_on(event, tiny_config, tmp_path):
+    def stop(state, control, **kwargs):
+        control.should_training_stop = state.global_step >= 2
+
+    options = {"max_train_steps": 7, "checkpointing_steps": 2, "validation_steps": 2}
+    run = trainer(tiny_config(**options), acting(event, stop))
+    run.train()
+    assert run.state.global_step == 2 and not run.interrupted
+    assert not damage(tmp_path / "run" / "checkpoint-000002")
+    assert (tmp_path / "run" / "samples" / "step-000002.png").is_file()
+    WGANPipeline.from_pretrained(tmp_path / "run")
+    trainer(tiny_config(**options, resume_from_checkpoint="latest")).train()
+    trainer(tiny_config(**options | {"output_dir": str(tmp_path / "whole")})).train()
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_a_run_that_is_stopped_between_intervals_leaves_a_checkpoint_and_a_grid(tiny_config, tmp_path):
+    def stop(state, control, **kwargs):
+        control.should_training_stop = state.global_step == 3
+
+    seldom = {"max_train_steps": 9, "checkpointing_steps": 100, "validation_steps": 100, "logging_steps": 100}
+    trainer(tiny_config(**seldom), acting("on_step_end", stop)).train()
+    assert [path.name for path in files.checkpoints(tmp_path / "run")] == ["checkpoint-000003"]
+    assert (tmp_path / "run" / "samples" / "step-000003.png").is_file()
+    assert rows(tmp_path / "run") == [], "the next report is of all steps, as if nothing had happened"
+
+
+@pytest.mark.parametrize("event", ["on_step_end", "on_save", "on_log", "on_sample"])
+def test_every_flag_is_honoured_whichever_event_sets_it(event, tiny_config, tmp_path):
+    def ask(state, control, **kwargs):
+        if state.global_step == 3:
+            control.should_log = control.should_sample = control.should_save = control.should_evaluate = True
+
+    seldom = {"logging_steps": 100, "checkpointing_steps": 100, "validation_steps": 100, "max_train_steps": 5}
+    interval = {"on_step_end": {}, "on_save": "checkpointing_steps", "on_log": "logging_steps"}
+    options = seldom | {interval.get(event) or "validation_steps": 3} if event != "on_step_end" else seldom
+    recorder = Recorder()
+    evaluated = {name: value for name, value in EVALUATED.items() if name != "evaluation_steps"}
+    trainer(tiny_config(**options, **evaluated), acting(event, ask), recorder).train()
+    asked = {"on_log", "on_sample", "on_save", "on_evaluate"}
+    steps = {name: [step for event, step, _ in recorder.events if event == name and step < 5] for name in asked}
+    if event == "on_log":  # its own report is already written
+        assert steps == {"on_log": [3, 4], "on_evaluate": [4], "on_sample": [3], "on_save": [3]}
+    else:
+        again = {"on_sample": [3, 4] if event == "on_sample" else [3], "on_save": [3, 4] if event == "on_save" else [3]}
+        assert steps == {"on_log": [3], "on_evaluate": [3], **again}
+
+
+@pytest.mark.parametrize("event", EVENTS[1:])
+def test_a_callback_that_fails_is_named_and_the_run_is_saved(event, tiny_config, tmp_path):
+    def fail(state, control, **kwargs):
+        return 1 / 0
+
+    recorder = Recorder()
+    run = trainer(tiny_config(max_train_steps=9, checkpointing_steps=3, **EVALUATED), acting(event, fail), recorder)
+    with pytest.raises(
+        CallbackError, match=rf"Acting\.{event} failed at step \d \(ZeroDivisionError: division"
+    ) as caught:
+        run.train()
+    assert str(tmp_path / "run") in str(caught.value) and "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    step = run.state.global_step
+    assert step < 9 or event == "on_train_end"
+    assert not damage(tmp_path / "run" / f"checkpoint-{step:06d}")
+    WGANPipeline.from_pretrained(tmp_path / "run")
+    assert recorder.events[-1][0] == "on_train_end", "the other callbacks are called to the end"
+    assert recorder.events[-1][2]["interrupted"] == (event != "on_train_end")
+
+
+def test_a_callback_that_fails_at_the_beginning_ends_the_run_at_once(tiny_config):
+    def fail(state, control, **kwargs):
+        raise OSError("no such tracker")
+
+    run = trainer(tiny_config(), acting("on_train_begin", fail))
+    with pytest.raises(CallbackError, match=r"Acting\.on_train_begin failed at step 0 \(OSError: no such tracker\)"):
+        run.train()
+    assert run.state.global_step == 0
+
+
+class Patience(TrainerCallback):
+    def __init__(self):
+        self.reports = 0
+
+    def on_log(self, args, state, control, **kwargs):
+        self.reports += 1
+
+    def state_dict(self):
+        return {"reports": self.reports}
+
+    def load_state_dict(self, state):
+        self.reports = state["reports"]
+
+
+def test_the_state_of_a_callback_is_in_the_checkpoint(tiny_config):
+    first, second = Patience(), Patience()
+    trainer(tiny_config(), first).train()
+    trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=6), second).train()
+    assert (first.reports, second.reports) == (4, 6)
+    trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=7)).train()  # without it
+
+
+def test_a_class_will_do_and_anything_else_is_refused(tiny_config):
+    run = trainer(tiny_config(), Patience)
+    run.add_callback(Recorder)
+    with pytest.raises(InputError, match=r"callbacks: 3 is of type int, not a TrainerCallback"):
+        run.add_callback(3)
+
+
+def test_a_control_is_unset_at_first():
+    assert not any(vars(TrainerControl()).values())
+
+
+def test_steps_one_by_one_are_those_of_a_run_and_touch_no_file(tiny_config, tmp_path):
+    run = trainer(tiny_config())
+    for _ in range(4):
+        step_record = run.step()
+    assert not (tmp_path / "run").exists()
+    assert step_record.critic_loss.ndim == 0 and run.state.progress.images == 64
+    checkpoint = run.save_checkpoint()
+    assert checkpoint == tmp_path / "run" / "checkpoint-000004" and not damage(checkpoint)
+    trainer(tiny_config(output_dir=str(tmp_path / "whole"))).train()
+    for name in ("generator", "critic"):
+        file = f"checkpoint-000004/{name}/diffusion_pytorch_model.safetensors"
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_first_step_of_a_run_to_be_resumed_goes_on_from_the_checkpoint(tiny_config):
+    trainer(tiny_config()).train()
+    run = trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=6))
+    run.step()
+    assert run.state.global_step == 5
+
+
+def test_an_iterator_yields_each_step_after_what_is_due(tiny_config, tmp_path):
+    run, steps = trainer(tiny_config()), []
+    for record in run.iterate():
+        steps.append((run.state.global_step, len(rows(tmp_path / "run"))))
+        assert torch.isfinite(record.generator_loss)
+    assert steps == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    WGANPipeline.from_pretrained(tmp_path / "run")
+
+
+def test_an_iterator_that_is_dropped_writes_nothing_more(tiny_config, tmp_path):
+    run = trainer(tiny_config())
+    steps = run.iterate()
+    next(steps)
+    steps.close()
+    assert not (tmp_path / "run" / files.INDEX).exists()
+    run.train()
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_evaluate_measures_at_any_time(tiny_config, tmp_path):
+    run = trainer(tiny_config(evaluation_features="pixels", num_evaluation_images=20))
+    run.step()
+    metrics = run.evaluate()
+    assert metrics["frechet_distance"] > 0 and (tmp_path / "run" / "best" / files.INDEX).is_file()
+
+
+def test_the_state_takes_and_gives_everything(tiny_config):
+    options = {"use_ema": True, "optimizer": "adam", "lr_scheduler": "linear"}
+    one, other = trainer(tiny_config(**options)), trainer(tiny_config(**options))
+    for _ in range(3):
+        one.step()
+    other.state.load_state_dict(one.state.state_dict())
+    assert other.state.progress == one.state.progress and other.state.global_step == 3
+    for name in ("generator", "critic"):
+        for expected, value in zip(one.state.networks[name].parameters(), other.state.networks[name].parameters()):
+            assert torch.equal(expected, value)
+        rates = [run.state.optimizers[f"{name}_optimizer"].param_groups[0]["lr"] for run in (one, other)]
+        assert rates[0] == rates[1] == 5e-5 / 4
+    assert all(map(torch.equal, one.state.ema.shadow_params, other.state.ema.shadow_params))
+
+
+def test_a_learning_rate_that_a_resumed_run_may_change_acts(tiny_config):
+    trainer(tiny_config(lr_scheduler="linear", max_train_steps=4, use_ema=True)).train()
+    changes = {"critic_learning_rate": 1e-3, "adam_epsilon": 1e-3, "ema_max_decay": 0.5, "max_train_steps": 8}
+    run = trainer(
+        tiny_config(
+            lr_scheduler="linear", use_ema=True, resume_from_checkpoint="latest", allow_config_change=True, **changes
+        )
+    )
+    run.step()
+    generator, critic = (optimizer.param_groups[0] for optimizer in run.state.optimizers.values())
+    assert (generator["lr"], critic["lr"]) == pytest.approx((5e-5 * 3 / 8, 1e-3 * 3 / 8))
+    assert generator["eps"] == 1e-3 and run.state.ema.decay == 0.5
+
+
+def test_an_average_that_a_resumed_run_begins_is_of_the_loaded_weights(tiny_config):
+    trainer(tiny_config()).train()
+    run = trainer(tiny_config(use_ema=True, resume_from_checkpoint="latest", allow_config_change=True))
+    run.state.load_state_dict({**run.state.state_dict(), "ema": None})
+    run.pipeline()
+    trainer(
+        tiny_config(use_ema=True, resume_from_checkpoint="latest", allow_config_change=True, max_train_steps=5)
+    ).train()
+
+
+def test_another_optimizer_cannot_take_up_the_state_and_says_so(tiny_config):
+    trainer(tiny_config()).train()
+    run = trainer(tiny_config(optimizer="adam", resume_from_checkpoint="latest", allow_config_change=True))
+    with pytest.raises(InputError, match="the generator_optimizer in it is of another kind"):
+        run.train()
+
+
+def test_a_broken_matplotlib_costs_the_picture_and_not_the_model(tiny_config, tmp_path, monkeypatch, capsys):
+    def broken(*args):
+        assert (tmp_path / "run" / files.INDEX).is_file(), "the model is saved first"
+        raise ImportError("libfreetype.so.6: cannot open")
+
+    monkeypatch.setattr(report, "plot_runs", broken)
+    trainer(tiny_config()).train()
+    WGANPipeline.from_pretrained(tmp_path / "run")
+    assert "curves.png was not drawn (ImportError: libfreetype.so.6: cannot open)." in capsys.readouterr().err
+    assert "curves.png" not in (tmp_path / "run" / "README.md").read_text()
+
+
+def agreeing(folder, index, num_processes, port):
+    from hf_wgan import TrainingConfig
+
+    join(index, num_processes, port)
+
+    def ask(state, control, **kwargs):  # in one process, and each in another
+        control.should_save = index == 0 and state.global_step == 2
+        control.should_log = index == 1 and state.global_step == 3
+        control.should_training_stop = index == 1 and state.global_step == 5
+
+    seldom = {"logging_steps": 100, "checkpointing_steps": 100, "validation_steps": 100, "max_train_steps": 9}
+    config = TrainingConfig(output_dir=folder, train_batch_size=4, n_critic=1, num_validation_images=4, **seldom)
+    recorder = Recorder()
+    trainer(config, acting("on_step_end", ask), recorder).train()
+    events = [(event, step) for event, step, _ in recorder.events if event not in ("on_step_end", "on_sample")]
+    assert events == [("on_train_begin", 0), ("on_save", 2), ("on_log", 3), ("on_save", 5), ("on_train_end", 5)], events
+    torch.distributed.destroy_process_group()
+
+
+def test_a_flag_of_one_process_is_one_of_all(tmp_path):
+    port = free_port()
+    assert ended([start(agreeing, str(tmp_path / "run"), index, 2, port) for index in range(2)]) == [0, 0]
+    assert [row["step"] for row in rows(tmp_path / "run")] == [3]

@@ -1,0 +1,215 @@
+"""Constraints, augmentations and priors that are objects of one's own."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from conftest import tiny_critic, tiny_generator, tiny_images
+from diffusers.configuration_utils import register_to_config
+from processes import outcome
+
+from hf_wgan import InputError, RunConfig, WGANPipeline, WGANTrainer
+from hf_wgan.algorithm.augment import Augmentation
+from hf_wgan.algorithm.latents import LatentPrior, UniformPrior
+from hf_wgan.algorithm.lipschitz import Constraint, GradientPenalty, SpectralNormalization, WeightClipping, gradients
+from hf_wgan.models.network import Network
+
+
+class LogCosh(Constraint):
+    def __init__(self, weight=10.0):
+        self.weight = weight
+
+    def penalty(self, score, real_images, fake_images):
+        return self.weight * torch.log(torch.cosh(gradients(score, real_images).norm(dim=1) - 1)).mean()
+
+
+class Adaptive(Constraint):
+    """Has a state: the number of critic steps."""
+
+    def __init__(self):
+        self.count = 0
+
+    def after_step(self, critic):
+        self.count += 1
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+class SignPrior(LatentPrior):
+    def __call__(self, normals):
+        return torch.where(normals < 0, -1.0, 1.0).to(normals.dtype)
+
+
+class ScaledPrior(LatentPrior):
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def __call__(self, normals):
+        return self.scale * normals
+
+
+class BareGenerator(Network):
+    """A generator that knows nothing of priors."""
+
+    @register_to_config
+    def __init__(self, sample_size: int = 8, out_channels: int = 1, latent_dim: int = 4):
+        super().__init__()
+        self.layer = torch.nn.Linear(latent_dim, out_channels * sample_size**2)
+
+    def forward(self, latents):
+        return self.layer(latents).view(-1, 1, 8, 8).tanh()
+
+
+def noise(images, rand):
+    return images + 0.1 * (rand(tuple(images.shape), device=images.device, dtype=images.dtype) - 0.5)
+
+
+class Shift(torch.nn.Module):
+    def __init__(self, by=0.0):
+        super().__init__()
+        self.by = by
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images):
+        self.seen += 1
+        return images + self.by
+
+
+def trainer(config, **options):
+    networks = {"generator": tiny_generator(), "critic": tiny_critic(norm_type="none")} | options
+    return WGANTrainer(networks.pop("generator"), networks.pop("critic"), tiny_images(), config, **networks)
+
+
+def record(folder):
+    return json.loads((folder / "training_config.json").read_text())
+
+
+def test_a_constraint_object_acts_instead_of_the_option_and_is_recorded(tiny_config, tmp_path):
+    run = trainer(tiny_config(), constraint=LogCosh(3.0))
+    run.train()
+    assert max(weight.abs().max() for weight in run.critic.parameters()) > 0.01, "nothing is clipped"
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["gradient_penalty"] > 0 for line in lines)
+    saved = record(tmp_path / "run")
+    assert saved["constraint"] == {"class": f"{__name__}:LogCosh", "weight": 3.0}
+    assert [saved["training"][name] for name in ("lipschitz", "clip_value", "gradient_penalty_weight")] == [None] * 3
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"| constraint | class {__name__}:LogCosh, weight 3.0 |" in card
+    assert "lipschitz" not in card and "clip" not in card
+
+
+@pytest.mark.parametrize(
+    "constraint, option", [(partial(GradientPenalty, 10.0), "gp"), (partial(WeightClipping), "clip")]
+)
+def test_an_object_of_ours_is_the_option_to_the_bit(constraint, option, tiny_config, tmp_path):
+    trainer(tiny_config(output_dir=str(tmp_path / "object")), constraint=constraint()).train()
+    trainer(tiny_config(output_dir=str(tmp_path / "option"), lipschitz=option)).train()
+    weights = "critic/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "object" / weights).read_bytes() == (tmp_path / "option" / weights).read_bytes()
+
+
+def test_an_augmentation_object_of_ours_is_the_option_to_the_bit(tiny_config, tmp_path):
+    trainer(tiny_config(output_dir=str(tmp_path / "object")), augmentation=Augmentation("color,cutout")).train()
+    trainer(tiny_config(output_dir=str(tmp_path / "option"), augmentation="color,cutout")).train()
+    weights = "critic/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "object" / weights).read_bytes() == (tmp_path / "option" / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "option", [{}, {"constraint": Adaptive}, {"augmentation": lambda: noise}, {"augmentation": Shift}]
+)
+def test_objects_resume_exactly_with_their_state(option, tiny_config, tmp_path):
+    def run(name, **more):
+        objects = {name: make() for name, make in option.items()}
+        run = trainer(tiny_config(output_dir=str(tmp_path / name), checkpointing_steps=100, **more), **objects)
+        run.train()
+        return objects
+
+    whole = run("whole", max_train_steps=6)
+    run("parts", max_train_steps=4)
+    parts = run("parts", max_train_steps=6, resume_from_checkpoint="latest")
+    for folder in ("whole", "parts"):
+        (tmp_path / folder / "samples" / "step-000004.png").unlink(missing_ok=True)
+    assert outcome(tmp_path / "whole") == outcome(tmp_path / "parts")
+    if "constraint" in option:
+        assert whole["constraint"].count == parts["constraint"].count == 12
+    if option.get("augmentation") is Shift:
+        assert whole["augmentation"].seen == parts["augmentation"].seen == 6 * 5
+
+
+@pytest.mark.parametrize(
+    "objects, named",
+    [
+        ({"constraint": LogCosh(2.0)}, r"constraint.weight is 2.0, was 1.0"),
+        ({"constraint": Adaptive()}, r"constraint.class is '.*:Adaptive', was '.*:LogCosh'"),
+        ({}, "lipschitz is 'clip', was None"),
+        ({"constraint": LogCosh(1.0), "augmentation": noise}, "augmentation is None, was ''"),
+    ],
+)
+def test_resuming_with_another_object_is_another_experiment(objects, named, tiny_config):
+    trainer(tiny_config(), constraint=LogCosh(1.0)).train()
+    with pytest.raises(InputError, match=named):
+        trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=6), **objects).train()
+
+
+def test_a_record_of_objects_cannot_be_repeated_from_a_file(tiny_config, tmp_path):
+    trainer(tiny_config(), augmentation=noise).train()
+    saved = record(tmp_path / "run")
+    assert saved["augmentation"] == {"class": f"{__name__}:noise"} and saved["training"]["augmentation"] is None
+    saved |= {"networks": {}, "dataset": {"config": {}}}
+    with pytest.raises(InputError, match=r"its augmentation in Python \(.*:noise\), which its record cannot repeat"):
+        RunConfig.resolve(saved)
+
+
+@pytest.mark.parametrize("prior", ["uniform", UniformPrior, UniformPrior()])
+def test_a_prior_is_kept_in_the_config_of_the_generator(prior, tiny_config, tmp_path):
+    pipeline = trainer(tiny_config(), latent_prior=prior).train()
+    assert pipeline.generator.config.latent_prior == "uniform"
+    assert record(tmp_path / "run")["generator"]["latent_prior"] == "uniform"
+    assert WGANPipeline.from_pretrained(tmp_path / "run").generator.config.latent_prior == "uniform"
+
+
+def test_a_prior_of_ones_own_with_a_generator_that_knows_of_none(tiny_config, tmp_path):
+    run = trainer(tiny_config(), generator=BareGenerator(), latent_prior=SignPrior())
+    seen = []
+    run.generator.layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].abs()))
+    pipeline = run.train()
+    assert all((latents == 1).all() for latents in seen) and seen
+    loaded = WGANPipeline.from_pretrained(tmp_path / "run")
+    assert loaded.generator.config.latent_prior == "SignPrior", "by the name in the generator's own module"
+    images = [
+        each(4, generator=torch.Generator().manual_seed(0), output_type="pt").images for each in (pipeline, loaded)
+    ]
+    assert torch.equal(*images)
+    trainer(
+        tiny_config(resume_from_checkpoint="latest", max_train_steps=5),
+        generator=BareGenerator(),
+        latent_prior=SignPrior,
+    ).train()
+    with pytest.raises(InputError, match=r"generator\.latent_prior is 'uniform', was 'SignPrior'"):
+        config = tiny_config(resume_from_checkpoint="latest", max_train_steps=6)
+        trainer(config, generator=BareGenerator(), latent_prior="uniform").train()
+
+
+@pytest.mark.parametrize(
+    "objects, message",
+    [
+        ({"constraint": LogCosh}, "constraint=.*must be an instance of a subclass of .*Constraint"),
+        ({"constraint": "gp"}, "constraint='gp': must be an instance"),
+        ({"augmentation": "color"}, r"augmentation='color': must be a function .*TrainingConfig\(augmentation"),
+        ({"augmentation": Shift}, "augmentation=.*must be a function"),
+        ({"latent_prior": "gaussian"}, "latent_prior='gaussian': must be one of"),
+        ({"latent_prior": torch.randn}, "latent_prior=.*must be one of"),
+        ({"latent_prior": ScaledPrior(2.0)}, r"has \{'scale': 2.0\}: a generator keeps its prior by name alone"),
+        ({"constraint": SpectralNormalization()}, "SpectralNormalization of a critic without such layers"),
+    ],
+)
+def test_what_is_no_such_object_is_refused(objects, message, tiny_config, tmp_path):
+    with pytest.raises(InputError, match=message):
+        trainer(tiny_config(), **objects)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,192 @@
+"""What a trainer is made of, and what it refuses before anything is made."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_critic, tiny_generator, tiny_images
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from hf_wgan import ImageSet, InputError, TrainingConfig, WGANPipeline, WGANTrainer
+from hf_wgan.training.setup import build_scheduler
+
+LR = 0.5
+
+
+def rates(steps=12, **options):
+    """Return the learning rate of every step of a schedule."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], LR)
+    schedule = build_scheduler(optimizer, TrainingConfig(max_train_steps=steps, **options))
+    values = []
+    for _ in range(steps):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return np.array(values)
+
+
+def test_cosine_with_restarts_starts_each_cycle_at_the_full_rate():
+    cosine, one = rates(lr_scheduler="cosine"), rates(lr_scheduler="cosine_with_restarts")
+    three = rates(lr_scheduler="cosine_with_restarts", lr_num_cycles=3)
+    assert np.allclose(one, cosine)
+    assert three[[0, 4, 8]] == pytest.approx(LR) and three[[3, 7, 11]] == pytest.approx(
+        rates(4, lr_scheduler="cosine")[3]
+    )
+    assert np.allclose(three[:4], rates(4, lr_scheduler="cosine"))
+    warm = rates(lr_scheduler="cosine_with_restarts", lr_num_cycles=2, lr_warmup_steps=4)
+    assert warm[:4] == pytest.approx(LR * np.arange(4) / 4) and warm[[4, 8]] == pytest.approx(LR)
+
+
+def test_the_power_of_the_polynomial_schedule():
+    remaining = 1 - np.arange(12) / 12
+    for power in (0.5, 1.0, 2.0):
+        assert np.allclose(rates(lr_scheduler="polynomial", lr_power=power), LR * remaining**power, atol=1e-6)
+    assert np.allclose(rates(lr_scheduler="polynomial"), rates(lr_scheduler="linear"), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lr_num_cycles": 2}, "lr_num_cycles=2: has no effect with lr_scheduler='constant'; use cosine_with_restarts"),
+        ({"lr_num_cycles": 2, "lr_scheduler": "cosine"}, "use cosine_with_restarts"),
+        ({"lr_power": 2.0, "lr_scheduler": "linear"}, "lr_power=2.0: .* use polynomial"),
+        ({"lr_scheduler": "polynomial", "lr_warmup_steps": 9, "max_train_steps": 9}, "must be below max_train_steps=9"),
+    ],
+)
+def test_options_of_another_schedule_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        TrainingConfig(**options)
+
+
+def test_a_schedule_that_is_not_defined_for_a_rate_is_one_line(tiny_config):
+    with pytest.raises(InputError, match="lr_scheduler='polynomial': lr_end"):
+        trainer(tiny_config(lr_scheduler="polynomial", critic_learning_rate=1e-8))
+
+
+def trainer(config, generator=None, critic=None, **options):
+    generator = tiny_generator() if generator is None else generator
+    critic = tiny_critic() if critic is None else critic
+    return WGANTrainer(generator, critic, tiny_images(), config, **options)
+
+
+# Precision.
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("which", ["generator", "critic"])
+def test_half_precision_weights_are_refused(which, dtype, tiny_config, tmp_path):
+    networks = {"generator": tiny_generator(), "critic": tiny_critic()}
+    networks[which].to(dtype)
+    with pytest.raises(InputError, match=rf"{which} with weights in {dtype}: .*pass float32 weights \(.float\(\)\)"):
+        trainer(tiny_config(), **networks)
+    next(networks[which].parameters()).data = next(networks[which].parameters()).data.float()
+    with pytest.raises(InputError, match=rf"{which} with weights in {dtype} and torch.float32"):
+        trainer(tiny_config(), **networks)
+    assert not (tmp_path / "run").exists()
+
+
+def test_float64_networks_train_from_beginning_to_end_and_resume_exactly(tiny_config, tmp_path):
+    options = {"use_ema": True, "evaluation_steps": 2, "evaluation_features": "pixels", "num_evaluation_images": 20}
+
+    def run(name, **more):
+        config = tiny_config(output_dir=str(tmp_path / name), logging_steps=2, **options, **more)
+        return trainer(config, tiny_generator().double(), tiny_critic().double()).train()
+
+    whole = run("whole", max_train_steps=6)
+    assert whole.generator.dtype == torch.float64
+    run("parts", max_train_steps=3)
+    run("parts", max_train_steps=6, resume_from_checkpoint="latest")
+    weights = "generator/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "parts" / weights).read_bytes()
+    WGANPipeline.from_pretrained(tmp_path / "whole", torch_dtype=torch.float64)
+
+
+def test_networks_of_two_precisions_are_refused(tiny_config):
+    with pytest.raises(InputError, match=r"a generator in torch.float64 with a critic in torch.float32"):
+        trainer(tiny_config(), tiny_generator().double())
+
+
+def test_mixed_precision_of_float64_networks_is_refused(tiny_config):
+    with pytest.raises(InputError, match="mixed_precision='bf16' with float64 networks"):
+        trainer(tiny_config(mixed_precision="bf16"), tiny_generator().double(), tiny_critic().double())
+
+
+# Networks.
+
+
+class Linear(ModelMixin, ConfigMixin):
+    """A critic, whose output is what a test needs."""
+
+    @register_to_config
+    def __init__(self, sample_size=8, in_channels=1, out_channels=1, latent_dim=4, output="scores"):
+        super().__init__()
+        self.layer = nn.Linear(64, 1)
+
+    def forward(self, images):
+        scores = self.layer(images.flatten(1))
+        return (
+            {"column": scores, "tuple": (scores,), "error": None}[self.config.output]
+            if self.config.output != "scores"
+            else scores[:, 0]
+        )
+
+
+class Generator(Linear):
+    def forward(self, latents):
+        return latents.new_zeros(len(latents), 3, 8, 8) + self.layer.weight.mean()
+
+
+class WithoutLatentDim(ModelMixin, ConfigMixin):
+    @register_to_config
+    def __init__(self, sample_size=8, out_channels=1):
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    "networks, message",
+    [
+        ({"generator": nn.Linear(4, 64)}, "generator of type Linear: must be a diffusers ModelMixin and .*Network"),
+        ({"critic": nn.Sequential()}, "critic of type Sequential: must be a diffusers ModelMixin.*@register_to_config"),
+        ({"generator": WithoutLatentDim()}, "generator of type WithoutLatentDim: its config has no latent_dim"),
+        ({"critic": Linear(output="column")}, r"scores of shape \(2, 1\) for two images: must be \(2,\)"),
+        ({"critic": Linear(output="tuple")}, "the critic returns a tuple: must be a tensor"),
+        ({"critic": Linear(output="other")}, "the critic fails for input of shape"),
+        ({"generator": Generator()}, r"images of shape \(2, 3, 8, 8\) for two latents: must be \(2, 1, 8, 8\)"),
+    ],
+)
+def test_networks_that_cannot_be_trained_are_refused_in_one_line(networks, message, tiny_config, tmp_path):
+    with pytest.raises(InputError, match=message) as caught:
+        trainer(tiny_config(), **networks)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_networks_of_ones_own_train(tiny_config):
+    trainer(tiny_config(), critic=Linear()).train()
+
+
+# Evaluation.
+
+
+def test_too_few_images_to_evaluate_are_refused_at_the_start(tiny_config, tmp_path):
+    evaluated = {"evaluation_steps": 2, "evaluation_features": "pixels"}
+    few = tiny_images(num_images=15)
+    with pytest.raises(InputError, match="held_out images has 15 images, and an evaluation needs 16"):
+        trainer(tiny_config(**evaluated), held_out=few)
+    with pytest.raises(InputError, match="dataset images has 15 images"):
+        WGANTrainer(tiny_generator(), tiny_critic(), few, tiny_config(**evaluated))
+    with pytest.raises(InputError, match=r"held_out with images of shape \(3, 8, 8\)"):
+        trainer(tiny_config(**evaluated), held_out=tiny_images(channels=3))
+    with pytest.raises(InputError, match="num_evaluation_images=15: must be a whole number at least 16"):
+        tiny_config(num_evaluation_images=15)
+    assert not (tmp_path / "run").exists()
+    trainer(tiny_config(), held_out=few)  # which nothing compares with
+
+
+def test_held_out_images_of_a_conditional_run_need_labels(tiny_config):
+    labels = torch.arange(24) % 3
+    networks = tiny_generator(num_classes=3), tiny_critic(num_classes=3)
+    config = tiny_config(class_conditional=True, evaluation_steps=2, evaluation_features="pixels")
+    with pytest.raises(InputError, match="held_out images has no labels"):
+        WGANTrainer(*networks, ImageSet(tiny_images().images, labels=labels), config, held_out=tiny_images())
