@@ -19,10 +19,9 @@ from options import split_options
 
 from hf_wgan import RunConfig, WGANTrainer, load_images
 from hf_wgan.models.factory import build_networks
-from hf_wgan.training.report import Report
+from hf_wgan.training.report import ProgressCallback
 from hf_wgan.training.resolve import OPTION_CLASSES
 from hf_wgan.utils.options import OptionParser
-from hf_wgan.utils.signals import Interrupts
 
 NEVER = 10**9
 
@@ -38,16 +37,15 @@ class Run:
         torch.manual_seed(config.training.seed)
         networks = build_networks(config.networks, config.data.resolution, dataset.shape[0])
         self.trainer = WGANTrainer(*networks, dataset, config.training)
-        folder.mkdir()
-        self.report = Report(folder, NEVER)
-        self.report.bar.disable = True
+        self.trainer.remove_callback(ProgressCallback)
+        self.steps = self.trainer.iterate()
 
     def seconds(self, steps: int) -> float:
         """Of the next steps and what is due after them, up to the last byte on the disk."""
         began = time.perf_counter()
         for _ in range(steps):
-            self.trainer._go_on(self.report, Interrupts())
-        self.trainer._writer.wait()
+            next(self.steps)
+        self.trainer.checkpoints.writer.wait()
         return time.perf_counter() - began
 
 

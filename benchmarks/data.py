@@ -59,7 +59,7 @@ def timed_steps(images: ImageSet, size: int, channels: int, steps: int, folder: 
     whole, waiting = [], []
     for _ in range(steps + 2):
         spent, began = 0.0, time.perf_counter()
-        trainer._one_step()
+        trainer.step()
         whole.append(time.perf_counter() - began)
         waiting.append(spent)
     return statistics.median(whole[2:]), statistics.median(waiting[2:])

@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ from torch.utils.flop_counter import flop_registry
 
 from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig, WGANPipeline, WGANTrainer
 from hf_wgan.pipelines.pipeline_wgan import PIXELS_PER_CHUNK
+from hf_wgan.training.report import ProgressCallback
 from hf_wgan.utils.memory import kept_memory
 from hf_wgan.utils.options import OptionParser
-from hf_wgan.utils.signals import Interrupts
 
 BATCH, N_CRITIC, LATENT_DIM, NUM_IMAGES, NEVER = 64, 5, 100, 512, 10**9
 spawning = multiprocessing.get_context("spawn")
@@ -131,12 +131,11 @@ class Ours:
         )
         config = dataclasses.replace(config, **OptionParser(TrainingConfig).parse(extra).options)
         self.trainer = WGANTrainer(*networks(resolution, channels, width, lipschitz), ImageSet(images), config)
-        self.report = self.trainer._start()
-        self.report.bar.disable = True
-        self.interrupts = Interrupts()
+        self.trainer.remove_callback(ProgressCallback)
+        self.steps = self.trainer.iterate()
 
     def iterate(self) -> None:
-        self.trainer._go_on(self.report, self.interrupts)
+        next(self.steps)
 
 
 def seconds(iterate: Callable[[], None], count: int, device: torch.device) -> float:
@@ -191,17 +190,15 @@ def _serve(
             each: PlainLoop | Ours = PlainLoop(images, width, lipschitz, device)
         else:
             each = Ours(images, width, lipschitz, precision, Path(folder, "run"), extra)
-        # The trainer's own way, which a loop written by hand has not.
-        with kept_memory() if isinstance(each, Ours) and each.trainer._fast.kept_memory else nullcontext():
-            while (question := pipe.recv())[0] != "end":
-                pipe.send(
-                    {
-                        "seconds": lambda count: seconds(each.iterate, count, device),
-                        "flops": lambda: flops(each.iterate),
-                        "megabytes": lambda: peak_megabytes(device),
-                        "breakdown": lambda count: breakdown(each, count),
-                    }[question[0]](*question[1:])
-                )
+        while (question := pipe.recv())[0] != "end":
+            pipe.send(
+                {
+                    "seconds": lambda count: seconds(each.iterate, count, device),
+                    "flops": lambda: flops(each.iterate),
+                    "megabytes": lambda: peak_megabytes(device),
+                    "breakdown": lambda count: breakdown(each, count),
+                }[question[0]](*question[1:])
+            )
 
 
 def in_turns(contenders: dict[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
@@ -289,7 +286,7 @@ def timed(spent: dict[str, float], owner: Any, attribute: str, name: str) -> Ite
 def breakdown(ours: Ours, count: int) -> dict[str, float]:
     """Shares of an iteration, by the host's clock: for CPUs."""
     trainer, spent = ours.trainer, defaultdict(float)
-    step = trainer.step
+    step = trainer.algorithm
     players = (step.generator_optimizer, "step"), (step.critic_optimizer, "step")
     with (
         timed(spent, type(trainer.real_batches), "__next__", "data"),
@@ -300,7 +297,7 @@ def breakdown(ours: Ours, count: int) -> dict[str, float]:
         timed(spent, *players[1], "optimizers"),
         timed(spent, step.constraint, "after_step", "clamp"),
         timed(spent, step, "penalty", "penalty"),
-        timed(spent, trainer, "_report", "report"),
+        timed(spent, trainer.meter, "read", "report"),
     ):
         whole = count * seconds(ours.iterate, count, trainer.accelerator.device)
     spent["rest"] = whole - sum(spent.values())

@@ -33,10 +33,9 @@ from hf_wgan.metrics.classifier import SmallClassifier, extract, load_or_train_c
 from hf_wgan.metrics.distances import frechet_distance
 from hf_wgan.models.factory import NetworkConfig, build_networks
 from hf_wgan.training.presets import PRESETS
+from hf_wgan.training.report import ProgressCallback
 from hf_wgan.utils.grids import image_grid
-from hf_wgan.utils.memory import kept_memory
 from hf_wgan.utils.options import OptionParser
-from hf_wgan.utils.signals import Interrupts
 
 RESOLUTION, BATCH, N_CRITIC = 32, 64, 5
 MARKS = (10, 20, 30, 40, 50, 60, 90, 120, 180, 300, 600)
@@ -74,19 +73,19 @@ def ours(
     torch.manual_seed(0)
     networks = build_networks(chosen(NetworkConfig), RESOLUTION, 1)
     trainer = WGANTrainer(*networks, images, dataclasses.replace(chosen(TrainingConfig), output_dir=folder))
-    report, interrupts = trainer._start(), Interrupts()
+    trainer.remove_callback(ProgressCallback)
+    steps = trainer.iterate()
     rows, spent = [], 0.0
     for mark in sorted({mark for mark in MARKS if mark < seconds} | {seconds}):
         began = time.perf_counter()
-        with kept_memory():  # as in training
-            while spent + time.perf_counter() - began < mark:
-                trainer._go_on(report, interrupts)
+        while spent + time.perf_counter() - began < mark:
+            next(steps)
         spent += time.perf_counter() - began
-        pipeline = trainer._pipeline()
+        pipeline = trainer.pipeline()
         made = pipeline(judge.count, generator=torch.Generator().manual_seed(0), output_type="pt").images * 2 - 1
-        rows.append({"steps": trainer.progress.step, "seconds": round(spent), "distance": judge.distance(made)})
+        rows.append({"steps": trainer.state.global_step, "seconds": round(spent), "distance": judge.distance(made)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    report.close()
+    steps.close()
     return rows, made
 
 
