@@ -93,9 +93,9 @@ def make_card(folder: Path, name: str) -> str:
     dataset = {**run["dataset"], "label": _label(run["dataset"])} if run else None
     evaluations = _read(folder, files.EVALUATION) or []
     settings = ({"preset": run["preset"]} if run.get("preset") else {}) | run.get("training", {})
-    for name in ("constraint", "augmentation"):  # objects that were given instead of the options
-        if name in run:
-            settings[name] = ", ".join(f"{key} {value}" for key, value in run[name].items())
+    for component in ("constraint", "augmentation"):  # objects that were given instead of the options
+        if component in run:
+            settings[component] = ", ".join(f"{key} {value}" for key, value in run[component].items())
     data = ModelCardData(
         license=run.get("training", {}).get("license", "unknown"),
         library_name="diffusers",

@@ -73,8 +73,18 @@ def choose_augmentation(
     return augmentation
 
 
-def set_prior(generator: ModelMixin, prior: LatentPrior | type[LatentPrior] | str) -> str:
-    """Keep a prior of latents in the generator's config, by name, and return the name.
+def set_prior(
+    generator: ModelMixin, prior: LatentPrior | type[LatentPrior] | str, record: dict[str, Any]
+) -> dict[str, Any]:
+    """Keep a prior of latents in the generator's config, by name.
+
+    Args:
+        generator: The network.
+        prior: The prior.
+        record: Further entries of a run's record.
+
+    Returns:
+        The entries, in which the options that repeat the run name the prior.
 
     Raises:
         InputError: It is no prior, cannot be found by a name, or cannot be built without arguments.
@@ -86,7 +96,9 @@ def set_prior(generator: ModelMixin, prior: LatentPrior | type[LatentPrior] | st
             "it without arguments; make a subclass with these values"
         )
     generator.register_to_config(latent_prior=name)
-    return name
+    if "networks" not in record:
+        return record
+    return {**record, "networks": {**record["networks"], "latent_prior": name}}
 
 
 def description_of(component: Any) -> dict[str, Any]:

@@ -207,7 +207,11 @@ def build_state(
 
     Returns:
         The state, which holds the networks themselves, and the two networks as Accelerate wraps them.
+
+    Raises:
+        InputError: The networks have another precision or other outputs than training needs.
     """
+    check_precision(generator, critic, accelerator)
     generator, critic = (_placed(network, config, accelerator, fast) for network in (generator, critic))
     with warnings.catch_warnings():
         # PyTorch 2.13 renames broadcast_buffers; Accelerate passes the old name, which means the same here.
@@ -218,6 +222,7 @@ def build_state(
             build_optimizer(generator, config.generator_learning_rate, config, fast),
             build_optimizer(critic, config.critic_learning_rate, config, fast),
         )
+    check_outputs(generator, critic)
     state = TrainingState(
         generator,
         critic,

@@ -42,8 +42,6 @@ from .setup import (
     build_state,
     check_classes,
     check_networks,
-    check_outputs,
-    check_precision,
     held_out_images,
     penalty_dtype,
     training_images,
@@ -115,11 +113,8 @@ class WGANTrainer:
         augmentation = choose_augmentation(config, augmentation, self.random.rand, accelerator.device)
         constraint.check(critic)
         check_classes(config, self.dataset, generator, critic)
-        check_precision(generator, critic, accelerator)
         if latent_prior is not None:
-            name = set_prior(generator, latent_prior)
-            if "networks" in self.record:  # from which the run is repeated
-                self.record = {**self.record, "networks": {**self.record["networks"], "latent_prior": name}}
+            self.record = set_prior(generator, latent_prior, self.record)
         self.real_batches = build_batches(self.dataset, config, accelerator)
 
         self.fast_paths = FastPaths.of(config, accelerator)
@@ -127,7 +122,6 @@ class WGANTrainer:
             generator, critic, config, accelerator, self.fast_paths
         )
         self.generator, self.critic = self.state.generator, self.state.critic  # the algorithm holds the wrapped ones
-        check_outputs(self.generator, self.critic)
         self.algorithm = WGANStep(
             wrapped_generator,
             wrapped_critic,
@@ -358,8 +352,8 @@ class WGANTrainer:
         control.should_sample |= self.ends and not self.interrupted
 
     def _log(self) -> None:
-        metrics = self.evaluate() if self.control.should_evaluate else {}
-        self.control.should_evaluate = False
+        is_evaluated, self.control.should_evaluate = self.control.should_evaluate, False
+        metrics = self.evaluate() if is_evaluated else {}
         has_penalty = self.algorithm.constraint.has_penalty
         logs = self.meter.read(has_penalty, metrics.get("evaluation_seconds", 0.0)) | metrics
         self.callbacks.call("on_log", logs=logs)
