@@ -16,6 +16,7 @@ from hf_wgan.utils.options import OptionParser, choices_of, kind_of
 PARTICULAR = {
     "augmentation": "color,cutout",
     "background": "#102030",
+    "value_range": "0,4095",
     "hub_model_id": "me/model",
     "lr_warmup_steps": 3,
     "evaluation_steps": 30,
