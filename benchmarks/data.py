@@ -26,7 +26,7 @@ NUM_CRITIC = 5
 
 
 def share(steps: int) -> None:
-    """The time inside `next(real_batches)` against the time of whole training steps that contain it, in one run."""
+    """Print the time inside `next(real_batches)` beside that of the whole training steps that contain it."""
     print(f"{torch.get_num_threads()} threads, DCGAN of width 64, batch 64, {NUM_CRITIC} critic steps, {steps} steps")
     print(f"{'images':>16} {'set':>12} {'step':>10} {'batches':>10} {'share':>8}")
     for size, channels in ((32, 1), (32, 3), (64, 1), (64, 3)):

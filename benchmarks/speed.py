@@ -139,7 +139,7 @@ class Ours:
 
 
 def seconds(iterate: Callable[[], None], count: int, device: torch.device) -> float:
-    """An iteration."""
+    """Return the seconds of one iteration."""
     began = time.perf_counter()
     for _ in range(count):
         iterate()
@@ -215,8 +215,10 @@ def in_turns(contenders: dict[str, Callable[[int], float]], rounds: int) -> dict
 
 
 class FlopCount(TorchDispatchMode):
-    """Floating point operations of convolutions and products, two a multiply-add. PyTorch's FlopCounterMode, which this
-    takes the formulas of, cannot count a penalty's gradient."""
+    """Counts the floating point operations of convolutions and matrix products, two for a multiply-add.
+
+    The formulas are those of PyTorch's FlopCounterMode, which cannot count the gradient of a penalty.
+    """
 
     total = 0
 
@@ -347,7 +349,7 @@ def training(
 
 @torch.no_grad()
 def sampling(given: argparse.Namespace, resolution: int, device: torch.device) -> dict[str, Any]:
-    """The pipeline against the bare network in the same chunks, both to tensors; and one image at a time."""
+    """Time the pipeline against the bare network in the same chunks, both to tensors; and one image at a time."""
     channels = 1 if resolution <= 32 else 3
     generator = networks(resolution, channels, given.width, "clip")[0].to(device).eval()
     pipeline = WGANPipeline(generator).to(device)

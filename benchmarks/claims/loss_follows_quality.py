@@ -1,5 +1,7 @@
-"""Whether the loss tells how good the samples are, as in Arjovsky et al. 2017 (arXiv 1701.07875, figures 3 and 4): the
-estimate that the critic's loss holds, beside the Fréchet distance to held-out images, over a run.
+"""Test whether the loss follows the quality of the samples, as in figures 3 and 4 of Arjovsky et al. 2017.
+
+The Wasserstein estimate of the critic's loss is plotted beside the Fréchet distance to held-out images, over a run
+(arXiv 1701.07875).
 
     python benchmarks/claims/loss_follows_quality.py --dataset_name path/to/fashion-mnist
     python benchmarks/claims/loss_follows_quality.py --dataset_name path/to/fashion-mnist --runs wgan --seed 1
@@ -192,7 +194,7 @@ def draw_samples(generator: nn.Module, count: int, latent_dim: int, seed: int) -
 
 
 def tiles(samples: torch.Tensor, count: int) -> np.ndarray:
-    """The first images as one square picture, `(H, W)` or `(H, W, 3)` in [0, 1]."""
+    """Return the first images as one square picture, `(H, W)` or `(H, W, 3)` in [0, 1]."""
     side = round(count**0.5)
     rows = [torch.cat(list(row), dim=2) for row in samples[:count].split(side)]  # (C, H, side·W) each
     return (torch.cat(rows, dim=1).permute(1, 2, 0).squeeze(2).numpy() + 1) / 2

@@ -1,5 +1,6 @@
-"""Modes that a generator finds and modes that it drops: WGANs and a standard GAN with the same networks and the same
-number of steps.
+"""Count the modes that a generator covers and those that it drops.
+
+WGANs and a standard GAN have the same networks and take the same number of steps.
 
     python benchmarks/claims/modes.py
     python benchmarks/claims/modes.py --part stacked --seed 1

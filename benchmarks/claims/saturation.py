@@ -1,5 +1,7 @@
-"""An optimal discriminator saturates, a critic does not (figure 2 of Arjovsky et al. 2017, arXiv 1701.07875): two
-separated Gaussians on the line, and what their players tell a generator whose samples are the second of them.
+"""Show that an optimal discriminator saturates and a critic does not, as in figure 2 of Arjovsky et al. 2017.
+
+There are two separated Gaussians on the line, and the gradient that a generator gets whose samples are the second of
+them (arXiv 1701.07875).
 
     python benchmarks/claims/saturation.py
     python benchmarks/claims/saturation.py --seed 1
@@ -63,12 +65,12 @@ Score = Callable[[Tensor], Tensor]
 
 
 def draw(mean: float, count: int) -> Tensor:
-    """Fresh points, as images `(count, 1, 1, 1)`."""
+    """Return new points, as images `(count, 1, 1, 1)`."""
     return mean + SETTINGS["std"] * torch.randn(count, 1, 1, 1)
 
 
 def optimal_logit(points: Tensor) -> Tensor:
-    """The log of the ratio of the densities, real over generated: linear."""
+    """Return the log of the ratio of the densities, real over generated, which is linear."""
     real, fake, variance = SETTINGS["real_mean"], SETTINGS["fake_mean"], SETTINGS["std"] ** 2
     return ((real - fake) * points + (fake**2 - real**2) / 2).flatten() / variance
 
@@ -86,7 +88,7 @@ def wasserstein(scores: Tensor) -> Tensor:
 
 
 def gradients(score: Score, loss: Callable[[Tensor], Tensor], points: Tensor) -> np.ndarray:
-    """The absolute derivative of what the generator minimises by each sample, `(N,)`, in float64."""
+    """Return the absolute derivative of what the generator minimises by each sample, `(N,)`, in float64."""
     points = points.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(score(points).double()).sum(), points)
     return gradient.flatten().abs().double().numpy()
@@ -103,7 +105,7 @@ def figures(gradient: np.ndarray) -> dict[str, float]:
 
 
 def train(lipschitz: str | None, seed: int, after: Callable[[int, MLPCritic], None]) -> MLPCritic:
-    """A discriminator, or a critic with a constraint; `after` is called with the number of steps made."""
+    """Train a discriminator, or a critic with a constraint; `after` is called with the number of steps so far."""
     torch.manual_seed(seed)
     critic = MLPCritic(sample_size=1, in_channels=1, width=SETTINGS["width"], num_layers=SETTINGS["num_layers"])
     if lipschitz == "clip":

@@ -1,6 +1,7 @@
-"""Whether training succeeds with a generator that is not made for it, as in Arjovsky et al. 2017 (arXiv 1701.07875,
-figures 5 to 7): a DCGAN, one without batch normalisation and with as many filters in every layer, and a perceptron,
-each trained by weight clipping and as a standard GAN.
+"""Test whether training succeeds with unsuitable generators, as in figures 5 to 7 of Arjovsky et al. 2017.
+
+A DCGAN, one without batch normalisation and with as many filters in every layer, and a perceptron are each trained by
+weight clipping and as a standard GAN (arXiv 1701.07875).
 
     python benchmarks/claims/stability.py --dataset_name path/to/fashion-mnist
     python benchmarks/claims/stability.py --dataset_name path/to/fashion-mnist --seeds 0,1,2,3,4 --jobs 4
@@ -78,8 +79,10 @@ FIGURES = {"frechet_distance": 1, "recall": 3, "rarest_class": 3, "spread": 2}  
 
 
 class ConstantGenerator(nn.Module):
-    """A DCGAN's without batch normalisation, its hidden maps all of `width` channels: latents `(N, latent_dim)` to
-    images `(N, out_channels, sample_size, sample_size)` in [-1, 1]."""
+    """A DCGAN generator without batch normalisation, whose hidden maps all have `width` channels.
+
+    It maps latents `(N, latent_dim)` to images `(N, out_channels, sample_size, sample_size)` in [-1, 1].
+    """
 
     def __init__(self, sample_size: int, out_channels: int, latent_dim: int, width: int):
         super().__init__()

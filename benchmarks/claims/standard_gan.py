@@ -1,5 +1,8 @@
-"""The game that the claims compare with: Goodfellow et al. 2014 (arXiv 1406.2661), with the generator's loss that does
-not saturate. Here the word is discriminator, for its score is the logit of a probability."""
+"""The standard GAN that the claims compare with, with the generator's loss that does not saturate.
+
+It is that of Goodfellow et al. 2014 (arXiv 1406.2661). Its critic is called a discriminator here, for its score is the
+logit of a probability.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -72,6 +75,8 @@ class StandardGANStep:
 
 
 def jensen_shannon_estimate(discriminator_loss: float) -> float:
-    """`log 2 - loss / 2`, as in figure 4 of Arjovsky et al. 2017: a lower bound of the divergence, in nats; between 0
-    and log 2 where the discriminator is at least as good as one that knows nothing."""
+    """Return `log 2 - loss / 2`, a lower bound of the divergence in nats (figure 4 of Arjovsky et al. 2017).
+
+    It is between 0 and log 2 for a discriminator that is at least as good as chance.
+    """
     return math.log(2) - discriminator_loss / 2

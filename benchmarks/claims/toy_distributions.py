@@ -1,5 +1,6 @@
-"""Points in the plane, as in Gulrajani et al. 2017 (arXiv 1704.00028, figure 1): how many modes of a distribution a
-generator finds, and how much of what it makes lies on them.
+"""Train on points in the plane, as in figure 1 of Gulrajani et al. 2017 (arXiv 1704.00028).
+
+Measured are how many modes of a distribution a generator covers, and how many of its samples lie on them.
 
     python benchmarks/claims/toy_distributions.py
     python benchmarks/claims/toy_distributions.py --distribution swissroll --seed 1
@@ -94,8 +95,10 @@ def ring() -> Distribution:
 
 
 def roll() -> Distribution:
-    """scikit-learn's, first and third coordinate, noise 0.25, all divided by 7.5. Its modes are 25 pieces of the curve,
-    which hold as many points each."""
+    """Return scikit-learn's Swiss roll: its first and third coordinate, noise 0.25, all divided by 7.5.
+
+    Its modes are 25 pieces of the curve, which hold the same number of points.
+    """
     noise, scale, pieces, num_centres = 0.25, 7.5, 25, 10_000
 
     def draw(count: int, rng: np.random.RandomState) -> np.ndarray:

@@ -1,5 +1,7 @@
-"""The critic estimates the Wasserstein distance (Arjovsky et al. 2017, arXiv 1701.07875, section 3): critics alone are
-trained, between pairs of fixed distributions in the plane whose distance W is known.
+"""Test whether the critic estimates the Wasserstein distance, as section 3 of Arjovsky et al. 2017 says.
+
+Critics alone are trained, between pairs of fixed distributions in the plane whose distance W is known
+(arXiv 1701.07875).
 
     python benchmarks/claims/wasserstein_estimate.py
     python benchmarks/claims/wasserstein_estimate.py --lipschitz gp --seed 1
@@ -184,7 +186,7 @@ def against_exact(pairs: list[Pair], estimates: list[float]) -> dict:
 
 
 def against_line(pairs: list[Pair], estimates: list[float]) -> dict:
-    """The least-squares line through the origin; R² is of the variance about the mean."""
+    """Fit the least-squares line through the origin; R² is of the variance about the mean."""
     exact, values = np.array([pair.distance for pair in pairs]), np.array(estimates)
     slope = exact @ values / (exact @ exact)
     r_squared = 1 - np.square(values - slope * exact).sum() / np.square(values - values.mean()).sum()

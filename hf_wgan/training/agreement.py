@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 
 class Agreement:
-    """Takes the largest of what the processes say, over a group of its own.
+    """Reduces values over all processes, in a group of its own.
 
     Args:
         accelerator: Knows the processes.

@@ -79,8 +79,8 @@ def check_changes(checkpoint: Path, now: dict[str, Any], allow: bool) -> list[Ch
     others = [str(change) for change in differences if not change.harmless]
     if others and not allow:
         raise InputError(
-            f"resume_from_checkpoint: {checkpoint} is of another experiment: {'; '.join(others)}. Give the options of "
-            "that run, or --allow_config_change to go on with these"
+            f"resume_from_checkpoint: {checkpoint} is of another experiment: {'; '.join(others)}. Use the options of "
+            "that run, or --allow_config_change to continue with these"
         )
     return differences
 

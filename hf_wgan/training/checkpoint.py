@@ -233,7 +233,7 @@ def what_is_left(output_dir: Path) -> str:
         whole = next((folder for folder in reversed(files.checkpoints(output_dir)) if not damage(folder)), None)
     except OSError as error:
         return f"the folder cannot be read ({one_line(error)})"
-    return f"{free}; " + (f"{whole} is whole, to go on from" if whole else "there is no checkpoint to go on from")
+    return f"{free}; " + (f"{whole} is whole, to resume from" if whole else "there is no checkpoint to resume from")
 
 
 def set_aside_after(output_dir: Path, step: int) -> list[Path]:

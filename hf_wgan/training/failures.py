@@ -80,7 +80,7 @@ def explained(error: Exception, output_dir: Path, accelerator: Accelerator) -> E
     lost = isinstance(error, RuntimeError) and any(words in str(error) for words in CONNECTION_ERRORS)
     if lost and accelerator.num_processes > 1:
         return ProcessLostError(
-            f"process {accelerator.process_index} ends because another one has ended, which may have said "
+            f"process {accelerator.process_index} ends because another process has ended, whose message may say "
             f"why; {what_is_left(output_dir)}"
         )
     return error

@@ -268,13 +268,17 @@ def opening_lines(trainer: "WGANTrainer") -> list[str]:
             f"One of {cores} cores is in use: accelerate launch --num_cpu_threads_per_process {cores} is faster."
         )
     if device == "cpu" and num_processes > 1 and any(map(has_batch_norm, state.networks.values())):
-        lines.append("Batch normalisation: each process by its own images, as PyTorch cannot synchronise it on CPUs.")
+        lines.append(
+            "Batch normalisation uses the images of each process alone: PyTorch cannot synchronise it on CPUs."
+        )
     if state.global_step:
         lines.append(f"Resumed at step {state.global_step}.")
     if not can_plot():
         lines.append('curves.png will not be drawn: pip install "hf_wgan[train]" brings matplotlib and SciPy.')
     if config.push_to_hub and (problem := problem_with(config.push)):
-        lines.append(f"A push to {config.push.repo_id} would fail now: {problem}. It is tried when there is a model.")
+        lines.append(
+            f"A push to {config.push.repo_id} would fail now: {problem}. It will be tried again when there is a model."
+        )
     return lines
 
 
@@ -283,7 +287,7 @@ def closing_lines(trainer: "WGANTrainer") -> list[str]:
     lines = []
     if trainer.interrupted:
         resume = command_to_resume(trainer.record)
-        lines.append(f"Interrupted at step {trainer.state.global_step}. To go on from there: {resume}")
+        lines.append(f"Interrupted at step {trainer.state.global_step}. To resume: {resume}")
     if trainer.evaluations:
         lines.append(trainer.evaluations.summary())
     return [*lines, f"Saved the pipeline, samples and curves in {trainer.output_dir}."]

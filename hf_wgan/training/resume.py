@@ -89,16 +89,16 @@ class Checkpoints:
             raise NotFiniteError(f"{error}. There is no whole checkpoint in {self.output_dir}") from no_checkpoint
         if self.config.on_nan == "stop":
             raise NotFiniteError(
-                f"{error}. {folder} is whole: go on from it with --resume_from_checkpoint latest, or let the run do so "
-                "by itself with --on_nan restore"
+                f"{error}. {folder} is whole: resume with --resume_from_checkpoint latest, or let runs restore it by "
+                "themselves with --on_nan restore"
             )
         if restores > self.config.max_restores:
-            raise NotFiniteError(f"{error}. The run has gone back max_restores={restores - 1} times; {folder} is whole")
+            raise NotFiniteError(f"{error}. The run was restored max_restores={restores - 1} times; {folder} is whole")
         self._load(folder)
         self.state.progress.restores = restores
         self.accelerator.wait_for_everyone()
         self.meter.restart()
-        self._say(f"{error}. Gone back to {folder}, with other random numbers ({restores} times now).")
+        self._say(f"{error}. Restored {folder}; training continues with other random numbers (restore {restores}).")
         if self.accelerator.is_main_process:
             files.write_text(self.output_dir / files.METRICS, self.metrics)
 

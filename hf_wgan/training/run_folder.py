@@ -57,8 +57,8 @@ def check_output_dir(config: TrainingConfig) -> None:
         checkpoints_for(folder, config.resume_from_checkpoint)
     elif folder.exists() and any(folder.iterdir()) and not config.overwrite_output_dir:
         raise InputError(
-            f"output_dir={config.output_dir!r}: is not empty; name another folder, go on with the run in it by "
-            "--resume_from_checkpoint latest, or replace that run by --overwrite_output_dir"
+            f"output_dir={config.output_dir!r}: is not empty; name another folder, resume the run in it with "
+            "--resume_from_checkpoint latest, or replace that run with --overwrite_output_dir"
         )
 
 
@@ -77,7 +77,7 @@ def begin_folder(config: TrainingConfig, state: TrainingState, record: dict[str,
 
     Args:
         config: The options of the run.
-        state: Its state, from which it goes on.
+        state: Its state at the start.
         record: The content of `training_config.json`.
         metrics: The lines of `metrics.jsonl` so far.
     """
@@ -86,7 +86,7 @@ def begin_folder(config: TrainingConfig, state: TrainingState, record: dict[str,
         remove_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for aside in set_aside_after(folder, state.global_step):
-        say(f"Set aside, as the run goes on from an earlier step: {aside}")
+        say(f"Renamed, as the run resumes from an earlier step: {aside}")
     files.write_text(folder / files.CONFIG, json.dumps(record, indent=2) + "\n")
     files.write_text(folder / files.METRICS, metrics)
 

@@ -1,4 +1,4 @@
-"""What a trainer is made of: the accelerator, optimizers, schedules and average, and the checks of what it is given."""
+"""The parts of a trainer: accelerator, optimizers, schedules, average; and the checks of its networks and images."""
 
 import warnings
 from dataclasses import replace
@@ -122,10 +122,10 @@ def check_precision(generator: ModelMixin, critic: ModelMixin, accelerator: Acce
         name: {weight.dtype for weight in network.parameters() if weight.is_floating_point()}
         for name, network in names.items()
     }
-    for name, found in dtypes.items():
-        if found not in ({torch.float32}, {torch.float64}):
+    for name, weights in dtypes.items():
+        if weights not in ({torch.float32}, {torch.float64}):
             raise InputError(
-                f"{name} with weights in {' and '.join(sorted(map(str, found)))}: small updates are lost in half "
+                f"{name} with weights in {' and '.join(sorted(map(str, weights)))}: small updates are lost in half "
                 'precision; pass float32 weights (.float()) and train with mixed_precision="bf16" or "fp16"'
             )
     if dtypes["generator"] != dtypes["critic"]:

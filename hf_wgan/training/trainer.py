@@ -1,4 +1,4 @@
-"""The loop around Algorithm 1: `WGANTrainer`. What it is made of is in `setup.py`, what it changes in `state.py`."""
+"""The loop around Algorithm 1: `WGANTrainer`. `setup.py` builds its parts; `state.py` holds what training changes."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -107,8 +107,8 @@ class WGANTrainer:
         self.global_batch_size = config.train_batch_size * accelerator.num_processes * num_parts
         """Images of one update, over all processes and all accumulation steps."""
         self.random = SharedRandom(accelerator.device, accelerator.num_processes, accelerator.process_index, num_parts)
-        given = {"constraint": constraint, "augmentation": augmentation}
-        self._components = {name: description_of(value) for name, value in given.items() if value is not None}
+        objects = {"constraint": constraint, "augmentation": augmentation}
+        self._components = {name: description_of(value) for name, value in objects.items() if value is not None}
         constraint = choose_constraint(config, constraint, self.random.rand)
         augmentation = choose_augmentation(config, augmentation, self.random.rand, accelerator.device)
         constraint.check(critic)

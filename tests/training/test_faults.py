@@ -63,7 +63,7 @@ def test_a_signal_ends_the_run_at_the_next_step_with_a_checkpoint(number, num_pr
     hook = Signalling(7, number, only=num_processes - 1)  # one process is enough
     assert ended(start_run(folder, options, num_processes, hook)) == [128 + number] * num_processes
     assert whole(folder) == ["checkpoint-000008"]
-    assert "Interrupted at step 8. To go on from there: the same, with resume_from_checkpoint" in log(folder)
+    assert "Interrupted at step 8. To resume: the same, with resume_from_checkpoint" in log(folder)
     resumed = [*options, "--resume_from_checkpoint", "latest"]
     assert ended(start_run(folder, resumed, num_processes)) == [0] * num_processes
     assert ended(start_run(tmp_path / "whole", options, num_processes)) == [0] * num_processes
@@ -151,7 +151,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_bef
     assert str(tmp_path / "run") in line and reason in line
     assert "bytes" in line or kind == "vanished"
     if kind == "quota":  # the other user may not read what root has written, and what vanished is not there
-        assert "checkpoint-000002 is whole, to go on from" in line
+        assert "checkpoint-000002 is whole, to resume from" in line
     (tmp_path / left).chmod(0o755)
     assert whole(tmp_path / left)[-1] == "checkpoint-000002"
     (tmp_path / left).rename(tmp_path / "mended")
@@ -167,7 +167,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path):
         (code,) = ended(start_run(mount / "run", [*STEPS, "--checkpoints_total_limit", "1"], before=fill))
         assert code == 1
         (line,) = [line for line in log(mount / "run").splitlines() if line.startswith("error: ")]
-        assert "o space left on device" in line and "checkpoint-000002 is whole, to go on from" in line
+        assert "o space left on device" in line and "checkpoint-000002 is whole, to resume from" in line
         assert whole(mount / "run") == ["checkpoint-000002"]
         (mount / "filling").unlink()
         assert ended(start_run(mount / "run", [*STEPS, "--max_train_steps", "4", "--resume_from_checkpoint", "latest"]))
@@ -293,8 +293,8 @@ def test_a_process_that_is_killed_takes_the_other_down_within_a_minute(tmp_path)
     processes[1].kill()
     assert ended(processes, timeout=60) == [1, -signal.SIGKILL]
     said = log(tmp_path / "run")
-    assert "error: process 0 ends because another one has ended" in said
-    assert "is whole, to go on from" in said
+    assert "error: process 0 ends because another process has ended" in said
+    assert "is whole, to resume from" in said
     assert whole(tmp_path / "run")
 
 
@@ -302,7 +302,7 @@ def test_a_process_that_fails_takes_the_other_down_and_shows_its_own_error(tmp_p
     assert ended(start_run(tmp_path / "run", STEPS, 2, fail_in_process_1), timeout=60) == [1, 1]
     said = log(tmp_path / "run")
     assert "process 1: " in said and "the images are gone" in said
-    assert "process 0 ends because another one has ended" in said
+    assert "process 0 ends because another process has ended" in said
 
 
 # Numbers gone wrong.
@@ -415,7 +415,7 @@ def test_a_number_that_is_not_finite_is_named_and_reaches_no_checkpoint(poison, 
     run = poisoned_run(poison, monkeypatch, tiny_config, times=1)
     with pytest.raises(NotFiniteError, match=POISONS[poison]) as caught:
         run.train()
-    assert "checkpoint-000004 is whole: go on from it with --resume_from_checkpoint latest" in str(caught.value)
+    assert "checkpoint-000004 is whole: resume with --resume_from_checkpoint latest" in str(caught.value)
     assert whole(tmp_path / "run") == ["checkpoint-000002", "checkpoint-000004"]
     trainer(
         tiny_config(max_train_steps=10, logging_steps=4, checkpoints_total_limit=None, resume_from_checkpoint="latest"),
@@ -431,7 +431,10 @@ def test_on_nan_restore_goes_back_to_the_newest_checkpoint_and_on(poison, monkey
     pipeline = run.train()
     assert run.state.progress.restores == 2 and run.state.progress.step == 10
     said = capsys.readouterr().err
-    assert said.count("checkpoint-000004, with other random numbers") == 2 and POISONS[poison].split(":")[0] in said
+    assert (
+        said.count("checkpoint-000004; training continues with other random numbers") == 2
+        and POISONS[poison].split(":")[0] in said
+    )
     assert all(parameter.isfinite().all() for parameter in pipeline.generator.parameters())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 8, 10]
@@ -446,7 +449,7 @@ def test_on_nan_restore_goes_back_to_the_newest_checkpoint_and_on(poison, monkey
 def test_it_goes_back_a_bounded_number_of_times(monkeypatch, tiny_config, tmp_path):
     run = poisoned_run(poison_gradient, monkeypatch, tiny_config, times=100, on_nan="restore", max_restores=2)
     with pytest.raises(
-        NotFiniteError, match=r"The run has gone back max_restores=2 times; .*checkpoint-000004 is whole"
+        NotFiniteError, match=r"The run was restored max_restores=2 times; .*checkpoint-000004 is whole"
     ):
         run.train()
     assert whole(tmp_path / "run")[-1] == "checkpoint-000004"

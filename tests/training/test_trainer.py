@@ -384,7 +384,7 @@ def test_an_interrupt_saves_everything_and_says_where(number, tiny_config, tmp_p
     assert run.interrupted == number
     assert signal.getsignal(number) == handler
     said = capsys.readouterr().err
-    assert 'Interrupted at step 3. To go on from there: the same, with resume_from_checkpoint="latest"' in said
+    assert 'Interrupted at step 3. To resume: the same, with resume_from_checkpoint="latest"' in said
     assert str(tmp_path / "run") in said
     assert rows(tmp_path / "run") == [], "the next report is of all four steps, as if nothing had happened"
     loaded = WGANPipeline.from_pretrained(tmp_path / "run")
