@@ -1,12 +1,18 @@
 # /// script
-# requires-python = ">=3.10"
+# requires-python = ">=3.11"
 # dependencies = [
-#     "torch>=2.4",
+#     "torch>=2.13",
 #     "accelerate>=1.10",
 #     "diffusers>=0.35",
 #     "datasets>=4.0",
 #     "huggingface_hub>=0.34",
 #     "safetensors>=0.5",
+#     "numpy>=1.26",
+#     "pillow>=10.1",
+#     "filelock>=3.13",
+#     "psutil>=5.9.6",
+#     "pyyaml>=6.0.1",
+#     "tqdm>=4.66",
 #     "matplotlib>=3.8",
 #     "pot>=0.9.5",
 #     "scikit-learn>=1.8",

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import RLock, Thread
 from typing import Any, NamedTuple
@@ -236,7 +236,7 @@ class Repository:
 
     def add(self, revision: str, files: dict[str, File], parent: str | None, title: str, message="", author="system"):
         sha = secrets.token_hex(20)  # never the same twice: a cache that outlives this server must not know it
-        date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         self.commits[sha] = Commit(sha, parent, files, title, message, author, date)
         self.heads[revision] = sha
         return self.commits[sha]

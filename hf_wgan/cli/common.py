@@ -9,9 +9,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Command = Callable[..., int]
 """A function of the arguments (by default those of this process) that returns an exit code."""
 MODEL_HELP = "Folder left by training, or name of a model on the Hub."
+IMPORT = "--import"
 EXTRAS = {"ot": "train", "scipy": "train", "sklearn": "train", "gradio": "demo"}
 """Optional modules, and the extra of this package that installs each."""
 
@@ -36,6 +38,7 @@ def command(function: Command) -> Command:
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> int:
         try:
+            import_modules(sys.argv[1:] if not args or args[0] is None else args[0])
             return function(*args, **kwargs)
         except (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError) as error:
             if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -63,7 +66,42 @@ def parser_for(function: Command, name: str, *option_classes: type, **options: A
         option_classes: Dataclasses of its options.
         options: Further arguments of `OptionParser`.
     """
-    return OptionParser(*option_classes, **options, prog=f"hf-wgan {name}", description=inspect.getdoc(function))
+    parser = OptionParser(*option_classes, **options, prog=f"hf-wgan {name}", description=inspect.getdoc(function))
+    parser.add_argument(
+        IMPORT,
+        metavar="MODULE",
+        action="append",
+        help="Module or .py file to import first, which defines networks or registers constraints; may be repeated.",
+    )
+    return parser
+
+
+def import_modules(words: Sequence[str]) -> None:
+    """Import the modules that a command line names with `--import`, before its other options are looked at.
+
+    Raises:
+        InputError: There is no such module.
+    """
+    for word, following in zip(words, [*words[1:], ""]):
+        option, _, value = word.partition("=")
+        if option == IMPORT:
+            _import_module(value or following)
+
+
+def _import_module(name: str) -> None:
+    folder, module = os.getcwd(), name
+    if name.endswith(".py"):
+        folder, module = str(Path(name).resolve().parent), Path(name).stem
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, but something that it imports is not
+        raise InputError(
+            f"import={name!r}: there is no such module in {folder} or among the installed packages"
+        ) from error
 
 
 def empty_folder(output_dir: str, overwrite: bool) -> Path:

@@ -1,72 +1,116 @@
-"""Makes `accelerate launch --cpu --num_processes N` start N processes.
+"""Start the processes of a training run, and name the command that started them.
 
-Accelerate leaves several processes on CPUs to MPI: without an MPI host file its launcher starts one, and says nothing
-(huggingface/accelerate#2741). This recognises that case and starts the same script again under torchrun, which asks for
-nothing more. On GPUs Accelerate's launcher does all of this itself.
+`hf-wgan train` starts its processes by itself, with torchrun's agent, by Accelerate's options and configuration file.
+Under `accelerate launch` this starts only what Accelerate leaves to MPI: several processes on CPUs
+(huggingface/accelerate#2741).
 """
 
+import logging
 import os
 import shlex
 import socket
 import sys
-from argparse import Namespace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import psutil
-from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+import torch
+from accelerate.commands.config.config_args import ClusterConfig, default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import get_int_from_env, parse_flag_from_env
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args
+from torch.distributed.run import parse_args as parse_torchrun
 
-SIGNALS_TO_PASS_ON = ["PET_SIGNALS_TO_HANDLE", "TORCHELASTIC_SIGNALS_TO_HANDLE"]
-"""Where torchrun reads which signals it passes on to its processes, today and before. SLURM's is SIGUSR1."""
+from ..utils.errors import InputError, one_line
+from ..utils.options import Options, option
+from ..utils.secrets import without_credentials
+
+COMMAND = "HF_WGAN_COMMAND"
+"""Environment variable by which a process knows the command that started it and the others."""
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""Signals that are passed on to the processes. SLURM announces the end of a job by SIGUSR1."""
+SIGNAL_VARIABLES = ("PET_SIGNALS_TO_HANDLE", "TORCHELASTIC_SIGNALS_TO_HANDLE")
+"""Where torchrun's agent reads them, in newer and older releases of PyTorch."""
+SECONDS_TO_SAVE = 600  # from a signal on; torchrun's own limit of 30 may cut a checkpoint off
 WORLD_SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+STARTED_BY_ACCELERATE = "ACCELERATE_MIXED_PRECISION"  # which `accelerate launch` sets for every process
+UNSUPPORTED = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
 
 
-def relaunch_on_cpus() -> None:
-    """Replaces this process by torchrun, if `accelerate launch` was asked for several CPU processes and started one."""
-    asked_for_several = parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ
-    if not asked_for_several or get_int_from_env(WORLD_SIZES, 0) > 0:
-        return
-    launch = _launch_arguments(psutil.Process().parent())
-    if launch is None:
-        return
-    num_machines = launch.num_machines or 1
-    command = [sys.executable, "-m", "torch.distributed.run"]
-    command += ["--nproc_per_node", str(launch.num_processes // num_machines)]
-    if num_machines > 1:
-        command += ["--nnodes", str(num_machines), "--node_rank", str(launch.machine_rank or 0)]
-        command += ["--master_addr", os.environ["MASTER_ADDR"]]
-        if interface := _interface_towards(os.environ["MASTER_ADDR"]):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    command += ["--master_port", os.environ["MASTER_PORT"], *_program(), *sys.argv[1:]]
-    for name in SIGNALS_TO_PASS_ON:
-        os.environ.setdefault(name, "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, command)
+@dataclass(frozen=True)
+class LaunchOptions(Options):
+    """Processes (Accelerate's launch options)"""
+
+    num_processes: int | None = option(
+        None, "Number of processes on all machines together; by default one for each GPU.", minimum=1, common=True
+    )
+    cpu: bool = option(False, "Train on the CPU even if there is a GPU.")
+    config_file: str | None = option(
+        None, "Configuration file written by `accelerate config`; by default the one in the Hugging Face cache."
+    )
+    num_machines: int | None = option(None, "Number of machines.", minimum=1)
+    machine_rank: int | None = option(None, "Number of this machine, from 0.", minimum=0)
+    main_process_ip: str | None = option(None, "Address of machine 0.")
+    main_process_port: int | None = option(None, "Port of machine 0, by default 29500.", minimum=1, maximum=65535)
+    gpu_ids: str | None = option(None, "GPUs of this machine, separated by commas, or `all`.")
+    num_cpu_threads_per_process: int | None = option(
+        None, "CPU threads of each process; by default an equal share of the cores.", minimum=1
+    )
 
 
-def _program() -> list[str]:
-    """Return what this process runs, as words after `python`: `-m` and a module, or a script."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return ["-m", spec.name] if spec is not None and spec.name.startswith("hf_wgan.") else sys.argv[:1]
+NAMES = {field.name for field in fields(LaunchOptions)}
 
 
-def _interface_towards(address: str) -> str | None:
-    """The network interface by which this machine reaches another. PyTorch by itself takes that of the machine's own
-    name, which is often one that no other machine can reach."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, 9))  # which sends nothing
-            own = probe.getsockname()[0]
-    except OSError:
+def start(options: LaunchOptions) -> int | None:
+    """Start the processes that the options and Accelerate's configuration ask for, and wait for them.
+
+    Returns:
+        The exit code of the run, or None where this process is to train: it is the only one, or one of several that
+        have been started already.
+
+    Raises:
+        InputError: The options ask for something that cannot be started.
+    """
+    explicit = {name: value for name, value in vars(options).items() if value not in (None, False)}
+    if is_one_of_several():
+        if explicit and COMMAND not in os.environ:
+            name, value = next(iter(explicit.items()))
+            raise InputError(f"{name}={value!r}: the processes have been started already; give it to their launcher")
         return None
-    addresses = psutil.net_if_addrs().items()
-    return next((name for name, found in addresses for each in found if each.address == own), None)
+    if not explicit and STARTED_BY_ACCELERATE in os.environ:
+        return _start_beside_accelerate()
+    options = _with_configuration(options)
+    if options.cpu:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    if options.gpu_ids not in (None, "all"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(options.gpu_ids)
+    num_gpus = 0 if options.cpu else torch.cuda.device_count()
+    num_processes, num_machines = options.num_processes or max(num_gpus, 1), options.num_machines or 1
+    if num_processes == 1:
+        if options.num_cpu_threads_per_process:
+            torch.set_num_threads(options.num_cpu_threads_per_process)
+        return None
+    if num_processes % num_machines:
+        raise InputError(f"num_processes={num_processes}: must be a multiple of num_machines={num_machines}")
+    if 0 < num_gpus < num_processes // num_machines:
+        raise InputError(f"num_processes={num_processes}: this machine has {num_gpus} GPUs; use as many, or --cpu")
+    if not num_gpus:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    return _run(replace(options, num_processes=num_processes))
+
+
+def is_one_of_several() -> bool:
+    """Return whether a launcher has started this process as one of a group."""
+    return get_int_from_env(WORLD_SIZES, 0) > 0 or COMMAND in os.environ
 
 
 def command_line() -> str:
-    """The command that started this process, with the launcher's options where it was `accelerate launch` or `uv run`,
-    and without the token, for the record of a run."""
+    """Return the command that started this run, with its launcher and without credentials, for the record."""
+    if COMMAND in os.environ:
+        return os.environ[COMMAND]
     words = ["python", *_program(), *sys.argv[1:]]
     if sys.argv[0].startswith("hf-wgan "):  # as `main` names the program
         words = [*sys.argv[0].split(), *sys.argv[1:]]
@@ -77,30 +121,132 @@ def command_line() -> str:
         if run := _words_after_uv(process):
             words = ["uv", *run]
             break
-    public = [word for word in words if not word.startswith("--hub_token=")]
-    while "--hub_token" in public:
-        at = public.index("--hub_token")
-        del public[at : at + 2]
-    return shlex.join(public)
+    return shlex.join(without_credentials(words))
 
 
-def _launch_arguments(launcher: psutil.Process | None) -> Namespace | None:
-    """What `accelerate launch` was given, on its command line or in its configuration file; None if it is not known."""
-    words = _words_after_launch(launcher) if launcher else None
+def _start_beside_accelerate() -> int | None:
+    """Start several CPU processes where `accelerate launch` was asked for them and has started one."""
+    if not parse_flag_from_env("ACCELERATE_USE_CPU") or "MASTER_ADDR" not in os.environ:
+        return None
+    parent = psutil.Process().parent()
+    words = _words_after_launch(parent) if parent else None
     if words is None:
         return None
     arguments = launch_command_parser().parse_args(words)
+    names = ("num_processes", "num_machines", "machine_rank")
     by_default = os.path.isfile(default_config_file) and not arguments.cpu  # as Accelerate has it
-    config_file = arguments.config_file or (default_config_file if by_default else None)
-    config = load_config_from_file(config_file) if config_file else None
-    for name in ("num_processes", "num_machines", "machine_rank"):
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, getattr(config, name, None))
-    return arguments if (arguments.num_processes or 1) > 1 else None
+    options = _filled(
+        LaunchOptions(**{name: getattr(arguments, name) for name in names}),
+        arguments.config_file or (default_config_file if by_default else None),
+    )
+    if (options.num_processes or 1) < 2:
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return _run(replace(options, main_process_ip=address, main_process_port=port))
+
+
+def _with_configuration(options: LaunchOptions) -> LaunchOptions:
+    """Return the options, with what they leave open from Accelerate's configuration file."""
+    if options.config_file:
+        if not os.path.isfile(options.config_file):
+            raise InputError(
+                f"config_file={options.config_file!r}: there is no such file; `accelerate config` writes one"
+            )
+        return _filled(options, options.config_file)
+    return _filled(options, default_config_file if os.path.isfile(default_config_file) else None)
+
+
+def _filled(options: LaunchOptions, config_file: str | None) -> LaunchOptions:
+    if config_file is None:
+        return options
+    try:
+        config = load_config_from_file(config_file)
+    except Exception as error:  # a file of another kind raises whatever its content leads to
+        raise InputError(f"config_file={config_file!r}: cannot be read ({one_line(error)})") from error
+    kind = str(getattr(config.distributed_type, "value", config.distributed_type))
+    if not isinstance(config, ClusterConfig) or kind in UNSUPPORTED:
+        raise InputError(
+            f"config_file={config_file!r}: distributed_type {kind} is not supported, as these networks fit every "
+            "device; use MULTI_GPU, MULTI_CPU or NO"
+        )
+    os.environ.setdefault(STARTED_BY_ACCELERATE, str(config.mixed_precision or "no"))
+    recorded: dict[str, Any] = {name: getattr(config, name, None) for name in NAMES}
+    recorded["cpu"] = bool(getattr(config, "use_cpu", False))
+    if recorded["gpu_ids"] is not None:
+        recorded["gpu_ids"] = str(recorded["gpu_ids"])
+    return replace(
+        options,
+        **{
+            name: value
+            for name, value in recorded.items()
+            if value is not None and getattr(options, name) in (None, False)
+        },
+    )
+
+
+def _run(options: LaunchOptions) -> int:
+    """Run this machine's processes under torchrun's agent; return the exit code of the run."""
+    num_machines = options.num_machines or 1
+    num_here = (options.num_processes or 1) // num_machines
+    os.environ[COMMAND] = command_line()
+    threads = options.num_cpu_threads_per_process or max(1, _num_cores() // num_here)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    for name in SIGNAL_VARIABLES:
+        os.environ.setdefault(name, SIGNALS)
+    words: list[Any] = ["--nproc_per_node", num_here]
+    if num_machines > 1 or options.main_process_port:
+        address = options.main_process_ip or "127.0.0.1"
+        words += ["--nnodes", num_machines, "--node_rank", options.machine_rank or 0]
+        words += ["--master_addr", address, "--master_port", options.main_process_port or 29500]
+        if num_machines > 1 and (interface := _interface_towards(address)):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    else:
+        words += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--local_addr", "localhost"]
+    config, program, arguments = config_from_args(parse_torchrun([*map(str, words), *_program(), *sys.argv[1:]]))
+    if hasattr(config, "shutdown_timeout"):  # not in older releases of PyTorch
+        config.shutdown_timeout = SECONDS_TO_SAVE
+    # The processes say themselves why they end.
+    logging.disable(logging.CRITICAL)
+    sys.stdout.flush()
+    try:
+        elastic_launch(config, program)(*arguments)
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+    return 0
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _program() -> list[str]:
+    """Return what this process runs, as words after `python`: `-m` and a module, or a script."""
+    if sys.argv[0].startswith("hf-wgan "):
+        return ["-m", "hf_wgan.cli.train"]
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", spec.name] if spec is not None and spec.name.startswith("hf_wgan.") else sys.argv[:1]
+
+
+def _interface_towards(address: str) -> str | None:
+    """Return the network interface by which this machine reaches another.
+
+    PyTorch by itself takes the interface of the machine's own name, which is often one that no other machine reaches.
+    """
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))  # which sends nothing
+            own = probe.getsockname()[0]
+    except OSError:
+        return None
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, addresses in interfaces for entry in addresses if entry.address == own), None)
 
 
 def _words_after_launch(process: psutil.Process) -> list[str] | None:
-    """What follows `accelerate launch` on a process's command line; None if it is something else."""
+    """Return what follows `accelerate launch` on a process's command line; None if it is something else."""
     words = _words(process)
     names = [os.path.basename(word) for word in words]
     if "accelerate" in names and "launch" in names:
@@ -112,13 +258,13 @@ def _words_after_launch(process: psutil.Process) -> list[str] | None:
 
 
 def _words_after_uv(process: psutil.Process) -> list[str] | None:
-    """What follows `uv` on the command line of `uv run`; None if it is something else."""
+    """Return what follows `uv` on the command line of `uv run`; None if it is something else."""
     words = _words(process)
     return words[1:] if words and os.path.basename(words[0]) == "uv" and "run" in words else None
 
 
 def _words(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        return list(process.cmdline())
     except psutil.Error:
         return []

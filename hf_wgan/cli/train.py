@@ -1,7 +1,10 @@
 """`hf-wgan train`: from settings to a trained pipeline; also `accelerate launch -m hf_wgan.cli.train`."""
 
+import sys
 from collections.abc import Sequence
 
+from ..utils.errors import InputError
+from ..utils.options import OptionParser
 from .common import command, parser_for
 
 
@@ -13,28 +16,69 @@ def train(args: Sequence[str] | None = None) -> int:
     hf-wgan train --train_data_dir photos --resolution 64 --output_dir wgan-photos
     hf-wgan train --dataset_name huggan/smithsonian_butterflies_subset --mixed_precision bf16
     hf-wgan train --config wgan-digits/training_config.json --output_dir wgan-again
+    hf-wgan train --cpu --num_processes 2                      # starts Accelerate's processes by itself
 
-    Exit codes 130 (Ctrl-C), 143 (SIGTERM) and 138 (SIGUSR1): the run was saved and can be resumed.
+    Exit codes 130 (Ctrl-C), 143 (SIGTERM), 138 (SIGUSR1) and 129 (a closed terminal): the run was saved and can be
+    resumed.
     """
     from ..training.build import build_trainer
     from ..training.resolve import DIGITS_DEFAULTS, HINTS, OPTION_CLASSES, RunConfig
-    from .launch import command_line, relaunch_on_cpus
+    from . import launch
+    from .dry_run import dry_run
 
-    parser = parser_for(train, "train", *OPTION_CLASSES, hints=HINTS)
+    parser = parser_for(train, "train", *OPTION_CLASSES, launch.LaunchOptions, hints=HINTS)
     parser.epilog = "Without --dataset_name and --train_data_dir the defaults are: " + " ".join(
         f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
     )
     parser.add_argument(
         "--config", metavar="FILE", help="YAML or JSON file of options, or the training_config.json of an earlier run."
     )
-    parsed = parser.parse(args)
-    config = RunConfig.resolve(parsed.others["config"], **parsed.options)
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Print the settings in force, the networks, the images and the estimated time and memory; train nothing.",
+    )
+    try:
+        parsed = parser.parse(args)
+    except InputError as error:
+        if answer := _epochs_in_steps(parser, sys.argv[1:] if args is None else args):
+            raise InputError(f"{error}; {answer}") from error
+        raise
+    settings = {name: value for name, value in parsed.options.items() if name not in launch.NAMES}
+    config = RunConfig.resolve(parsed.others["config"], **settings)
+    if parsed.others["dry_run"]:
+        dry_run(config)
+        return 0
     if args is None:  # not when called from Python
-        relaunch_on_cpus()
-    trainer = build_trainer(config, {"command": command_line()} if args is None else None)
+        code = launch.start(parsed.build(launch.LaunchOptions))
+        if code is not None:
+            return code
+    trainer = build_trainer(config, {"command": launch.command_line()} if args is None else None)
     trainer.train()
     trainer.accelerator.end_training()  # a process that ends within its group may abort, with all of its work done
     return 128 + trainer.interrupted if trainer.interrupted else 0
+
+
+def _epochs_in_steps(parser: OptionParser, words: Sequence[str]) -> str:
+    """Return how many steps the epochs on a command line are, or nothing if it names none or has other mistakes."""
+    from ..data import load_image_set
+    from ..training.resolve import EPOCHS, FIELDS, RunConfig
+
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    at = next((index for index, word in enumerate(words) if word.lstrip("-") in EPOCHS), len(words))
+    epochs = words[at + 1] if at + 1 < len(words) else ""
+    if not epochs.isdecimal():
+        return ""
+    try:
+        parsed = parser.parse([*words[:at], *words[at + 2 :]])
+        settings = {name: value for name, value in parsed.options.items() if name in FIELDS}
+        config = RunConfig.resolve(parsed.others["config"], **settings)
+        num_images = len(load_image_set(config.data))
+    except InputError:
+        return ""
+    batch = config.training.train_batch_size * config.training.gradient_accumulation_steps
+    steps = int(epochs) * num_images / (batch * (parsed.options.get("num_processes") or 1) * config.training.n_critic)
+    return f"{epochs} epochs of these {num_images:,} images are --max_train_steps {max(1, round(steps))}"
 
 
 if __name__ == "__main__":

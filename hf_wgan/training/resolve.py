@@ -114,6 +114,7 @@ OTHER_NAMES = {
 }
 """Options of other programs, and what they are called here."""
 
+EPOCHS = {"num_epochs"} | {name for name, here in OTHER_NAMES.items() if here == "num_epochs"}
 HINTS |= {name: HINTS.get(here) or f"{name} is called {here} here" for name, here in OTHER_NAMES.items()}
 
 

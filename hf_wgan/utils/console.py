@@ -1,7 +1,7 @@
-"""How far something is, and what is said meanwhile: a bar on a terminal and in a notebook, a line in a log now and
-then."""
+"""Progress and messages for a person: a bar on a terminal and in a notebook, a line now and then in a log."""
 
 import importlib.util
+import os
 import sys
 import time
 from typing import Any, TextIO
@@ -13,41 +13,87 @@ SECONDS_BETWEEN_LINES = 30
 LINES = 10  # at least so many, evenly spread, however short it all takes
 
 
+class Output:
+    """A stream that outlives its reader: once nobody can read it any more, what is written to it is dropped.
+
+    A run does not end because a terminal was closed or the program at the other end of a pipe has ended.
+
+    Args:
+        stream: Where to write.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            self._silence()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._silence()
+
+    def _silence(self) -> None:
+        """Point the stream's descriptor to the null device, for whatever else writes to it until the process ends."""
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
+        except (OSError, ValueError):  # a stream without a descriptor, or a closed one
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __eq__(self, other: object) -> bool:
+        return self._stream is getattr(other, "_stream", other)
+
+    def __hash__(self) -> int:
+        return hash(self._stream)
+
+
 def in_notebook() -> bool:
-    """Whether this is a kernel that shows what it is given, as Jupyter's, Colab's and Kaggle's are."""
+    """Return whether this is a kernel that displays rich output, as Jupyter's, Colab's and Kaggle's are."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and "IPKernelApp" in getattr(ipython.get_ipython(), "config", ())
 
 
-def stream() -> TextIO:
-    """Where a person reads: notebooks show what goes to stderr as if it were an error."""
-    return sys.stdout if in_notebook() else sys.stderr
+def stream() -> Any:
+    """Return where a person reads; notebooks show what goes to stderr as if it were an error."""
+    return Output(sys.stdout if in_notebook() else sys.stderr)
 
 
 def say(message: str) -> None:
-    """A line of its own, above a bar if there is one."""
-    tqdm.write(message, file=stream())
-    stream().flush()
+    """Print a line of its own, above a bar if there is one."""
+    file = stream()
+    tqdm.write(message, file=file)
+    file.flush()
 
 
 def progress_bar(total: int, unit: str, initial: int = 0, desc: str | None = None, disable: bool = False) -> Any:
-    """tqdm's bar where it can be redrawn in place, and elsewhere `Lines`.
+    """Return tqdm's bar where it can be redrawn in place, and `Lines` elsewhere.
 
     Args:
-        total: How many there are to do.
+        total: How many items there are.
         unit: What they are, with a space before it.
         initial: How many are done already.
         desc: What is being done.
-        disable: To show nothing.
+        disable: Show nothing.
     """
     redrawn = importlib.util.find_spec("ipywidgets") is not None if in_notebook() else sys.stderr.isatty()
     if not redrawn:
         return Lines(total, unit, initial, desc, disable)
-    return tqdm(total=total, initial=initial, desc=desc, bar_format=BAR, dynamic_ncols=True, disable=disable)
+    file = None if in_notebook() else stream()
+    return tqdm(total=total, initial=initial, desc=desc, bar_format=BAR, dynamic_ncols=True, disable=disable, file=file)
 
 
 class Lines:
-    """What is used of tqdm's interface, as a line after each tenth of the whole, or after half a minute."""
+    """Print a line after each tenth of the whole or after half a minute, with the part of tqdm's interface in use."""
 
     def __init__(self, total: int, unit: str, initial: int = 0, desc: str | None = None, disable: bool = False):
         self.total, self.unit, self.initial, self.disable = total, unit, initial, disable

@@ -1,23 +1,29 @@
-"""Signals that ask a run to end: it does so after the step in hand, and saves."""
+"""Signals that ask a run to end: it ends after the current step, and saves."""
 
 import signal
 import threading
 from typing import Any
 
-# Ctrl-C; a machine that is shut down; SLURM, ahead of time. Not every system has all of them.
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# Ctrl-C; the end of a machine; SLURM, ahead of time; a closed terminal. Not every system has all of them.
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 
 
 class Interrupts:
-    """A context in which the signals of `STOPPING` are written down. A second SIGINT acts as it did before."""
+    """A context in which the signals of `STOPPING` are recorded. A second SIGINT acts as it did before.
+
+    A SIGHUP that is ignored, as under `nohup`, stays ignored.
+    """
 
     def __init__(self) -> None:
-        self.number = 0  # of the first such signal
+        self.number = 0  # of the first signal
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():  # no other may handle signals
-            self._before = {number: signal.signal(number, self._handle) for number in STOPPING}
+            for number in STOPPING:
+                if signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *error: Any) -> None:

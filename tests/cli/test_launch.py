@@ -1,10 +1,22 @@
 import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.launcher.api import LaunchConfig
 
+from hf_wgan import InputError
 from hf_wgan.cli import launch
+from hf_wgan.cli.launch import LaunchOptions
+from hf_wgan.utils.files import checkpoints
+
+TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --num_validation_images 4"
 
 
 class Launcher:
@@ -16,62 +28,152 @@ class Launcher:
 
 
 @pytest.fixture
-def relaunched(monkeypatch, tmp_path):
-    """What torchrun would be started with, given the launcher's command line."""
+def agent(monkeypatch, tmp_path):
+    """Replace torchrun's agent; hold what it would start."""
+    started = []
 
-    def make(line, **environment):
-        for name in launch.WORLD_SIZES:
-            monkeypatch.delenv(name, raising=False)
-        settings = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", **environment}
-        for name, value in settings.items():
+    def elastic_launch(config: LaunchConfig, program):
+        return lambda *arguments: started.append((config, [program, *arguments]))
+
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in (*launch.WORLD_SIZES, launch.COMMAND, launch.STARTED_BY_ACCELERATE, "OMP_NUM_THREADS"):
+        os.environ.pop(name, None)
+    monkeypatch.setattr(launch, "default_config_file", str(tmp_path / "default.yaml"))
+    monkeypatch.setattr(launch, "elastic_launch", elastic_launch)
+    monkeypatch.setattr(launch.logging, "disable", lambda level: None)
+    monkeypatch.setattr(launch, "_num_cores", lambda: 8)
+    monkeypatch.setattr(sys, "argv", ["hf-wgan train", "--seed", "1"])
+    return started
+
+
+@pytest.fixture
+def beside_accelerate(agent, monkeypatch):
+    """Start as a process of `accelerate launch` does; return what is started beside it."""
+
+    def start(line, **environment):
+        settings = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+        for name, value in (settings | {launch.STARTED_BY_ACCELERATE: "no"} | environment).items():
             monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(launch, "default_config_file", str(tmp_path / "config.yaml"))
         monkeypatch.setattr(psutil.Process, "parent", lambda self: Launcher(line))
+        monkeypatch.setattr(psutil.Process, "parents", lambda self: [Launcher(line)])
         monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "1"])
-        started = []
-        monkeypatch.setattr(launch.os, "execv", lambda path, command: started.append(command))
-        monkeypatch.setattr(os, "environ", os.environ.copy())  # which it changes for the process that it becomes
-        monkeypatch.delenv("PET_SIGNALS_TO_HANDLE", raising=False)
-        launch.relaunch_on_cpus()
-        return " ".join(started[0][1:]) if started else None
+        code = launch.start(LaunchOptions())
+        assert code == (0 if agent else None)
+        return agent[-1] if agent else None
 
-    return make
+    return start
 
 
-TORCHRUN = "-m torch.distributed.run"
+def settings(num_processes, **others):
+    values = {"distributed_type": "MULTI_CPU", "use_cpu": "true", "machine_rank": 0, "num_machines": 1, **others}
+    lines = [f"{name}: {value}" for name, value in (values | {"num_processes": num_processes}).items()]
+    return "\n".join(["compute_environment: LOCAL_MACHINE", *lines])
+
+
+@pytest.mark.parametrize("options", [{}, {"cpu": True}, {"num_processes": 1}, {"num_cpu_threads_per_process": 1}])
+def test_one_process_on_a_cpu_is_this_one(options, agent):
+    assert launch.start(LaunchOptions(**options)) is None
+    assert not agent
+    assert ("ACCELERATE_USE_CPU" in os.environ) == bool(options.get("cpu"))
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_the_processes_share_the_cores_and_know_the_command(number, agent):
+    assert launch.start(LaunchOptions(num_processes=number)) == 0
+    ((config, words),) = agent
+    assert config.nproc_per_node == number and config.max_nodes == 1 and config.rdzv_backend == "c10d"
+    assert words[1:] == ["-u", "-m", "hf_wgan.cli.train", "--seed", "1"]
+    assert os.environ["OMP_NUM_THREADS"] == str(8 // number)
+    assert os.environ["ACCELERATE_USE_CPU"] == "true"
+    assert launch.command_line() == "hf-wgan train --seed 1"
+    assert "SIGUSR1" in config.signals_to_handle
+    assert config.shutdown_timeout == launch.SECONDS_TO_SAVE
+
+
+def test_a_process_that_has_been_started_starts_no_others(agent, monkeypatch):
+    launch.start(LaunchOptions(num_processes=2))
+    assert launch.start(LaunchOptions(num_processes=2)) is None, "its own command line says the same"
+    monkeypatch.delenv(launch.COMMAND)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launch.start(LaunchOptions()) is None
+    with pytest.raises(InputError, match="num_processes=2: the processes have been started already"):
+        launch.start(LaunchOptions(num_processes=2))
+    assert len(agent) == 1
+
+
+@pytest.mark.parametrize("num_gpus, options, processes", [(1, {}, None), (4, {}, 4), (4, {"num_processes": 2}, 2)])
+def test_every_gpu_gets_a_process(num_gpus, options, processes, agent, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    assert launch.start(LaunchOptions(**options)) == (None if processes is None else 0)
+    assert [config.nproc_per_node for config, _ in agent] == ([processes] if processes else [])
+    assert "ACCELERATE_USE_CPU" not in os.environ
+
+
+def test_the_configuration_file_fills_what_the_options_leave_open(agent, tmp_path):
+    (tmp_path / "default.yaml").write_text(settings(3))
+    (tmp_path / "named.yaml").write_text(settings(5))
+    launch.start(LaunchOptions())
+    os.environ.pop(launch.COMMAND)
+    launch.start(LaunchOptions(config_file=str(tmp_path / "named.yaml")))
+    os.environ.pop(launch.COMMAND)
+    launch.start(LaunchOptions(config_file=str(tmp_path / "named.yaml"), num_processes=2))
+    assert [config.nproc_per_node for config, _ in agent] == [3, 5, 2]
+
+
+def test_several_machines_name_the_first(agent):
+    address = {"main_process_ip": "127.0.0.1", "main_process_port": 1234}
+    launch.start(LaunchOptions(num_processes=4, num_machines=2, machine_rank=1, **address))
+    ((config, _),) = agent
+    assert (config.nproc_per_node, config.max_nodes, config.rdzv_endpoint) == (2, 2, "127.0.0.1:1234")
+    assert config.rdzv_configs["rank"] == 1
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_configurations_that_divide_a_network_are_refused(kind, agent, tmp_path):
+    (tmp_path / "default.yaml").write_text(settings(2, distributed_type=kind))
+    with pytest.raises(InputError, match=f"distributed_type {kind} is not supported"):
+        launch.start(LaunchOptions())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"config_file": "nowhere.yaml"}, "config_file='nowhere.yaml': there is no such file"),
+        ({"num_processes": 3, "num_machines": 2}, "num_processes=3: must be a multiple of num_machines=2"),
+        ({"num_processes": 0}, "num_processes=0: must be a whole number at least 1"),
+    ],
+)
+def test_what_cannot_be_started_is_one_line(options, message, agent):
+    with pytest.raises(InputError, match=message):
+        launch.start(LaunchOptions(**options))
+    assert not agent
+
+
+def test_a_broken_configuration_file_is_one_line(agent, tmp_path):
+    (tmp_path / "default.yaml").write_text("- a\n- list\n")
+    with pytest.raises(InputError, match=r"default\.yaml': cannot be read"):
+        launch.start(LaunchOptions())
+
+
+def test_more_processes_than_gpus_are_refused(agent, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="num_processes=3: this machine has 2 GPUs"):
+        launch.start(LaunchOptions(num_processes=3))
 
 
 @pytest.mark.parametrize("program", ["/bin/accelerate launch", "accelerate-launch", "-m accelerate.commands.launch"])
-def test_several_cpu_processes_are_started_by_torchrun(program, relaunched):
-    command = relaunched(f"python {program} --cpu --num_processes 2 train.py --seed 1")
-    assert command == f"{TORCHRUN} --nproc_per_node 2 --master_port 29500 train.py --seed 1"
+def test_accelerate_is_given_the_cpu_processes_that_it_does_not_start(program, beside_accelerate):
+    config, words = beside_accelerate(f"python {program} --cpu --num_processes 2 train.py --seed 1")
+    assert (config.nproc_per_node, config.rdzv_endpoint) == (2, "127.0.0.1:29500")
+    assert words[1:] == ["-u", "train.py", "--seed", "1"]
+    assert launch.command_line() == "accelerate launch --cpu --num_processes 2 train.py --seed 1"
 
 
-def test_torchrun_passes_slurms_signal_on(relaunched):
-    from torch.distributed.run import get_args_parser
-
-    relaunched("accelerate launch --cpu --num_processes 2 train.py")
-    assert "SIGUSR1" in get_args_parser().parse_args(["train.py"]).signals_to_handle
-
-
-def test_several_machines_find_each_other(relaunched):
-    line = "python accelerate launch --cpu --num_processes 4 --num_machines 2 --machine_rank 1"
-    line += " --main_process_ip 10.0.0.1 --main_process_port 1234 train.py"
-    command = relaunched(line, MASTER_ADDR="10.0.0.1", MASTER_PORT="1234")
-    assert command.startswith(
-        f"{TORCHRUN} --nproc_per_node 2 --nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 1234 train.py"
-    )
-
-
-def test_the_configuration_file_counts_as_it_does_for_accelerate(relaunched, tmp_path):
-    (tmp_path / "config.yaml").write_text(
-        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 3\nuse_cpu: true\n"
-        "machine_rank: 0\nnum_machines: 1\n"
-    )
-    assert "--nproc_per_node 3" in relaunched("python accelerate launch train.py")
-    assert relaunched("python accelerate launch --cpu train.py") is None
-    named = f"python accelerate launch --cpu --config_file {tmp_path / 'config.yaml'} train.py"
-    assert "--nproc_per_node 3" in relaunched(named)
+def test_accelerates_own_configuration_counts_beside_it(beside_accelerate, tmp_path):
+    (tmp_path / "default.yaml").write_text(settings(3))
+    assert beside_accelerate("python accelerate launch --cpu train.py") is None
+    assert beside_accelerate("python accelerate launch train.py")[0].nproc_per_node == 3
 
 
 @pytest.mark.parametrize(
@@ -84,8 +186,8 @@ def test_the_configuration_file_counts_as_it_does_for_accelerate(relaunched, tmp
         ("bash job.sh", {}),
     ],
 )
-def test_everything_else_is_left_alone(line, environment, relaunched):
-    assert relaunched(line, **environment) is None
+def test_everything_else_is_left_alone(line, environment, beside_accelerate):
+    assert beside_accelerate(line, **environment) is None
 
 
 @pytest.mark.parametrize(
@@ -97,10 +199,58 @@ def test_everything_else_is_left_alone(line, environment, relaunched):
             "accelerate launch --num_processes 2 train.py --seed 1",
         ),
         ("/bin/uv run --with . train.py --hub_token hf_x --seed 1", "uv run --with . train.py --seed 1"),
+        (
+            "uv run --with hf_wgan@git+https://user:TOKEN@example.org/x train.py",
+            "uv run --with hf_wgan@git+https://example.org/x train.py",
+        ),
     ],
 )
-def test_the_command_is_recorded_with_its_launcher_and_without_its_token(launcher, command, monkeypatch):
+def test_the_command_is_recorded_with_its_launcher_and_without_credentials(launcher, command, monkeypatch):
     arguments = ["train.py", "--hub_token", "hf_x", "--seed", "1", "--hub_token=hf_x", "--name", "my run"]
+    monkeypatch.delenv(launch.COMMAND, raising=False)
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setattr(psutil.Process, "parents", lambda self: [Launcher("python -m torchrun"), Launcher(launcher)])
     assert launch.command_line() == command
+
+
+def test_launch_options_are_called_as_accelerates_are():
+    known = {name for action in launch_command_parser()._actions for name in action.option_strings}
+    assert {f"--{name}" for name in launch.NAMES} <= known
+
+
+def started(folder, *options, **kwargs):
+    """Start a run of two processes; return it once it has taken steps."""
+    command = [sys.executable, "-m", "hf_wgan", "train", *TINY.split(), "--logging_steps", "2", "--num_processes", "2"]
+    process = subprocess.Popen(
+        [*command, "--output_dir", folder, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
+    )
+    metrics = Path(folder, "metrics.jsonl")
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_all_processes_runs_and_is_the_exit_code(number, tmp_path):
+    process = started(tmp_path / "run", "--max_train_steps", "1000000", start_new_session=True)
+    # Ctrl-C reaches every process of a terminal; a service manager's signal only the first.
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 128 + number, output
+    assert len(checkpoints(tmp_path / "run")) == 1
+    assert "Interrupted at step" in output and "--resume_from_checkpoint latest" in output
+    assert "Traceback" not in output and "torch/distributed" not in output
+
+
+def test_a_mistake_found_by_the_processes_is_one_line_and_its_exit_code(tmp_path):
+    rates = ["--critic_learning_rate", "1e30", "--optimizer", "adam", "--lipschitz", "none"]
+    process = started(tmp_path / "run", "--max_train_steps", "4", *rates)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    assert "critic_weight_norm is" in line
+    assert "Traceback" not in output and "ChildFailedError" not in output

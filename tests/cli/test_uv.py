@@ -4,13 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-import tomllib
 from packaging.requirements import Requirement
 from processes import SMALL
 

@@ -22,6 +22,7 @@ from hf_wgan.training.checkpoint import damage
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.utils import files
 from hf_wgan.utils.errors import DiskError, NotFiniteError
+from hf_wgan.utils.signals import STOPPING
 
 STEPS = ["--max_train_steps", "30", "--train_batch_size", "4"]
 
@@ -57,7 +58,7 @@ class Signalling:
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_ends_the_run_at_the_next_step_with_a_checkpoint(number, num_processes, tmp_path):
     folder, options = tmp_path / "run", [*STEPS, "--checkpointing_steps", "1000"]
     hook = Signalling(7, number, only=num_processes - 1)  # one process is enough

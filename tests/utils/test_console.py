@@ -1,6 +1,8 @@
 import fcntl
+import io
 import os
 import struct
+import subprocess
 import sys
 import termios
 import tty
@@ -95,3 +97,30 @@ def test_a_terminal_gets_one_bar_with_what_matters_most_within_80_columns(monkey
     shown = written.rstrip("\n").rpartition("\r")[2]
     assert "100%" in shown and "3000/3000" in shown and "Wasserstein 0.1234, generator -0.5678, 4321" in shown
     assert len(shown) <= 80
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "Input/output error")])
+def test_messages_and_bars_outlive_their_reader(error, monkeypatch):
+    def fail(*_):
+        raise error
+
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with console.progress_bar(3, " steps") as bar:
+        terminal.write = terminal.flush = fail
+        for _ in range(3):
+            bar.update()
+            bar.set_postfix_str("a loss", refresh=True)
+    console.say("done")
+
+
+def test_a_run_outlives_the_reader_of_its_output(tmp_path):
+    code = "import sys, time\nfrom hf_wgan.utils.console import say\n"
+    code += "say('first'); sys.stdin.readline(); say('lost'); print('lost too', file=sys.stderr, flush=True)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "first\n"
+    process.stderr.close()
+    process.stdin.write("\n")
+    process.stdin.close()
+    assert process.wait(timeout=100) == 0

@@ -1,0 +1,91 @@
+"""`hf-wgan train --dry_run`: what a run would be, and what it would cost, without making it."""
+
+import tempfile
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+import psutil
+import torch
+import yaml
+
+from ..algorithm.step import critic_steps
+from ..data import ImageStream
+from ..models.factory import shape_of
+from ..training.build import build_trainer
+from ..training.resolve import FIELDS, RunConfig
+from ..training.run_folder import check_output_dir
+from ..training.trainer import WGANTrainer
+
+SECONDS = 3.0  # of steps from which the time of the whole run is estimated
+
+
+def dry_run(config: RunConfig) -> None:
+    """Print the settings in force as a YAML file for `--config`; its comments are what the run would cost.
+
+    A few steps are taken to estimate time and memory. Nothing is written but the cache of decoded images.
+
+    Raises:
+        InputError: The run could not start.
+    """
+    check_output_dir(config.training)
+    with tempfile.TemporaryDirectory() as folder:
+        # Time is estimated from ordinary steps, not from the first ones with many critic updates.
+        elsewhere: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": None, "critic_warmup": False}
+        quiet: dict[str, Any] = {"push_to_hub": False, "report_to": "none"}
+        trainer = build_trainer(replace(config, training=replace(config.training, **elsewhere, **quiet)))
+        seconds, num_critic_steps = _measure(trainer)
+    training = config.training
+    total = sum(
+        critic_steps(step, training.n_critic, training.critic_warmup) for step in range(training.max_train_steps)
+    )
+    print(f"# {_images(trainer)}")
+    for network in (trainer.generator, trainer.critic):
+        number = sum(parameter.numel() for parameter in network.parameters())
+        print(f"# {type(network).__name__}: {number:,} parameters")
+    print(
+        f"# {training.max_train_steps:,} steps: about {_duration(seconds / num_critic_steps * total)} on "
+        f"{trainer.accelerator.device.type} ({num_critic_steps * trainer.global_batch_size / seconds:,.0f} images a "
+        "second), without evaluation, samples and checkpoints"
+    )
+    print(f"# Memory: {_memory(trainer.accelerator.device)}")
+    if config.preset:
+        print(f"preset: {config.preset}")
+    sections: dict[str, Any] = {"data": config.data, "networks": config.networks, "training": config.training}
+    for name, part in sections.items():
+        values = {key: value for key, value in asdict(part).items() if not FIELDS[key].metadata["secret"]}
+        print(yaml.safe_dump({name: values}, sort_keys=False, allow_unicode=True), end="")
+
+
+def _measure(trainer: WGANTrainer) -> tuple[float, int]:
+    """Return the seconds of some steps after the first, and the number of critic updates in them."""
+    device = trainer.accelerator.device
+    float(trainer.step().critic_loss)  # reading a value waits for the device
+    began, before, seconds = time.perf_counter(), trainer.state.progress.critic_steps, 0.0
+    while seconds < SECONDS:
+        record = trainer.step()
+        if device.type != "cpu":
+            float(record.critic_loss)
+        seconds = time.perf_counter() - began
+    return seconds, trainer.state.progress.critic_steps - before
+
+
+def _images(trainer: WGANTrainer) -> str:
+    dataset = trainer.dataset
+    count = "A stream of" if isinstance(dataset, ImageStream) else f"{len(dataset):,}"
+    channels, height, width = shape_of(trainer.generator)
+    return f"{count} images of {height}×{width}×{channels} ({dataset.name})"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _memory(device: torch.device) -> str:
+    text = f"{psutil.Process().memory_info().rss / 1e9:.1f} GB"
+    if device.type == "cuda":
+        text += f", and {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB on the GPU"
+    return text

@@ -1,0 +1,98 @@
+"""`hf-wgan train`: what it says before it trains, and modules of one's own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_wgan import RunConfig
+from hf_wgan.algorithm.lipschitz import CONSTRAINTS
+from hf_wgan.cli.train import train
+from hf_wgan.training.resolve import EPOCHS
+
+TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --num_validation_images 4"
+MINE = """
+from hf_wgan.algorithm.lipschitz import CONSTRAINTS, WeightClipping
+
+class Loose(WeightClipping):
+    def __init__(self, *args, **kwargs):
+        super().__init__(0.5)
+
+CONSTRAINTS["loose"] = Loose
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    before = dict(CONSTRAINTS)
+    yield tmp_path
+    sys.modules.pop("my_constraint", None)
+    CONSTRAINTS.clear()
+    CONSTRAINTS.update(before)
+
+
+def test_a_dry_run_prints_the_settings_and_makes_nothing(folder, capsys):
+    arguments = [*TINY.split(), "--preset", "wgan-fast", "--max_train_steps", "100000", "--hub_token", "hf_secret"]
+    assert train([*arguments, "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert list(folder.iterdir()) == []
+    assert "# 1,797 images of 8×8×1" in printed and "# DCGANCritic: " in printed and " parameters" in printed
+    assert "# 100,000 steps: about " in printed and "images a second" in printed and "# Memory: " in printed
+    assert "hf_secret" not in printed
+    Path("run.yaml").write_text(printed)
+    again, direct = RunConfig.resolve("run.yaml"), RunConfig.resolve(**yaml.safe_load(RUN))
+    assert (again.data, again.networks, again.training) == (direct.data, direct.networks, direct.training)
+    assert again.preset == "wgan-fast"
+
+
+RUN = """
+preset: wgan-fast
+generator_width: 8
+critic_width: 8
+resolution: 8
+train_batch_size: 8
+n_critic: 1
+num_validation_images: 4
+max_train_steps: 100000
+"""
+
+
+def test_a_dry_run_says_what_would_stop_the_run(folder, capsys):
+    (folder / "wgan-digits").mkdir()
+    (folder / "wgan-digits" / "mine.txt").touch()
+    assert train([*TINY.split(), "--dry_run"]) == 2
+    assert "output_dir='wgan-digits': is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(EPOCHS))
+@pytest.mark.parametrize("form", ["--{} 12", "--{}=12"])
+def test_epochs_are_answered_in_steps(name, form, folder, capsys):
+    assert train([*TINY.split(), *form.format(name).split(), "--n_critic", "2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "max_train_steps counts generator updates" in line or "is called num_epochs here" in line
+    assert f"12 epochs of these 1,797 images are --max_train_steps {round(12 * 1797 / 16)}" in line
+
+
+@pytest.mark.parametrize("word", ["my_constraint", "my_constraint.py"])
+def test_a_module_of_ones_own_is_imported_before_the_options_are_read(word, folder, capsys):
+    (folder / "my_constraint.py").write_text(MINE)
+    arguments = [*TINY.split(), "--lipschitz", "loose", "--max_train_steps", "1", "--output_dir", "run"]
+    assert train(arguments) == 2
+    assert "lipschitz='loose': must be one of clip" in capsys.readouterr().err
+    assert train([*arguments, "--import", word]) == 0
+
+
+@pytest.mark.parametrize("word", ["no_such_module", "no/such/file.py"])
+def test_a_module_that_is_not_there_is_one_line(word, folder, capsys):
+    assert train(["--import", word]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: import={word!r}: there is no such module in ")
+
+
+def test_an_error_within_a_module_shows_where_it_is(folder):
+    (folder / "my_constraint.py").write_text("import nothing_of_this_name")
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
+        train(["--import", "my_constraint"])
