@@ -341,7 +341,7 @@ def _range(pixels: np.ndarray) -> ValueRange:
 
 def _to_bytes(pixels: np.ndarray, low: float, high: float, transparent: Any = None) -> np.ndarray:
     """Scale values from [low, high] to [0, 255]; a value that stands for transparency becomes an alpha channel."""
-    precise = np.float64 if pixels.dtype.itemsize > 2 else np.float32
+    precise: Any = np.float64 if pixels.dtype.itemsize > 2 else np.float32
     scaled = (pixels.astype(precise) - low) * (255 / (high - low) if high > low else 0)
     result = np.nan_to_num(scaled, nan=0).clip(0, 255).round().astype(np.uint8)
     if isinstance(transparent, (int, float)):
