@@ -1,10 +1,17 @@
-"""Images from wherever they are to normalised batches on the device."""
+"""Images from wherever they are to normalised batches on the device.
 
-from .batches import Batch, RealBatches
-from .config import DataConfig
-from .images import ImageSet
-from .load import images_of, load_held_out, load_image_set, load_images
-from .streaming import ImageStream, StreamedBatches
+The names are imported on first use: sampling needs the decoder alone, and not the datasets library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .batches import Batch, RealBatches
+    from .config import DataConfig
+    from .images import ImageSet
+    from .load import images_of, load_held_out, load_image_set, load_images
+    from .streaming import ImageStream, StreamedBatches
 
 __all__ = [
     "Batch",
@@ -18,3 +25,22 @@ __all__ = [
     "load_image_set",
     "load_images",
 ]
+
+_MODULES = {
+    "Batch": ".batches",
+    "RealBatches": ".batches",
+    "DataConfig": ".config",
+    "ImageSet": ".images",
+    "images_of": ".load",
+    "load_held_out": ".load",
+    "load_image_set": ".load",
+    "load_images": ".load",
+    "ImageStream": ".streaming",
+    "StreamedBatches": ".streaming",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name], __name__), name)
