@@ -165,7 +165,7 @@ def files_that_belong(folder: Path) -> list[Path]:
     return paths
 
 
-def push_folder(folder: Path, push: Push, remedy: str | None = None) -> str:
+def push_folder(folder: Path, push: Push, remedy: str | None = None, called: str | None = None) -> str:
     """Push a folder that holds a pipeline, and the record of a run in it, in one commit.
 
     The commit also deletes what an earlier push left of the pipeline, its code and its samples and is no longer there;
@@ -177,6 +177,7 @@ def push_folder(folder: Path, push: Push, remedy: str | None = None) -> str:
         folder: Holds `model_index.json`.
         push: The repository and the options.
         remedy: What the message of a failed push recommends; by default the command that pushes the folder.
+        called: What that message calls the folder, where it is a temporary one.
 
     Returns:
         The URL of the repository, or of the pull request.
@@ -191,7 +192,7 @@ def push_folder(folder: Path, push: Push, remedy: str | None = None) -> str:
         remedy = (
             f"Nothing is lost: the folder is complete, and this command completes the push:\n{push.command(folder)}"
         )
-    with push_errors(f"{folder} was not pushed to {push.repo_id}", remedy):
+    with push_errors(f"{called or folder} was not pushed to {push.repo_id}", remedy):
         return _push(folder, push)
 
 

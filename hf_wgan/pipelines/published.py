@@ -235,7 +235,7 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
                     "Nothing is lost: call push_to_hub again, or pipeline.save_pretrained('FOLDER') and then this "
                     f"command:\n{push.command('FOLDER')}"
                 )
-            return push_folder(folder, push, remedy)
+            return push_folder(folder, push, remedy, called=str(saved or "The pipeline"))
 
 
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr", "revision")
