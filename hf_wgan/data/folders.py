@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from ..utils.console import say
+from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
 from .config import DataConfig
 from .decode import MAX_FILE_BYTES, Picture, image_extensions, is_image
@@ -315,9 +315,9 @@ class FolderSource:
         result = concatenated(used)
         if rest := len(files) - len({file.path for file in result}):
             self.left_out["in other splits"] += rest
-        if are_splits and config.dataset_split == "train" and os.environ.get("RANK", "0") == "0":
+        if are_splits and config.dataset_split == "train":
             others = " and ".join(repr(printable(top)) for top in sorted(tops) if top != splits["train"])
-            say(
+            say_once(
                 f"{printable(self.name)}: {splits['train']!r} is the training split; {others} not used "
                 "(--dataset_split all uses every image)."
             )
@@ -358,7 +358,7 @@ class _Tables:
                 why = f"{printable(file.path)} cannot be read ({one_line(error) or type(error).__name__})"
                 if column is not None:
                     raise InputError(f"label_column={column!r}: {name}: {why}") from error
-                _say(f"{printable(name)}: {why}; it is left out.")
+                say_once(f"{printable(name)}: {why}; it is left out.")
                 continue
             for file_name, row in rows:
                 path = known.get(_normal(f"{folder}/{file_name}" if folder else file_name))
@@ -368,7 +368,7 @@ class _Tables:
                 self.columns |= row.keys()
                 self.rows[path] = row
         if without_image:
-            _say(f"{printable(name)}: {without_image} rows of its metadata files name no image that is used.")
+            say_once(f"{printable(name)}: {without_image} rows of its metadata files name no image that is used.")
 
     def has(self, column: str) -> bool:
         return column in self.columns
@@ -468,8 +468,3 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 def _ancestors(root: str) -> set[tuple[int, int]]:
     return {_identity(os.stat(parent)) for parent in Path(root).parents if os.access(parent, os.F_OK)}
-
-
-def _say(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        say(message)

@@ -1,11 +1,10 @@
 """From the options, or from a dataset in Python, to training images; and what is said about those that are not used."""
 
-import os
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from ..utils.console import say
+from ..utils.console import is_first_process, say
 from ..utils.errors import InputError
 from .cache import Cached, open_cache
 from .config import DataConfig
@@ -92,7 +91,7 @@ def _images(source: Source | Stream, config: DataConfig) -> ImageSet | ImageStre
 
 def _summarise(images: ImageSet, cached: Cached) -> None:
     """Print how many images are used and how many files are not, which together are all of them."""
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     names = images.label_names or []
     line = f"{printable(images.name)}: {_count(len(images), 'image')}"
@@ -116,7 +115,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _name_bad(bad: list[tuple[str, str]], num_pictures: int) -> None:
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     for name, why in bad[:BAD_TO_NAME]:
         say(f"Bad image left out: {name}: {why}")

@@ -20,7 +20,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
-from ..utils.console import say
+from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
 from ..utils.signals import STOPPING
 from .batches import Batch, normalised
@@ -69,8 +69,8 @@ class ImageStream:
         for own in union(deep):
             how = replace(how, ranges=(*how.ranges, conventional(own)))
             sentence = range_sentence(own, how.ranges[-1], sum(values.kind == own.kind for values in deep))
-            if sentence and os.environ.get("RANK", "0") == "0":
-                say(f"Of the first {len(first)}, {sentence}")
+            if sentence:
+                say_once(f"Of the first {len(first)}, {sentence}")
         if deep:
             decoded = [decode_or_error(picture, how) for (_, picture), _ in first]
         good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]

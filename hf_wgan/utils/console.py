@@ -75,6 +75,17 @@ def say(message: str) -> None:
     file.flush()
 
 
+def is_first_process() -> bool:
+    """Return whether this is the process that prints what all processes of a run have in common."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say_once(message: str) -> None:
+    """Print a line, in one of several processes."""
+    if is_first_process():
+        say(message)
+
+
 def progress_bar(total: int, unit: str, initial: int = 0, desc: str | None = None, disable: bool = False) -> Any:
     """Return tqdm's bar where it can be redrawn in place, and `Lines` elsewhere.
 
