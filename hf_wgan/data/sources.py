@@ -30,7 +30,6 @@ BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 SAVED_SHARDS = 64  # into which a saved dataset is split for streaming, so that workers can share it
 LABELS_TO_LOOK_AT = 100_000  # of a stream, to learn its classes
 LABEL = "label"  # a column of this name holds the labels, whatever its type
-LABELS_OF_TYPES = (datasets.ClassLabel, datasets.Value)
 
 
 class Source(Protocol):
@@ -235,9 +234,8 @@ def _stream_of(dataset: datasets.IterableDataset, config: DataConfig, name: str,
     kept = dataset.select_columns([column for column in (image_column, label_column) if column is not None])
     rows = TableRows(Cells(reach, dtype_of(features[image_column])), image_column, label_column)
     names = getattr(features[label_column], "names", None) if label_column else None
-    mapping = class_mapping(range(len(names)), LABEL, names) if names else None
     stream = _undecoded(kept, image_column)
-    return Stream(name, stream, rows, label_column is not None, mapping, label_column or LABEL)
+    return Stream(name, stream, rows, label_column is not None, _mapping_of(names), label_column or LABEL)
 
 
 def _untyped_stream(dataset: datasets.IterableDataset, config: DataConfig, name: str, reach: Reach) -> Stream:
@@ -270,8 +268,14 @@ def _folder(path: str, config: DataConfig) -> Source | Stream:
         return source
     numbers = datasets.Dataset.from_dict({"number": range(len(source))}).to_iterable_dataset(num_shards=1)
     names = source.label_names
-    mapping = class_mapping(range(len(names)), LABEL, names) if names else None
-    return Stream(source.name, numbers, FolderRows(source), names is not None, mapping, fingerprint=source.fingerprint)
+    return Stream(
+        source.name, numbers, FolderRows(source), names is not None, _mapping_of(names), fingerprint=source.fingerprint
+    )
+
+
+def _mapping_of(names: Sequence[str] | None) -> ClassMapping | None:
+    """Return the mapping of labels that number these names already."""
+    return class_mapping(range(len(names)), LABEL, names) if names else None
 
 
 def _undecoded(dataset: Any, column: str) -> Any:

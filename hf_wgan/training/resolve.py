@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -279,8 +279,3 @@ def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
 def _unknown(name: str, where: str) -> str:
     answer = nearest(name, FIELDS, HINTS)
     return f"{where}: there is no option {name!r}" + (f"; {answer}" if answer else "")
-
-
-def suggest(names: Iterable[str]) -> list[str]:
-    """Return what to say about options that do not exist, in the order given."""
-    return [nearest(name, FIELDS, HINTS) for name in names]
