@@ -10,9 +10,8 @@ import torch
 import yaml
 
 from ..algorithm.step import critic_steps
-from ..data import ImageStream
-from ..models.factory import shape_of
 from ..training.build import build_trainer
+from ..training.report import images_in_words
 from ..training.resolve import FIELDS, RunConfig
 from ..training.run_folder import check_output_dir
 from ..training.trainer import WGANTrainer
@@ -39,7 +38,7 @@ def dry_run(config: RunConfig) -> None:
     total = sum(
         critic_steps(step, training.n_critic, training.critic_warmup) for step in range(training.max_train_steps)
     )
-    print(f"# {_images(trainer)}")
+    print(f"# {images_in_words(trainer.dataset)}")
     for network in (trainer.generator, trainer.critic):
         number = sum(parameter.numel() for parameter in network.parameters())
         print(f"# {type(network).__name__}: {number:,} parameters")
@@ -68,13 +67,6 @@ def _measure(trainer: WGANTrainer) -> tuple[float, int]:
             float(record.critic_loss)
         seconds = time.perf_counter() - began
     return seconds, trainer.state.progress.critic_steps - before
-
-
-def _images(trainer: WGANTrainer) -> str:
-    dataset = trainer.dataset
-    count = "A stream of" if isinstance(dataset, ImageStream) else f"{len(dataset):,}"
-    channels, height, width = shape_of(trainer.generator)
-    return f"{count} images of {height}×{width}×{channels} ({dataset.name})"
 
 
 def _duration(seconds: float) -> str:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from ..data import ImageStream
+from ..data import ImageSet, ImageStream
 from ..hub.card import write_card
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
-from ..models.factory import shape_of
 from ..utils import files
 from ..utils.console import in_notebook, progress_bar, say
 from ..utils.errors import InputError, PushError, one_line
@@ -249,16 +248,21 @@ def built_in_callbacks(trainer: "WGANTrainer") -> tuple[list[TrainerCallback], l
     return before, after
 
 
+def images_in_words(dataset: ImageSet | ImageStream) -> str:
+    """Return the number, the size and the name of training images."""
+    count = "a stream of" if isinstance(dataset, ImageStream) else f"{len(dataset):,}"
+    channels, height, width = dataset.shape
+    return f"{count} images of {height}×{width}×{channels} ({dataset.name})"
+
+
 def opening_lines(trainer: "WGANTrainer") -> list[str]:
     """Return what a log says before the first step."""
     config, state, dataset, accelerator = trainer.config, trainer.state, trainer.dataset, trainer.accelerator
     fast_paths = trainer.fast_paths.names(trainer.algorithm)
-    channels, height, width = shape_of(state.generator)
     device, num_processes = accelerator.device.type, accelerator.num_processes
-    count = "a stream of" if isinstance(dataset, ImageStream) else f"{len(dataset):,}"
     lines = [
-        f"Training {type(state.generator).__name__} and {type(state.critic).__name__} on {count} images of "
-        f"{height}×{width}×{channels} ({dataset.name}), on {num_processes} × {device}, "
+        f"Training {type(state.generator).__name__} and {type(state.critic).__name__} on "
+        f"{images_in_words(dataset)}, on {num_processes} × {device}, "
         f"mixed precision: {accelerator.mixed_precision}.",
         f"Fast: {'; '.join(fast_paths)} (--no-fast_paths leaves them out)." if fast_paths else "Fast paths are off.",
     ]
