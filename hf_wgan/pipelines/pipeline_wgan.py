@@ -657,4 +657,4 @@ def class_number(label: Any, names: Sequence[str]) -> Any:
     """Return the number of a class: of a text the class with that name, or else the number that it is written as."""
     if isinstance(label, str):
         return names.index(label) if label in names else int(label) if label.isdecimal() else label
-    return int(label) if hasattr(label, "__index__") and not isinstance(label, bool) else label
+    return operator.index(label) if _is_whole(label) else label
