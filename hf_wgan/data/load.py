@@ -11,7 +11,7 @@ from .config import DataConfig
 from .decode import Preprocessing, range_sentence, too_many_bad
 from .images import ImageSet
 from .labels import census, printable
-from .sources import Source, Stream, open_source, source_of
+from .sources import ArraySource, Source, Stream, open_source, source_of
 from .streaming import ImageStream
 
 BAD_TO_NAME = 50
@@ -85,7 +85,8 @@ def _images(source: Source | Stream, config: DataConfig) -> ImageSet | ImageStre
     num_unread = len(cached.unread)
     reasons = {"cannot be read": num_unread, "bad images": len(cached.bad) - num_unread}
     images.left_out = source.left_out + Counter(reasons)
-    _summarise(images, cached)
+    if not (isinstance(source, ArraySource) and config.dataset_name is None):  # the embedded digits are all used
+        _summarise(images, cached)
     return images
 
 
