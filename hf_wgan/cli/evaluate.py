@@ -2,13 +2,15 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..metrics.features import describe_features
 from ..utils import files
+from ..utils.console import is_first_process, say
 from ..utils.errors import InputError
 from ..utils.options import option
 from .common import MODEL_HELP, command, load_pipeline, parser_for, training_data_of
@@ -54,37 +56,56 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     parsed = parser.parse(args)
     config, data_config = parsed.configs
     model = parsed.others["model"]
-    state = Accelerator()
-    pipeline = load_pipeline(model).to(state.device)
-    pipeline.set_progress_bar_config(disable=True)
-    data_config = training_data_of(model, pipeline, data_config, parsed.explicit)
-    images = load_image_set(data_config)
-    held_out = load_held_out(data_config)
-    with state.main_process_first():  # the first process may have to train the extractor
-        features = load_feature_extractor(config.features, images, held_out, state.device, data_config.cache_dir)
-    result = measure(
-        pipeline,
-        images,
-        features,
-        held_out,
-        num_images=config.num_images,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        cache_dir=data_config.cache_dir,
-        progress=True,
-    )
-    state.end_training()
-    if state.is_main_process:
-        print(json.dumps({"figures": result.metrics, "floor": result.floor, "settings": result.settings}, indent=2))
-        _record(Path(model), result.rows())
+    with _run_of(model) as folder:
+        state = Accelerator()
+        pipeline = load_pipeline(model).to(state.device)
+        pipeline.set_progress_bar_config(disable=True)
+        data_config = training_data_of(model, pipeline, data_config, parsed.explicit)
+        images = load_image_set(data_config)
+        held_out = load_held_out(data_config)
+        with state.main_process_first():  # the first process may have to train the extractor
+            features = load_feature_extractor(config.features, images, held_out, state.device, data_config.cache_dir)
+        result = measure(
+            pipeline,
+            images,
+            features,
+            held_out,
+            num_images=config.num_images,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            cache_dir=data_config.cache_dir,
+            progress=True,
+        )
+        state.end_training()
+        if state.is_main_process:
+            print(json.dumps({"figures": result.metrics, "floor": result.floor, "settings": result.settings}, indent=2))
+            _record(folder, result.rows())
     return 0
 
 
-def _record(folder: Path, rows: list[dict[str, Any]]) -> None:
+@contextmanager
+def _run_of(model: str) -> Iterator[Path | None]:
+    """Yield the folder of a run, which no other process changes meanwhile; None if no figures can be recorded there."""
+    folder = Path(model)
+    if not (folder / files.CONFIG).is_file() or not is_first_process():
+        yield None
+        return
+    of_run = folder.resolve().parent if folder.resolve().name == files.BEST else folder
+    with ExitStack() as held:
+        try:
+            held.enter_context(files.locked(of_run))
+        except InputError as error:
+            say(f"The figures will be shown and not recorded: {error}.")
+            yield None
+        else:
+            yield folder
+
+
+def _record(folder: Path | None, rows: list[dict[str, Any]]) -> None:
     """Write the figures into the run's folder and its card, if the model is a run of this package."""
     from ..hub.card import record_evaluation
 
-    if (folder / files.CONFIG).is_file():
+    if folder is not None:
         record_evaluation(folder, rows)
         print(f"Written into {folder / files.EVALUATION} and the card.", file=sys.stderr)
 
@@ -113,22 +134,23 @@ def evaluate_digits(args: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help=MODEL_HELP)
     parsed = parser.parse(args)
     (config,), model = parsed.configs, parsed.others["model"]
-    report = evaluate(load_pipeline(model), config.num_images, config.seed)
-    print(json.dumps(asdict(report), indent=2))
-    accuracy = {"classifier's accuracy on held-out digits": round(report.held_out_accuracy, 4)}
-    settings = {"samples": report.num_images, "seed": report.seed, **accuracy}
-    figures = {
-        "digits_read": ("Samples that a classifier reads as one digit with p >= 0.7", report.read),
-        "rarest_digit": ("Samples read as the rarest digit", report.smallest_class),
-    }
-    if report.agreement is not None:
-        name = "Samples of an asked class whose likeliest digit it is"
-        figures["class_agreement"] = (name, report.agreement)
-    rows = [
-        {"metric_type": kind, "metric_name": name, "metric_value": round(value, 4), "settings": settings}
-        for kind, (name, value) in figures.items()
-    ]
-    _record(Path(model), rows)
+    with _run_of(model) as folder:
+        report = evaluate(load_pipeline(model), config.num_images, config.seed)
+        print(json.dumps(asdict(report), indent=2))
+        accuracy = {"classifier's accuracy on held-out digits": round(report.held_out_accuracy, 4)}
+        settings = {"samples": report.num_images, "seed": report.seed, **accuracy}
+        figures = {
+            "digits_read": ("Samples that a classifier reads as one digit with p >= 0.7", report.read),
+            "rarest_digit": ("Samples read as the rarest digit", report.smallest_class),
+        }
+        if report.agreement is not None:
+            name = "Samples of an asked class whose likeliest digit it is"
+            figures["class_agreement"] = (name, report.agreement)
+        rows = [
+            {"metric_type": kind, "metric_name": name, "metric_value": round(value, 4), "settings": settings}
+            for kind, (name, value) in figures.items()
+        ]
+        _record(folder, rows)
     return 0
 
 

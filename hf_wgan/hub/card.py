@@ -54,6 +54,21 @@ def write_card(folder: Path) -> None:
     files.write_text(folder / files.CARD, merge(make_card(folder, folder.resolve().name), existing))
 
 
+def clear_card(folder: Path) -> None:
+    """Remove the generated parts of a folder's card; what a person wrote into it stays.
+
+    Raises:
+        InputError: The card cannot be read.
+    """
+    card = _parse(files.read_text(folder / files.CARD, folder))
+    if card.whole_is_by_hand:
+        return
+    if any(card.by_hand) or card.data_by_hand:
+        files.write_text(folder / files.CARD, assemble(card.data_by_hand, card.by_hand[0], "", card.by_hand[1], {}))
+    else:
+        (folder / files.CARD).unlink(missing_ok=True)
+
+
 def record_evaluation(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write figures into a run's `evaluation.json` and its card.
 

@@ -183,7 +183,8 @@ def push_folder(folder: Path, push: Push, remedy: str | None = None, called: str
         The URL of the repository, or of the pull request.
 
     Raises:
-        InputError: The folder holds no complete pipeline, links to files elsewhere, or code that is not imported.
+        InputError: The folder holds no complete pipeline, links to files elsewhere, or code that is not imported; or
+            another process writes to it.
         PushError: The push failed, or its last answer was lost. The folder is unchanged; on the Hub nothing of the push
             can be seen, or, in that last case, all of it.
     """
@@ -192,7 +193,7 @@ def push_folder(folder: Path, push: Push, remedy: str | None = None, called: str
         remedy = (
             f"Nothing is lost: the folder is complete, and this command completes the push:\n{push.command(folder)}"
         )
-    with push_errors(f"{called or folder} was not pushed to {push.repo_id}", remedy):
+    with files.locked(folder), push_errors(f"{called or folder} was not pushed to {push.repo_id}", remedy):
         return _push(folder, push)
 
 

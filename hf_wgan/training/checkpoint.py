@@ -226,6 +226,15 @@ def damage(folder: Path) -> str:
         return f"{MANIFEST}: {one_line(error)}"
 
 
+def manifest_files(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint that its manifest names, and the manifest; none if it cannot be read."""
+    try:
+        names = json.loads((folder / MANIFEST).read_text())
+        return [*(path for path in map(folder.joinpath, names) if path.is_relative_to(folder)), folder / MANIFEST]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
 def what_is_left(output_dir: Path) -> str:
     """Return how much of the disk is free and which checkpoint a run can resume from."""
     try:

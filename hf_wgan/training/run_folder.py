@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -11,33 +12,22 @@ from typing import Any
 
 from accelerate import Accelerator
 from diffusers import ModelMixin
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from ..data import ImageSet, ImageStream
-from ..hub.card import write_card
+from ..hub.card import clear_card, write_card
 from ..pipelines import WGANPipeline
 from ..utils import files
 from ..utils.console import say
 from ..utils.errors import InputError
 from ..version import __version__
-from .checkpoint import SET_ASIDE, checkpoints_for, set_aside_after
+from .checkpoint import SET_ASIDE, checkpoints_for, manifest_files, set_aside_after
 from .components import INSTEAD_OF
 from .config import TrainingConfig
 from .snapshot import settings_of
 from .state import TrainingState
-from .trackers import LOGS
+from .trackers import LOGS, PROJECT
 
-RUN_FILES = (
-    files.INDEX,
-    *files.NETWORKS,
-    files.CARD,
-    files.CONFIG,
-    files.METRICS,
-    files.EVALUATION,
-    files.SAMPLES,
-    files.CURVES,
-    files.BEST,
-    LOGS,
-)
 LIBRARIES = ("torch", "accelerate", "diffusers", "datasets", "huggingface_hub", "safetensors")
 
 
@@ -55,36 +45,96 @@ def check_output_dir(config: TrainingConfig) -> None:
         raise InputError(f"output_dir={config.output_dir!r}: {existing} cannot be written to; name another folder")
     if config.resume_from_checkpoint:
         checkpoints_for(folder, config.resume_from_checkpoint)
-    elif folder.exists() and any(folder.iterdir()) and not config.overwrite_output_dir:
+    if _continues(config) or files.is_unused(folder):
+        return
+    if not is_run(folder):
+        raise InputError(
+            f"output_dir={config.output_dir!r}: is not empty and holds no run ({files.CONFIG} is missing or is none of "
+            "hf_wgan's), so nothing in it is replaced; name another folder"
+        )
+    if not config.overwrite_output_dir:
         raise InputError(
             f"output_dir={config.output_dir!r}: is not empty; name another folder, resume the run in it with "
             "--resume_from_checkpoint latest, or replace that run with --overwrite_output_dir"
         )
 
 
-def remove_run(folder: Path) -> None:
-    """Remove the files of a run, and nothing else that may lie beside them."""
-    patterns = (*RUN_FILES, files.CHECKPOINTS, SET_ASIDE + files.CHECKPOINTS, files.CARRIED_CODE)
-    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def _continues(config: TrainingConfig) -> bool:
+    """Return whether a run continues from a checkpoint in its own folder."""
+    choice = config.resume_from_checkpoint
+    return choice == "latest" or (
+        choice is not None and Path(choice).resolve().is_relative_to(Path(config.output_dir).resolve())
+    )
 
 
-def begin_folder(config: TrainingConfig, state: TrainingState, record: dict[str, Any], metrics: str) -> None:
-    """Make or clear the folder of a run and write its record.
+def is_run(folder: Path) -> bool:
+    """Return whether a folder has the record of a run of this package."""
+    try:
+        record = json.loads((folder / files.CONFIG).read_text(encoding="utf-8"))
+        return "hf_wgan" in record["versions"] and {"training", "dataset"} <= record.keys()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
+def replaced_files(config: TrainingConfig) -> list[Path]:
+    """Return the files of the run that a new run replaces, which an index, a manifest or a rule of names assigns to it.
+
+    The record is not among them: the new one takes its place. Neither is the card, as a person may have written in it.
+    """
+    folder = Path(config.output_dir)
+    if not config.overwrite_output_dir or _continues(config) or not is_run(folder):
+        return []
+    record = json.loads((folder / files.CONFIG).read_text(encoding="utf-8"))
+    paths = [*_pipeline_files(folder), folder / files.METRICS, folder / files.EVALUATION, folder / files.CURVES]
+    paths += [path for path in (folder / files.SAMPLES).glob("step-*.png") if path.stem[5:].isdecimal()]
+    if is_run(folder / files.BEST):
+        best = folder / files.BEST
+        paths += [*_pipeline_files(best), best / files.EVALUATION, best / files.CARD, best / files.CONFIG]
+    for checkpoint in (*folder.glob(files.CHECKPOINTS), *folder.glob(SET_ASIDE + files.CHECKPOINTS)):
+        if checkpoint.name.rpartition("-")[2].isdecimal():
+            paths += manifest_files(checkpoint)
+    if record["training"].get("report_to", "none") != "none":
+        paths += (folder / LOGS / PROJECT).rglob("*")
+    return [path for path in paths if path.is_file() or path.is_symlink()]
+
+
+def _pipeline_files(folder: Path) -> list[Path]:
+    """Return the files of a pipeline, the index first: without it the rest is no pipeline any more."""
+    paths = [folder / files.INDEX, *folder.glob(files.CARRIED_CODE)]
+    try:
+        index = json.loads(paths[0].read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        index = {}
+    for network in files.NETWORKS:
+        patterns = ["config.json", f"{Path(SAFETENSORS_WEIGHTS_NAME).stem}*", files.CARRIED_CODE]
+        entry = index.get(network)
+        if isinstance(entry, list) and isinstance(entry[0], str):  # the module with the code of a network
+            patterns.append(f"{entry[0].rpartition('.')[2]}.py")
+        paths += [path for pattern in patterns for path in (folder / network).glob(pattern)]
+    return paths
+
+
+def begin_folder(
+    config: TrainingConfig, state: TrainingState, record: dict[str, Any], metrics: str, replaced: Sequence[Path]
+) -> None:
+    """Clear the folder of a run and write its record.
 
     Args:
         config: The options of the run.
         state: Its state at the start.
         record: The content of `training_config.json`.
         metrics: The lines of `metrics.jsonl` so far.
+        replaced: Files of the run that was there before.
     """
     folder = Path(config.output_dir)
-    if config.overwrite_output_dir and not config.resume_from_checkpoint:
-        remove_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    for path in replaced:
+        path.unlink(missing_ok=True)
+    for parent in sorted({parent for path in replaced for parent in path.parents}, reverse=True):
+        if parent.is_relative_to(folder) and parent != folder:
+            with suppress(OSError):  # something else is in it
+                parent.rmdir()
+    if replaced:
+        clear_card(folder)
     for aside in set_aside_after(folder, state.global_step):
         say(f"Renamed, as the run resumes from an earlier step: {aside}")
     files.write_text(folder / files.CONFIG, json.dumps(record, indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from ..algorithm.records import StepRecord
 from ..algorithm.step import RealBatch, WGANStep, critic_steps
 from ..data import ImageSet
 from ..pipelines import WGANPipeline
+from ..utils import files
 from ..utils.console import say
-from ..utils.errors import NotFiniteError
+from ..utils.errors import InputError, NotFiniteError
 from ..utils.memory import kept_memory
 from ..utils.signals import Interrupts
 from .agreement import Agreement
@@ -34,7 +35,7 @@ from .graphs import GraphedStep
 from .meter import Meter
 from .report import built_in_callbacks, opening_lines
 from .resume import Checkpoints
-from .run_folder import begin_folder, check_output_dir, describe_run, write_pipeline
+from .run_folder import begin_folder, check_output_dir, describe_run, replaced_files, write_pipeline
 from .setup import (
     build_accelerator,
     build_batches,
@@ -155,7 +156,9 @@ class WGANTrainer:
         self.checkpoints = Checkpoints(config, self.state, self.meter, self.real_batches, accelerator, self.describe)
         self.evaluations: Any = None
         self._interrupts = Interrupts()
-        self._has_begun = False
+        self._lock = ExitStack()  # of the folder
+        self._replaced: list[Path] = []  # files of the run that was there
+        self._has_lock = self._has_begun = self._has_folder = False
 
     def train(self) -> WGANPipeline:
         """Take the remaining steps and write the files of the run.
@@ -194,9 +197,14 @@ class WGANTrainer:
         self.control.reset()
         self.callbacks.failure = None
         self._begin()
-        with explained_errors(self.output_dir, self.accelerator, self.checkpoints.writer), closing(self.callbacks):
+        with (
+            self._lock,
+            explained_errors(self.output_dir, self.accelerator, self.checkpoints.writer),
+            closing(self.callbacks),
+        ):
             with Interrupts() as self._interrupts, kept_memory() if self.fast_paths.kept_memory else nullcontext():
                 self.callbacks.call("on_train_begin")
+                self._begin_folder()
                 self._agree()
                 while not self.ends:
                     try:
@@ -262,6 +270,7 @@ class WGANTrainer:
             The metrics by name, in every process.
         """
         self._begin()
+        self._begin_folder()
         if self.evaluations is None:
             self.evaluations = self._build_evaluations()
         pipeline = self.pipeline()
@@ -282,6 +291,7 @@ class WGANTrainer:
             DiskError: The checkpoint cannot be written. Earlier ones stay.
         """
         self._begin()
+        self._begin_folder()
         folder = self._save()
         self.checkpoints.writer.wait()
         return folder
@@ -373,19 +383,54 @@ class WGANTrainer:
         return folder
 
     def _begin(self) -> None:
-        """Load the checkpoint to resume from and make the folder, once."""
+        """Lock the folder unless this run has it, and load the checkpoint to resume from once."""
+        if not self._has_lock:
+            self.accelerator.wait_for_everyone()
+            self._take_lock()
         if self._has_begun:
             return
-        self.accelerator.wait_for_everyone()
-        if self.config.evaluation_steps:
-            self.evaluations = self._build_evaluations()
-        self.checkpoints.resume()
+        try:
+            if self.config.evaluation_steps:
+                self.evaluations = self._build_evaluations()
+            self.checkpoints.resume()
+        except BaseException:
+            self._lock.close()
+            raise
         self.meter.restart()
         self._has_begun = True
         if self.accelerator.is_main_process:
-            begin_folder(self.config, self.state, self.describe(), self.checkpoints.metrics)
+            self._replaced = replaced_files(self.config)  # before trackers write theirs
             for line in opening_lines(self):
                 say(line)
+
+    def _take_lock(self) -> None:
+        """Let the main process lock the folder and check it once more; all processes raise the same error.
+
+        Raises:
+            InputError: Another process works in the folder, or has left a run there meanwhile.
+        """
+        problem: Exception | None = None
+        if self.accelerator.is_main_process:
+            try:
+                self.output_dir.mkdir(parents=True, exist_ok=True)
+                self._lock.enter_context(files.locked(self.output_dir))
+                if not self._has_begun:
+                    check_output_dir(self.config)
+            except (InputError, OSError) as error:
+                problem = error
+        if self.accelerator.num_processes > 1:
+            (problem,) = broadcast_object_list([problem])
+        if problem is not None:
+            self._lock.close()
+            raise problem
+        self._has_lock = True
+        self._lock.callback(setattr, self, "_has_lock", False)
+
+    def _begin_folder(self) -> None:
+        """Replace what was in the folder by the record of this run, once, when nothing else can fail at the start."""
+        if not self._has_folder and self.accelerator.is_main_process:
+            begin_folder(self.config, self.state, self.describe(), self.checkpoints.metrics, self._replaced)
+        self._has_folder = True
 
     def _build_evaluations(self) -> Any:
         return build_evaluations(self.config, self.dataset, self.held_out, self.accelerator.device)

@@ -2,8 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .errors import InputError
 
 INDEX = "model_index.json"
 CARD = "README.md"
@@ -14,6 +18,7 @@ SAMPLES = "samples"
 CURVES = "curves.png"
 BEST = "best"
 NETWORKS = ("generator", "critic")
+LOCK = ".lock"
 CHECKPOINTS = "checkpoint-*"
 CARRIED_CODE = "hf_wgan_*.py"
 
@@ -43,6 +48,35 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, which only one process at a time can; the system frees it if the process ends.
+
+    A process may hold it several times. A disk that has no locks, or that cannot be written to, is used without.
+
+    Raises:
+        InputError: Another process holds it.
+    """
+    lock = FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True, thread_local=False)
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock)
+        except Timeout as error:
+            raise InputError(
+                f"{str(folder)!r}: another process trains in this folder or writes to it (it holds {lock.lock_file}, "
+                "which is free once that process has ended); wait for it, or name another folder"
+            ) from error
+        except (OSError, NotImplementedError):
+            pass
+        yield
+
+
+def is_unused(folder: Path) -> bool:
+    """Return whether a folder is missing, or empty but for what a killed process may leave."""
+    hidden = (LOCK, ".*.tmp*", ".saving-*")
+    return not folder.exists() or all(any(map(path.match, hidden)) for path in folder.iterdir())
 
 
 def write_text(path: Path, text: str) -> None:

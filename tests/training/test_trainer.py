@@ -37,6 +37,7 @@ def test_a_run_leaves_the_files_of_the_design(tiny_config, tmp_path):
     code = {"generator/hf_wgan_dcgan.py", "critic/hf_wgan_dcgan.py", "hf_wgan_pipeline_wgan.py"}
     assert files == {
         *code,
+        ".lock",
         "model_index.json",
         "README.md",
         "training_config.json",
