@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from .derivatives import FastDerivatives
@@ -111,6 +112,7 @@ class Execution:
             # The class's own forward: a mixed precision runtime wraps that of the instance.
             with (
                 torch.autocast(images.device.type, self.penalty_dtype if in_half else None, enabled=in_half),
+                sdpa_kernel(SDPBackend.MATH),  # the fused kernels of attention have no second derivative
                 FastDerivatives() if self.fast_paths else nullcontext(),
             ):
                 return type(network).forward(network, images, *labels)

@@ -390,3 +390,21 @@ def test_labels_go_to_both_networks_and_to_the_penalty():
     assert all(torch.equal(given, labels if len(given) == 8 else twice) for _, given in seen)
     scores = step.constraint.calls[0][2]
     assert scores.shape == (8,)
+
+
+class FusedAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pixels, self.last = nn.Linear(1, 4), nn.Linear(4 * 64, 1)
+
+    def forward(self, images):
+        tokens = self.pixels(images.flatten(2).transpose(1, 2))[:, None]  # one head
+        return self.last(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).flatten(1)).flatten()
+
+
+@pytest.mark.parametrize("fast_paths", [True, False])
+def test_a_critic_with_fused_attention_takes_a_penalty(fast_paths):
+    step = make_step(critic=FusedAttention(), constraint=GradientPenalty(), execution=Execution(fast_paths=fast_paths))
+    before = parameters(step.critic)
+    assert step.critic_step([next(real_batches())]).penalty > 0
+    assert not same(before, parameters(step.critic))
