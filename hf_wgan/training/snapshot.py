@@ -1,6 +1,8 @@
 """What a run would ship now: copies of its networks, the average of the generator, and their batch-norm statistics."""
 
 import inspect
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from ..algorithm.latents import sample_latents
 from ..pipelines import WGANPipeline
 
 BATCH_NORM_BATCHES = 50
+CONDITIONAL_BATCH_SIZE = 64  # at least; the images of one batch stand for all classes
+IMAGES_PER_CLASS = 8
 
 
 def settings_of(network: ModelMixin) -> dict[str, Any]:
@@ -41,39 +45,62 @@ def portable_copy(network: ModelMixin) -> ModelMixin:
 
 
 def build_pipeline(
-    generator: ModelMixin, critic: ModelMixin, ema: EMAModel | None, batch_size: int, seed: int
+    generator: ModelMixin,
+    critic: ModelMixin,
+    ema: EMAModel | None,
+    batch_size: int,
+    seed: int,
+    class_labels: torch.Tensor | None = None,
 ) -> WGANPipeline:
     """Build the pipeline of copies of the networks; the generator has its averaged weights if there are any."""
     generator = portable_copy(generator)
     if ema:
         ema.copy_to(generator.parameters())
-    pipeline = WGANPipeline(measured(generator, batch_size, seed), portable_copy(critic))
+    pipeline = WGANPipeline(measured(generator, batch_size, seed, class_labels), portable_copy(critic))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def measured(generator: ModelMixin, batch_size: int, seed: int) -> ModelMixin:
+def measured(generator: ModelMixin, batch_size: int, seed: int, class_labels: torch.Tensor | None = None) -> ModelMixin:
     """Measure the batch-norm statistics of a generator anew and return it in eval mode.
 
     In training a batch is normalised by its own statistics. The running ones, which a single sample has to rely on,
-    belong to a mixture of past weights; with the weights fixed they are averaged over many batches.
+    belong to a mixture of past weights; with the weights fixed they are averaged over many batches. The classes of a
+    conditional generator are as frequent in them as in the training images.
+
+    Args:
+        generator: The generator.
+        batch_size: Images of a batch, at least. A batch of a conditional generator holds 64 or more: the average over
+            batches leaves out by how much classes differ from batch to batch.
+        seed: Seed of latents and of the order of classes.
+        class_labels: Labels of the training images, `(N,)`; None if they are not known, as those of a stream: all
+            classes are equally frequent then.
     """
     rng = torch.Generator(generator.device).manual_seed(seed)
-    labels = {}
+    num_batches, labels = BATCH_NORM_BATCHES, None
     if num_classes := generator.config.get("num_classes"):
-        labels["class_labels"] = torch.arange(batch_size, device=rng.device) % num_classes
-    batches = (sample_latents(generator, batch_size, rng) for _ in range(BATCH_NORM_BATCHES))
-    latents = (batch.to(generator.dtype) for batch in batches)
-    update_bn(latents, _WithLabels(generator.train(), labels))
+        batch_size = max(batch_size, CONDITIONAL_BATCH_SIZE)
+        num_batches = max(num_batches, math.ceil(IMAGES_PER_CLASS * num_classes / batch_size))
+        known = torch.arange(num_classes) if class_labels is None else class_labels
+        labels = iter(_proportional(known.to(rng.device), num_batches * batch_size, rng).split(batch_size))
+    batches = (sample_latents(generator, batch_size, rng) for _ in range(num_batches))
+    update_bn((batch.to(generator.dtype) for batch in batches), _WithLabels(generator.train(), labels))
     return generator.eval()
 
 
-class _WithLabels(torch.nn.Module):
-    """A generator as a function of its latents alone."""
+def _proportional(labels: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
+    """Return `(count,)` labels in random order, each class as frequent as in `labels`, up to one image."""
+    quantiles = (2 * torch.arange(count, device=labels.device) + 1) * len(labels) // (2 * count)
+    order = torch.randperm(count, generator=rng, device=labels.device)
+    return labels.sort().values[quantiles][order]
 
-    def __init__(self, generator: ModelMixin, labels: dict[str, torch.Tensor]):
+
+class _WithLabels(torch.nn.Module):
+    """A generator as a function of its latents alone; each call takes the next batch of labels."""
+
+    def __init__(self, generator: ModelMixin, labels: Iterator[torch.Tensor] | None):
         super().__init__()
         self.generator, self.labels = generator, labels
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.generator(latents, **self.labels)
+        return self.generator(latents) if self.labels is None else self.generator(latents, next(self.labels))

@@ -246,17 +246,13 @@ class WGANTrainer:
 
     def pipeline(self) -> WGANPipeline:
         """Return what would be saved now: copies of the networks, the generator with its averaged weights if any."""
-        return build_pipeline(
-            self.generator, self.critic, self.state.ema, self.config.train_batch_size, self.config.seed
-        )
+        return build_pipeline(self.generator, self.critic, self.state.ema, **self._measurement)
 
     def save_pipeline(self, pipeline: WGANPipeline | None = None) -> None:
         """Save a pipeline, by default the current one, and its card in the run's folder."""
         if not self.accelerator.is_main_process:
             return
-        config, raw = self.config, None
-        if self.state.ema:
-            raw = measured(portable_copy(self.generator), config.train_batch_size, config.seed)
+        raw = measured(portable_copy(self.generator), **self._measurement) if self.state.ema else None
         write_pipeline(self.output_dir, pipeline or self.pipeline(), raw)
         if self.evaluations:
             self.evaluations.record(self.state.global_step)
@@ -319,6 +315,12 @@ class WGANTrainer:
             self._components,
         )
         return {**self.record, **run}
+
+    @property
+    def _measurement(self) -> dict[str, Any]:
+        """How the batch-norm statistics of what is saved are measured."""
+        labels = self.dataset.labels if isinstance(self.dataset, ImageSet) else None
+        return {"batch_size": self.config.train_batch_size, "seed": self.config.seed, "class_labels": labels}
 
     def _training_batches(self) -> Iterator[RealBatch]:
         dtype, with_labels = self.generator.dtype, self.config.class_conditional

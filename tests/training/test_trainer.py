@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from processes import outcome
 
 from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer
-from hf_wgan.training.snapshot import BATCH_NORM_BATCHES
+from hf_wgan.training.snapshot import BATCH_NORM_BATCHES, measured, portable_copy
 
 
 def trainer(config, dataset=None, **networks):
@@ -232,6 +232,18 @@ def test_a_conditional_pair_trains_on_labels_and_ships_its_classes(tiny_config, 
     for label in (1, "kind 1", [1, "kind 1", 1], torch.tensor([1, 1, 1])):
         same = pipeline(latents=latents, class_labels=label, output_type="pt").images
         assert torch.equal(same, different[1:2].expand_as(same))
+
+
+def test_the_statistics_of_a_conditional_generator_are_those_of_the_classes_of_the_images(tiny_config):
+    images = labelled_images()
+    images = ImageSet(images.images, labels=images.labels.clamp(max=1), label_names=["kind 0", "kind 1", "kind 2"])
+    run = trainer(tiny_config(class_conditional=True), images, **conditional_pair())
+    shipped = run.pipeline().generator.state_dict()
+    expected = measured(portable_copy(run.generator), 8, run.config.seed, class_labels=images.labels).state_dict()
+    evenly = measured(portable_copy(run.generator), 8, run.config.seed).state_dict()
+    means = [name for name in shipped if name.endswith("running_mean")]
+    assert all(torch.equal(shipped[name], expected[name]) for name in means)
+    assert not any(torch.equal(shipped[name], evenly[name]) for name in means)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""What a run ships: the batch-norm statistics of its generator."""
+
+import copy
+
+import torch
+
+from hf_wgan import DCGANGenerator
+from hf_wgan.training.snapshot import measured
+
+NUM_CLASSES, LATENTS_PER_CLASS = 100, 400
+
+
+def test_each_class_looks_as_in_training_with_more_classes_than_a_batch_has_images():
+    torch.manual_seed(0)
+    generator = DCGANGenerator(16, 1, 8, 16, num_classes=NUM_CLASSES)
+    with torch.no_grad():  # classes from dark to bright
+        generator.class_embedding.weight.mul_(0.1).add_(torch.linspace(-4, 4, NUM_CLASSES)[:, None] * torch.randn(32))
+        [*filter(lambda layer: isinstance(layer, torch.nn.ConvTranspose2d), generator.modules())][-1].weight.add_(0.05)
+    labels = torch.arange(NUM_CLASSES).repeat_interleave(torch.arange(NUM_CLASSES) + 10)  # the bright ones are more
+    shipped = measured(copy.deepcopy(generator), 8, seed=0, class_labels=labels)
+    with torch.no_grad():
+        batch = labels.repeat(5)
+        trained = generator.train()(torch.randn(len(batch), 8), batch)
+        for label in range(NUM_CLASSES):
+            alone = shipped(torch.randn(LATENTS_PER_CLASS, 8), torch.full((LATENTS_PER_CLASS,), label))
+            error = (alone.mean() - trained[batch == label].mean()).abs() * 127.5
+            assert error < 1, f"class {label}: {error:.2f} of 255"
