@@ -70,7 +70,7 @@ def train_classifier(
         The network in eval mode, and its accuracy on `held_out`, in [0, 1].
 
     Raises:
-        InputError: The images have no labels.
+        InputError: The images have no labels, or all the same.
     """
     labels, held_out_labels = _labels(images), _labels(held_out)
     with torch.random.fork_rng(devices=[]):
@@ -97,9 +97,14 @@ def train_classifier(
 
 
 def _labels(images: ImageSet) -> torch.Tensor:
-    if images.labels is None:
-        raise InputError(f"{images.name} has no labels to train the classifier on; set label_column")
-    return images.labels
+    labels = images.labels
+    if labels is None or labels.min() == labels.max():
+        number = "no labels" if labels is None else "a single class"
+        raise InputError(
+            f"features='classifier': {images.name} has {number} to train one on; set label_column, or choose other "
+            "features, such as pixels"
+        )
+    return labels
 
 
 def load_or_train_classifier(

@@ -20,6 +20,7 @@ from ..data import ImageSet
 from ..data.batches import normalised
 from ..data.cache import cache_folder
 from ..pipelines import WGANPipeline
+from ..pipelines.pipeline_wgan import check_finite
 from ..utils.console import progress_bar
 from ..utils.errors import InputError
 from .classifier import class_entropy, class_shares
@@ -160,7 +161,8 @@ def evaluate(
         metrics["copied_share"] = copied.share
         if features.classify:
             shares = class_shares(*features.classes(generated))
-            metrics |= {"rarest_class": float(shares.min()), "class_entropy": class_entropy(shares)}
+            if len(shares) > 1:  # with one class there is nothing to compare
+                metrics |= {"rarest_class": float(shares.min()), "class_entropy": class_entropy(shares)}
         for name, image_set in {"critic_estimate": images, "critic_estimate_held_out": held_out}.items():
             if score and image_set is not None:
                 batches = _batches(image_set, shuffled(image_set)[:num_images], batch_size)
@@ -276,6 +278,7 @@ def _evaluate_samples(
         ).images
         if samples.shape[1:] != shape:
             raise InputError(f"images of shape {shape}: the model generates {tuple(samples.shape[1:])}")
+        check_finite(samples)
         samples = (samples.float() * 255).round().to(torch.uint8)
         scores = np.empty(0, np.float32) if score is None else score(samples, labels).numpy()
         results.append((start, features(samples), scores))

@@ -162,11 +162,6 @@ def _classifier(folder: str, resources: Resources) -> FeatureExtractor:
     if folder:
         network, accuracy = load_classifier(folder)
     else:
-        if images.labels is None:
-            raise InputError(
-                f"features='classifier': {images.name} has no labels to train one on; set label_column, or choose "
-                "other features, such as pixels"
-            )
         key = f"{images.fingerprint}-{held_out.fingerprint}" if held_out else images.fingerprint
         cache = cache_folder(resources.cache_dir) / f"classifier-{key}"
         network, accuracy = load_or_train_classifier(cache, images, held_out)

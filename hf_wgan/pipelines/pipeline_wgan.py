@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..algorithm.latents import prior_of, sample_normals
 from ..data.decode import Preprocessing, decode, reason
-from ..utils.errors import InputError
+from ..utils.errors import InputError, NotFiniteError
 
 PIXELS_PER_CHUNK = 2**20
 REFERENCE_SCORES = 1024  # samples of each class from which rejection learns the range of the scores
@@ -624,6 +624,19 @@ def latent_path(latents: torch.Tensor, num_frames: int, method: str = "spherical
     return torch.where(sine > 1e-4, arc, line)
 
 
+def check_finite(images: torch.Tensor) -> None:
+    """Check that generated images hold numbers only: in a file NaN would look black.
+
+    Raises:
+        NotFiniteError: They do not.
+    """
+    if not images.sum(dtype=torch.float32).isfinite():
+        raise NotFiniteError(
+            "the generator returns NaN or infinity: the model's weights are damaged, or torch_dtype is too narrow for "
+            "them; train again from a checkpoint before that, or load the model in float32"
+        )
+
+
 class _Results:
     """Collect images that come in chunks, `(n, C, H, W)` in [-1, 1], in the form that the caller asked for."""
 
@@ -634,6 +647,8 @@ class _Results:
         self.pil: list[Image.Image] = []
 
     def add(self, images: torch.Tensor) -> None:
+        if self.output_type != "pt" or images.device.type == "cpu":  # looking at others would wait for the device
+            check_finite(images)
         images = images.mul(0.5).add_(0.5).clamp_(0, 1)  # VaeImageProcessor.denormalize, with one copy instead of three
         if self.output_type == "pil":
             pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

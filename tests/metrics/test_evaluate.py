@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -91,6 +92,29 @@ def test_a_class_that_is_missing_shows(measured):
     assert without["recall"] < whole["recall"] - 0.2
     assert without["coverage"] < whole["coverage"] - 0.2
     assert without["precision"] == pytest.approx(whole["precision"], abs=0.1)
+
+
+def test_a_single_class_is_not_compared_with_itself(training, held_out, classifier, tmp_path):
+    features = dataclasses.replace(classifier, classify=lambda features: torch.zeros(len(features), 1))
+    samples = ReplayPipeline(shapes(600, seed=2).images)
+    metrics = evaluate(samples, training, features, held_out, cache_dir=tmp_path, with_floor=False).metrics
+    assert not {"class_entropy", "rarest_class"} & set(metrics)
+    json.dumps(metrics, allow_nan=False)
+    alike = ImageSet(training.images, labels=torch.zeros(len(training), dtype=torch.int64))
+    with pytest.raises(InputError, match="a single class to train one on; set label_column, or choose other features"):
+        load_feature_extractor("classifier", alike, cache_dir=tmp_path)
+
+
+def test_samples_that_are_no_numbers_are_an_error_and_not_black(training, classifier, tmp_path):
+    generator = tiny_generator(sample_size=16)
+    with torch.no_grad():
+        next(generator.parameters())[0] = float("nan")
+    pipeline = WGANPipeline(generator)
+    with pytest.raises(FloatingPointError, match="the generator returns NaN or infinity"):
+        evaluate(pipeline, training, classifier, num_images=20, cache_dir=tmp_path)
+    for output_type in ("pil", "np", "pt"):
+        with pytest.raises(FloatingPointError, match="the generator returns NaN or infinity"):
+            pipeline(output_type=output_type)
 
 
 @pytest.mark.parametrize("features", ["pixels", "classifier"])
