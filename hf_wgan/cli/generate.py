@@ -24,7 +24,7 @@ IMAGES_WITH_NEIGHBOURS = 16
 class GenerateConfig:
     """Images"""
 
-    num_images: int = option(64, "Number of images; of a film, the images that it passes through.")
+    num_images: int = option(64, "Number of images; with --video, of the images that it passes through.")
     output_dir: str = option("generated", "Folder for 00000.png, 00001.png, … and grid.png.")
     overwrite_output_dir: bool = option(False, "Write into the folder even if it is not empty.")
     seed: int = option(0, "Image k depends on seed + k alone, whatever the number of images.")
@@ -45,7 +45,7 @@ class GenerateConfig:
         "distance. They come from the model's own record, or from --dataset_name or --train_data_dir.",
     )
     scores: bool = option(False, "Write the critic's scores to scores.csv, the highest first.")
-    film: Literal["gif", "webp", "mp4", "frames"] | None = option(
+    video: Literal["gif", "webp", "mp4", "frames"] | None = option(
         None,
         "Write a looping video of a walk from each image to the next instead of single images, or its frames as "
         "00000.png, 00001.png, …",
@@ -70,12 +70,14 @@ class GenerateConfig:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 0")
         for name in ("num_candidates", "rejection_temperature", "scores", "num_neighbours"):
             value = getattr(self, name)
-            if (self.film or self.invert) and value != type(self).__dataclass_fields__[name].default:
-                raise InputError(f"{name}={value} with a film or inversion: leave one of them out")
-        if self.film and self.num_images < 2:
-            raise InputError(f"num_images={self.num_images} with a film: it goes from one to another, so at least 2")
-        if self.film and self.invert:
-            raise InputError(f"invert={self.invert!r} with a film: leave one of them out")
+            if (self.video or self.invert) and value != type(self).__dataclass_fields__[name].default:
+                raise InputError(f"{name}={value}: has no effect with --video or --invert; leave one of them out")
+        if self.video and self.num_images < 2:
+            raise InputError(
+                f"num_images={self.num_images}: must be at least 2 with --video, which goes from one image to the next"
+            )
+        if self.video and self.invert:
+            raise InputError(f"invert={self.invert!r}: cannot be combined with --video; leave one of them out")
 
 
 @command
@@ -104,8 +106,8 @@ def generate(args: Sequence[str] | None = None) -> int:
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     if config.invert:
         _write_inversion(pipeline, config, folder)
-    elif config.film:
-        _write_film(pipeline, config, folder)
+    elif config.video:
+        _write_video(pipeline, config, folder)
     else:
         first = _write_images(pipeline, config, folder)
         if training_images:
@@ -189,16 +191,16 @@ def _write_neighbours(
     )
 
 
-def _write_film(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path) -> None:
+def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path) -> None:
     """Write a looping video, or its frames."""
     import torch
 
     from ..algorithm.random import seeded
-    from ..utils.grids import FILM_WIDTH, FRAME_MILLISECONDS, image_grid, save_film
+    from ..utils.grids import FRAME_MILLISECONDS, VIDEO_WIDTH, image_grid, save_video
 
     labels = _labels(config.class_labels, pipeline)
     if labels and len(labels) > 1:
-        raise InputError(f"class_labels={config.class_labels!r} with a film: give it one class")
+        raise InputError(f"class_labels={config.class_labels!r}: must be one class with --video")
     dim = pipeline.generator.config.latent_dim
     seeds = seeded(config.seed, config.num_images)
     latents = torch.cat([torch.randn(1, dim, generator=seed) for seed in seeds])
@@ -211,23 +213,25 @@ def _write_film(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path) 
         class_labels=labels[0] if labels else 0 if pipeline.generator.config.get("num_classes") else None,
     ).images
     folder.mkdir(parents=True, exist_ok=True)
-    if config.film == "frames":
+    if config.video == "frames":
         for number, frame in enumerate(frames):
             frame.save(folder / f"{number:05d}.png")
-        print(f"Saved {len(frames)} frames of a film in {folder}.")
+        print(f"Saved {len(frames)} frames of a video in {folder}.")
         return
-    frames = [image_grid([frame], smallest_width=FILM_WIDTH) for frame in frames]
-    path = folder / f"walk.{config.film}"
-    if config.film == "mp4":
+    frames = [image_grid([frame], smallest_width=VIDEO_WIDTH) for frame in frames]
+    path = folder / f"walk.{config.video}"
+    if config.video == "mp4":
         from diffusers.utils import export_to_video
 
         try:
             export_to_video([frame.convert("RGB") for frame in frames], str(path), fps=1000 // FRAME_MILLISECONDS)
         except (ImportError, AttributeError) as error:
-            raise InputError('film="mp4": needs an encoder; pip install imageio imageio-ffmpeg, or use webp') from error
+            raise InputError(
+                'video="mp4": needs an encoder; pip install imageio imageio-ffmpeg, or use webp'
+            ) from error
     else:
-        save_film(frames, path, str(config.film))
-    print(f"Saved a film of {len(frames)} frames: {path}.")
+        save_video(frames, path, str(config.video))
+    print(f"Saved a video of {len(frames)} frames: {path}.")
 
 
 def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path) -> None:

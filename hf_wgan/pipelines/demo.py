@@ -17,7 +17,7 @@ from ..algorithm.latents import sample_normals
 from ..algorithm.random import seeded
 from ..models.factory import shape_of
 from ..utils.errors import InputError
-from ..utils.grids import FILM_WIDTH, image_grid, save_film
+from ..utils.grids import VIDEO_WIDTH, image_grid, save_video
 
 MAX_SEED = 2**32 - 1
 MAX_IMAGES = 256
@@ -91,7 +91,7 @@ def page(pipeline: Any, name: str) -> Any:
                     elem_classes=small,
                     buttons=["download", "fullscreen"],
                 )
-        with gr.Tab("Film"), gr.Row():
+        with gr.Tab("Video"), gr.Row():
             with gr.Column(min_width=280):
                 with gr.Row():
                     ends = [
@@ -106,13 +106,13 @@ def page(pipeline: Any, name: str) -> Any:
                     gr.Radio(["gif", "webp"], value="gif", label="Format"),
                 ]
                 interpolate = gr.Button("Interpolate", variant="primary")
-                download_film = gr.DownloadButton("Download", size="sm", interactive=False)
+                download_video = gr.DownloadButton("Download", size="sm", interactive=False)
             with gr.Column(scale=3):
-                film = gr.Image(
-                    label="Film",
+                video = gr.Image(
+                    label="Video",
                     show_label=False,
                     interactive=False,
-                    elem_id="film",
+                    elem_id="video",
                     buttons=["fullscreen"],
                 )
 
@@ -122,11 +122,11 @@ def page(pipeline: Any, name: str) -> Any:
             return captioned, _stored(download, "images.zip", zipped([image for image, _ in captioned]))
 
         @_errors_as_messages
-        def make_film(
+        def make_video(
             from_seed: Any, to_seed: Any, frames: Any, truncation: Any, label: Any, kind: Any
         ) -> tuple[str, str]:
             data = interpolation(pipeline, from_seed, to_seed, frames, truncation, label, kind)
-            path = _stored(film, f"walk.{kind}", data)
+            path = _stored(video, f"walk.{kind}", data)
             return path, path
 
         # One request at a time. Values are checked here, not by each component with a message of its own.
@@ -141,8 +141,8 @@ def page(pipeline: Any, name: str) -> Any:
         another.click(lambda: random.randrange(10**6), outputs=seed, api_visibility="private").then(
             **images_of_seed, api_visibility="private"
         )
-        interpolate.click(make_film, path, [film, download_film], **options, api_name="film").success(
-            lambda: gr.update(interactive=True), outputs=download_film, api_visibility="private"
+        interpolate.click(make_video, path, [video, download_video], **options, api_name="video").success(
+            lambda: gr.update(interactive=True), outputs=download_video, api_visibility="private"
         )
     return blocks.queue(max_size=MAX_WAITING)
 
@@ -247,7 +247,7 @@ def interpolation(
         latents, number, loop=True, truncation=_truncation(truncation), class_labels=_label(label)
     ).images
     file = io.BytesIO()
-    save_film([image_grid([frame], smallest_width=FILM_WIDTH) for frame in images], file, kind)
+    save_video([image_grid([frame], smallest_width=VIDEO_WIDTH) for frame in images], file, kind)
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""One picture, or one film, of many."""
+"""Several images as one grid or video."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 
 FRAME_MILLISECONDS = 50
-FILM_WIDTH = 256  # pixels, to which a film of smaller images is enlarged by a whole factor, as a grid is
+VIDEO_WIDTH = 256  # pixels, to which a video of smaller images is enlarged by a whole factor, as a grid is
 
 
 def image_grid(images: Sequence[Image.Image], columns: int | None = None, smallest_width: int = 512) -> Image.Image:
@@ -29,7 +29,7 @@ def image_grid(images: Sequence[Image.Image], columns: int | None = None, smalle
     return grid
 
 
-def save_film(frames: Sequence[Image.Image], file: Any, kind: str) -> None:
+def save_video(frames: Sequence[Image.Image], file: Any, kind: str) -> None:
     """Saves images as an animation without end.
 
     Args:

@@ -216,7 +216,7 @@ def test_training_feeds_the_generator_from_its_prior_and_the_model_keeps_it(prio
 
 
 def test_no_other_file_of_the_package_draws_latents():
-    """But for the command line's films, which draw normal numbers and leave the prior to the pipeline."""
+    """But for the command line's videos, which draw normal numbers and leave the prior to the pipeline."""
     drawing = set()
     for path in sorted(Path(hf_wgan.__file__).parent.rglob("*.py")):
         lines = path.read_text().splitlines()

@@ -49,7 +49,15 @@ def texts():
                 yield path.relative_to(PACKAGE), node.value
 
 
-TEXTS = sorted(set(texts()))
+def named_in_the_documentation():
+    """Every command in the running text of the documentation; tests/test_docs.py runs those in blocks of code."""
+    root = PACKAGE.parent
+    for path in [root / "README.md", *(root / "docs").glob("*.md")]:
+        for text in re.findall(r"`(hf-wgan [^`]+)`", path.read_text(encoding="utf-8")):
+            yield path.relative_to(root), text.replace("\n", " ")
+
+
+TEXTS = sorted({*texts(), *named_in_the_documentation()})
 
 
 def test_no_text_names_a_script_of_the_clone():

@@ -329,28 +329,28 @@ def test_generate_shows_the_nearest_training_images(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp"])
-def test_generate_makes_a_film(kind, model, tmp_path):
-    arguments = [model, "--film", kind, "--num_images", "3", "--num_frames", "9", "--truncation", "1"]
-    assert generate([*arguments, "--output_dir", str(tmp_path / "film")]) == 0
-    film = Image.open(tmp_path / "film" / f"walk.{kind}")
-    assert film.size == (256, 256) and 3 <= film.n_frames <= 9, "frames that look alike are joined"
+def test_generate_makes_a_video(kind, model, tmp_path):
+    arguments = [model, "--video", kind, "--num_images", "3", "--num_frames", "9", "--truncation", "1"]
+    assert generate([*arguments, "--output_dir", str(tmp_path / "video")]) == 0
+    video = Image.open(tmp_path / "video" / f"walk.{kind}")
+    assert video.size == (256, 256) and 3 <= video.n_frames <= 9, "frames that look alike are joined"
 
 
-def test_generate_makes_the_frames_of_a_film(model, tmp_path, capsys):
-    arguments = [model, "--film", "frames", "--num_images", "2", "--num_frames", "5", "--output_dir", str(tmp_path)]
+def test_generate_makes_the_frames_of_a_video(model, tmp_path, capsys):
+    arguments = [model, "--video", "frames", "--num_images", "2", "--num_frames", "5", "--output_dir", str(tmp_path)]
     assert generate(arguments) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:05d}.png" for number in range(5)]
     assert "Saved 5 frames" in capsys.readouterr().out
 
 
-def test_a_film_without_an_encoder_says_what_to_install(model, tmp_path, capsys, monkeypatch):
+def test_a_video_without_an_encoder_says_what_to_install(model, tmp_path, capsys, monkeypatch):
     import diffusers.utils
 
     def missing(*args, **kwargs):
         raise ImportError("no encoder")
 
     monkeypatch.setattr(diffusers.utils, "export_to_video", missing)
-    assert generate([model, "--film", "mp4", "--output_dir", str(tmp_path / "film")]) == 2
+    assert generate([model, "--video", "mp4", "--output_dir", str(tmp_path / "video")]) == 2
     assert "needs an encoder; pip install imageio imageio-ffmpeg" in capsys.readouterr().err
 
 
@@ -391,7 +391,10 @@ def test_generate_writes_images_and_a_grid(model, tmp_path):
         (["{empty}"], "holds no pipeline: there is no model_index.json in it"),
         (["{model}", "--num_images", "0"], "num_images=0"),
         (["{model}", "--num_neighbours", "-1"], "num_neighbours=-1: must be at least 0"),
-        (["{model}", "--film", "gif", "--num_candidates", "2"], "num_candidates=2 with a film or inversion"),
+        (
+            ["{model}", "--video", "gif", "--num_candidates", "2"],
+            "num_candidates=2: has no effect with --video",
+        ),
         (["{model}", "--output_dir", "{full}"], "is not an empty folder"),
         ([], "the following arguments are required: model"),
     ],

@@ -75,11 +75,11 @@ def test_a_seed_means_the_images_of_the_command_line(num_classes, truncation, la
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp"])
-def test_a_film_is_that_of_the_command_line(kind, model, tmp_path):
-    arguments = [model, "--film", kind, "--num_images", "2", "--seed", "5", "--num_frames", "9"]
-    assert generate([*arguments, "--output_dir", str(tmp_path / "film")]) == 0
+def test_a_video_is_that_of_the_command_line(kind, model, tmp_path):
+    arguments = [model, "--video", kind, "--num_images", "2", "--seed", "5", "--num_frames", "9"]
+    assert generate([*arguments, "--output_dir", str(tmp_path / "video")]) == 0
     made = interpolation(WGANPipeline.from_pretrained(model), 5, 6, 9, NO_TRUNCATION, None, kind)
-    assert made == (tmp_path / "film" / f"walk.{kind}").read_bytes()
+    assert made == (tmp_path / "video" / f"walk.{kind}").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_mistake_is_answered_with_a_message_that_says_what_would_be_right(tmp_
             ((0, 1, 9, 4, None, "../exe"), "kind='../exe': must be gif or webp"),
         ]:
             with pytest.raises(AppError) as caught:
-                client.predict(*values, api_name="/film")
+                client.predict(*values, api_name="/video")
             assert says in str(caught.value)
         images, archive = client.predict(0, 3, 4, ALL_CLASSES, api_name="/images")
         assert len(images) == 3 and Path(archive).name == "images.zip", "and the page goes on"
@@ -164,7 +164,7 @@ def test_requests_beyond_the_queue_are_refused_until_others_are_answered(tmp_pat
     )
     with served(pipeline, tmp_path / "files") as url:
         body = json.dumps({"data": [0, 1, 2, 4, None, "gif"]}).encode()
-        answers = [post(f"{url}gradio_api/call/film", body) for _ in range(MAX_WAITING + 20)]
+        answers = [post(f"{url}gradio_api/call/video", body) for _ in range(MAX_WAITING + 20)]
         assert set(answers) == {200, 503} and answers.count(200) <= MAX_WAITING + 2, "those that run are not waiting"
         is_busy.set()
         client = Client(url, verbose=False, download_files=str(tmp_path / "downloads"))
@@ -220,8 +220,8 @@ def test_the_command_listens_on_loopback_only_and_ends_without_a_trace(model, tm
         listening = [each for each in psutil.Process(process.pid).net_connections("inet") if each.status == "LISTEN"]
         assert {(each.laddr.ip, each.laddr.port) for each in listening} == {("127.0.0.1", port)}
         client = Client(address, verbose=False, download_files=str(tmp_path / "downloads"))
-        film, _ = client.predict(0, 1, 9, 4, None, "gif", api_name="/film")
-        assert Image.open(film).n_frames > 2
+        video, _ = client.predict(0, 1, 9, 4, None, "gif", api_name="/video")
+        assert Image.open(video).n_frames > 2
         client.close()
         assert demo([model, "--port", str(port)]) == 2
         assert f"port={port}: is in use; name another, or leave it out" in capsys.readouterr().err

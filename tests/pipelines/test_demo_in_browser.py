@@ -125,8 +125,8 @@ def test_truncation_changes_the_images(page):
     assert not same(images(page, "seed 1")[:23], first[1:])
 
 
-def test_a_film_can_be_seen_and_downloaded(page):
-    page.get_by_role("tab", name="Film").click()
+def test_a_video_can_be_seen_and_downloaded(page):
+    page.get_by_role("tab", name="Video").click()
     download = page.get_by_role("button", name="Download")
     assert download.is_disabled(), "there is none yet"
     fill(page, "To seed and back", 3)
@@ -134,13 +134,13 @@ def test_a_film_can_be_seen_and_downloaded(page):
     for kind in ("gif", "webp"):
         page.get_by_role("radio", name=kind).check()
         click(page, "Interpolate")
-        page.locator(f"#film img[src$='walk.{kind}']").wait_for()
+        page.locator(f"#video img[src$='walk.{kind}']").wait_for()
         path, name = downloaded(page)
-        film = Image.open(path)
-        assert name == f"walk.{kind}" and film.format == kind.upper() and 3 <= film.n_frames <= 12
-        start = film.convert("L")
-        film.seek(film.n_frames // 2)
-        assert ImageChops.difference(start, film.convert("L")).getbbox(), "it moves"
+        video = Image.open(path)
+        assert name == f"walk.{kind}" and video.format == kind.upper() and 3 <= video.n_frames <= 12
+        start = video.convert("L")
+        video.seek(video.n_frames // 2)
+        assert ImageChops.difference(start, video.convert("L")).getbbox(), "it moves"
 
 
 def test_a_bad_seed_is_answered_with_a_message_and_the_images_stay(page, capfd):

@@ -207,10 +207,10 @@ def test_generate_makes_the_images_of_the_pipeline_from_the_file(suffix, model, 
     found = generated(written[suffix], tmp_path / "found", *options)
     assert expected.std() > 10 and expected.shape == found.shape
     assert np.abs(expected - found).max() <= 1, "a difference of a rounding"
-    film = [
+    video = [
         str(written[suffix]),
         "--trust_remote_code",
-        "--film",
+        "--video",
         "gif",
         "--num_images",
         "2",
@@ -218,7 +218,7 @@ def test_generate_makes_the_images_of_the_pipeline_from_the_file(suffix, model, 
         "4",
         "--output_dir",
     ]
-    assert generate([*film, str(tmp_path / "film")]) == 0
+    assert generate([*video, str(tmp_path / "video")]) == 0
 
 
 @pytest.mark.parametrize(
