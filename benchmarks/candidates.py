@@ -2,7 +2,7 @@
 
     python benchmarks/candidates.py wgan-clothes --dataset_name path/to/fashion-mnist
 
-Distances, precision and recall are those of `scripts/evaluate.py`, by a classifier of the dataset, against its test
+Distances, precision and recall are those of `hf-wgan evaluate`, by a classifier of the dataset, against its test
 split.
 """
 

@@ -3,7 +3,7 @@
     python benchmarks/soak.py
     python benchmarks/soak.py --minutes 5 -- --preset wgan-gp
 
-What follows -- goes to scripts/train_wgan.py; checkpoints and sample grids come often, so that a leak in them shows.
+What follows -- goes to `hf-wgan train`; checkpoints and sample grids come often, so that a leak in them shows.
 Exit code 1: memory grew by 1 % or more over the second half, files stayed open, or the speed of the last quarter is
 more than 5 % below that of the second.
 """

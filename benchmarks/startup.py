@@ -3,7 +3,7 @@
     python benchmarks/startup.py
 
 Medians of separate processes. The import is counted over that of torch and diffusers; `from hf_wgan import *` loads all
-that `import hf_wgan` leaves for when it is needed. The first step is that of `scripts/train_wgan.py`, from the command
+that `import hf_wgan` leaves for when it is needed. The first step is that of `hf-wgan train`, from the command
 to the first line of `metrics.jsonl`: imports, the decoded digits, networks, and a step.
 """
 

@@ -4,7 +4,7 @@
 #
 #   OUTPUT_DIR=/shared/wgan-photos sbatch --nodes 2 --gpus-per-node 4 examples/slurm.sh --train_data_dir photos
 #
-# The arguments after the script's name are options of scripts/train_wgan.py.
+# The arguments after the script's name are options of hf-wgan train.
 #SBATCH --job-name=hf_wgan
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -22,28 +22,22 @@ fi
 
 gpus=${SLURM_GPUS_ON_NODE:-0}
 processes=$((SLURM_NNODES * (gpus > 0 ? gpus : 1)))
-launch=(--quiet --num_machines "$SLURM_NNODES" --num_processes "$processes")
+launch=(--num_machines "$SLURM_NNODES" --num_processes "$processes")
 launch+=(--main_process_ip "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)")
-launch+=(--main_process_port "${MAIN_PROCESS_PORT:-$((20000 + SLURM_JOB_ID % 10000))}")
-launch+=(--mixed_precision "${MIXED_PRECISION:-no}" --dynamo_backend no)
+launch+=(--main_process_port "$((20000 + SLURM_JOB_ID % 10000))")
 if ((gpus == 0)); then
   launch+=(--cpu)
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
-elif ((processes > 1)); then
-  launch+=(--multi_gpu)
 fi
 
-# Five minutes before the time limit SLURM sends SIGUSR1 to this shell only, and srun forwards it to every process.
-# torchrun passes it on to the training, which has four minutes to save. Accelerate's launcher would be killed by it.
-export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
-export PET_SHUTDOWN_TIMEOUT=240
+# Five minutes before the time limit SLURM sends SIGUSR1 to this shell only, and srun forwards it to every process, which
+# ends the training with a checkpoint.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 time_is_up=
 trap 'time_is_up=yes; kill -USR1 "$step"' USR1
-# Single quotes, because each task has its own SLURM_NODEID.
+# Single quotes, because each task has its own SLURM_NODEID. Until hf-wgan has its own handler, the signal is ignored.
 # shellcheck disable=SC2016
-srun --kill-on-bad-exit=0 bash -c 'trap "" USR1; exec accelerate launch --machine_rank "$SLURM_NODEID" "$@"' bash \
-  "${launch[@]}" scripts/train_wgan.py --output_dir "$output_dir" "${resume[@]}" "$@" &
+srun --kill-on-bad-exit=0 bash -c 'trap "" USR1; exec hf-wgan train --machine_rank "$SLURM_NODEID" "$@"' bash \
+  "${launch[@]}" --output_dir "$output_dir" "${resume[@]}" "$@" &
 step=$!
 wait "$step"
 code=$?

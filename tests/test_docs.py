@@ -10,6 +10,7 @@ import runpy
 import shlex
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from test_convert import Run as OriginalRun
 from hf_wgan.algorithm.augment import OPERATIONS
 from hf_wgan.algorithm.latents import PRIORS
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
+from hf_wgan.cli.main import COMMANDS
 from hf_wgan.cli.train import train as train_command
 from hf_wgan.hub.publish import Push, push_folder
 from hf_wgan.utils.options import OptionParser
@@ -36,13 +38,13 @@ NAMED = re.compile(r"# (\w+\.(?:py|yaml))\n")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 REGISTRIES = (CONSTRAINTS, OPERATIONS, PRIORS)
 SMALL = {
-    "train_wgan.py": "--max_train_steps 2 --train_batch_size 8 --generator_width 8 --critic_width 8 --n_critic 1 "
+    "train": "--max_train_steps 2 --train_batch_size 8 --generator_width 8 --critic_width 8 --n_critic 1 "
     "--num_validation_images 4 --num_evaluation_images 60 --evaluation_features pixels --overwrite_output_dir",
-    "evaluate.py": "--num_images 60 --features pixels",
-    "evaluate_digits.py": "--num_images 50",
-    "generate.py": "--overwrite_output_dir",
+    "evaluate": "--num_images 60 --features pixels",
+    "evaluate-digits": "--num_images 50",
+    "generate": "--overwrite_output_dir",
 }
-ARGUMENTS_ONLY = {"demo.py": "serves until it is stopped; tests/test_demo_in_browser.py opens it"}
+ARGUMENTS_ONLY = {"demo": "serves until it is stopped; tests/test_demo_in_browser.py opens it"}
 NOT_RUN = {
     "pip": "the environment exists",
     "pytest": "is running already",
@@ -76,7 +78,7 @@ def write_idx(path, array):
 
 def train(words):
     AcceleratorState._reset_state(True)  # as in a process of its own
-    assert train_command([*words, *SMALL["train_wgan.py"].split()]) == 0
+    assert train_command([*words, *SMALL["train"].split()]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -126,24 +128,10 @@ def workspace(prepared, published, tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-SCRIPTS = {
-    "train": "train_wgan",
-    "push": "push_to_hub",
-    "space": "push_space",
-    "plot": "plot_run",
-    "convert": "convert_original_wgan",
-}
-
-
 def in_short(words):
     """Return a command in the form `hf-wgan train …`."""
     launch = ["accelerate", "launch", "scripts/train_wgan.py"]
     return ["hf-wgan", "train", *words[3:]] if words[:3] == launch else words
-
-
-def script_of(command):
-    """Return the file in scripts/ that does what a subcommand of hf-wgan does."""
-    return f"scripts/{SCRIPTS.get(command, command.replace('-', '_'))}.py"
 
 
 def then_stop(parse):
@@ -154,22 +142,25 @@ def then_stop(parse):
     return parse_and_stop
 
 
-def run_script(path, arguments, monkeypatch, arguments_only):
-    assert (ROOT / path).is_file(), path
+def parse_only(run, monkeypatch):
+    """Run something up to the point where its arguments are parsed."""
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "argv", [path, *arguments])
-        patch.syspath_prepend(str((ROOT / path).parent))
-        if arguments_only:
-            for owner, name in ((argparse.ArgumentParser, "parse_args"), (OptionParser, "parse")):
-                patch.setattr(owner, name, then_stop(getattr(owner, name)))
-        try:
-            runpy.run_path(str(ROOT / path), run_name="__main__")
-        except ArgumentsParsed:
-            return
-        except SystemExit as end:
-            assert end.code in (0, None), f"{path} {' '.join(arguments)}"
-            return
-    assert not arguments_only, f"{path} parses no arguments"
+        for owner, name in ((argparse.ArgumentParser, "parse_args"), (OptionParser, "parse")):
+            patch.setattr(owner, name, then_stop(getattr(owner, name)))
+        with pytest.raises(ArgumentsParsed):
+            run()
+
+
+def run_subcommand(name, arguments, monkeypatch):
+    assert name in COMMANDS, f"hf-wgan {name}"
+    module, function, _ = COMMANDS[name]
+    command = getattr(import_module(f"hf_wgan.cli.{module}"), function)
+    if name == "train":
+        train(arguments)
+    elif name in ARGUMENTS_ONLY:
+        parse_only(lambda: command(arguments), monkeypatch)
+    else:
+        assert command([*arguments, *SMALL.get(name, "").split()]) == 0, f"hf-wgan {name} {' '.join(arguments)}"
 
 
 def run_command(words, monkeypatch):
@@ -177,27 +168,23 @@ def run_command(words, monkeypatch):
         words = words[1:]
     if words[:2] == ["accelerate", "launch"]:
         launched = launch_command_parser().parse_args(words[2:])
-        script, arguments = launched.training_script, launched.training_script_args
-    elif words[0] == "python" and words[1].endswith(".py"):
-        script, arguments = words[1], words[2:]
-    elif words[0] == "hf-wgan":
-        script, arguments = script_of(words[1]), words[2:]
-    elif words[:2] == ["uv", "run"]:
-        script, arguments = words[2], words[3:]
+        words = ["python", *["-m"] * launched.module, launched.training_script, *launched.training_script_args]
+    if words[:3] == ["python", "-m", "hf_wgan"]:
+        words = ["hf-wgan", *words[3:]]
+    if words[0] == "hf-wgan":
+        run_subcommand(words[1], words[2:], monkeypatch)
+    elif words[:3] == ["uv", "run", "scripts/train_wgan.py"]:
+        train(words[3:])
     elif "examples/slurm.sh" in words:
-        script, arguments = "scripts/train_wgan.py", words[words.index("examples/slurm.sh") + 1 :]
+        train(words[words.index("examples/slurm.sh") + 1 :])
+    elif words[0] == "python" and words[1].startswith("benchmarks/"):
+        monkeypatch.setattr(sys, "argv", words[1:])
+        monkeypatch.syspath_prepend(str((ROOT / words[1]).parent))
+        parse_only(lambda: runpy.run_path(str(ROOT / words[1]), run_name="__main__"), monkeypatch)
     else:
         assert any(" ".join(words).startswith(name) for name in NOT_RUN), f"{words}: a test does not know what to do"
         if words[0] == "pip":
             assert Path(ROOT, words[words.index("-c") + 1]).is_file() if "-c" in words else True
-        return
-    name = Path(script).name
-    if script == "scripts/train_wgan.py":
-        train(arguments)
-        return
-    small = SMALL.get(name, "").split() if script.startswith("scripts/") else []
-    arguments_only = script.startswith("benchmarks/") or name in ARGUMENTS_ONLY
-    run_script(script, [*arguments, *small], monkeypatch, arguments_only)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)

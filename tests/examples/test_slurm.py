@@ -40,9 +40,9 @@ def batch(tmp_path, *arguments, nodes=1):
         (tmp_path / "bin" / name).chmod(0o755)
     path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     slurm = {"SLURM_JOB_ID": "7", "SLURM_NNODES": str(nodes), "SLURM_JOB_NODELIST": "node[1-2]"}
-    ours = {"OUTPUT_DIR": tmp_path / "run", "CALLS": tmp_path / "calls", "MAIN_PROCESS_PORT": free_port()}
+    ours = {"OUTPUT_DIR": tmp_path / "run", "CALLS": tmp_path / "calls"}
     return subprocess.Popen(
-        ["bash", SCRIPT, *SMALL, *arguments],
+        ["bash", SCRIPT, *SMALL, "--main_process_port", str(free_port()), *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, **slurm, **{name: str(ours[name]) for name in ours}},
         stdout=subprocess.PIPE,
