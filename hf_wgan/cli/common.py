@@ -7,6 +7,7 @@ An error is one line on stderr. Exit code 2: a mistake in the input, or a push t
 import inspect
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils import files
-from ..utils.errors import BadImageError, ExportError, InputError, ProcessLostError, PushError
+from ..utils.errors import BadImageError, ExportError, InputError, ProcessLostError, PushError, one_line
 from ..utils.options import OptionParser
+from ..utils.own import is_own_record
 
 if TYPE_CHECKING:
     from ..data import DataConfig
@@ -130,6 +132,8 @@ def training_data_of(
 ) -> "DataConfig":
     """Return the data options of a command, or else those that the model was trained with; at the model's resolution.
 
+    The record of a model that was not trained here is not followed: whoever wrote it could name any file.
+
     Args:
         model: The folder or the name of the model.
         pipeline: The loaded model.
@@ -137,20 +141,51 @@ def training_data_of(
         explicit: Names of the options that were typed; they override the recorded ones.
 
     Raises:
-        InputError: Neither the command nor the model names the images.
+        InputError: Neither the command nor a run of this machine names the images.
     """
-    from ..data import DataConfig
     from ..models.factory import shape_of
 
-    config, record = data_config, Path(model) / files.CONFIG
-    if data_config.dataset_name is None and data_config.train_data_dir is None:
-        trained_with = json.loads(record.read_text())["dataset"]["config"] if record.is_file() else None
-        if trained_with is None:
-            raise InputError(
-                f"dataset_name: {model!r} does not say what it was trained on; name the images with --dataset_name or "
-                "--train_data_dir"
-            )
-        overrides = {name: getattr(data_config, name) for name in explicit & set(trained_with)}
-        config = replace(DataConfig(**trained_with), **overrides)
+    config = data_config
+    if config.dataset_name is None and config.train_data_dir is None:
+        text = files.read_text(Path(model) / files.CONFIG, Path(model))
+        config = _recorded(text, model)
+        if not is_own_record(text):
+            if config.dataset_name is not None or config.train_data_dir is not None:
+                raise InputError(
+                    f"{model!r} was not trained here, so the images that its record names are not read by themselves; "
+                    f"if you want to read them, add: {_words(config)}"
+                )
+            config = replace(config, cache_dir=data_config.cache_dir)
+        config = replace(config, **{name: getattr(data_config, name) for name in explicit & set(vars(config))})
     channels, size, _ = shape_of(pipeline.generator)
     return replace(config, resolution=size, channels=channels, streaming=False)
+
+
+def _recorded(text: str, model: str) -> "DataConfig":
+    """Return the data options in the record of a run.
+
+    Raises:
+        InputError: There are none, or not valid ones.
+    """
+    from ..data import DataConfig
+
+    remedy = "name the images with --dataset_name or --train_data_dir"
+    try:
+        options = json.loads(text)["dataset"]["config"] if text else None
+        if options is not None:
+            known = DataConfig.__dataclass_fields__
+            return DataConfig(**{name: value for name, value in options.items() if name in known})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{model!r} has a record that cannot be used ({one_line(error)}); {remedy}") from error
+    raise InputError(f"dataset_name: {model!r} does not say what it was trained on; {remedy}")
+
+
+def _words(config: "DataConfig") -> str:
+    """Return data options as words of a command line."""
+    words = []
+    for name, field in type(config).__dataclass_fields__.items():
+        value = getattr(config, name)
+        if value == field.default or name in ("resolution", "channels", "streaming", "cache_dir"):
+            continue
+        words += [f"--{name}"] if value is True else [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
+    return "".join(letter if letter.isprintable() else "?" for letter in shlex.join(words))

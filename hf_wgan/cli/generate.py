@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..utils import files
 from ..utils.errors import InputError
 from ..utils.options import option
 from .common import MODEL_HELP, command, empty_folder, load_pipeline, parser_for, training_data_of
@@ -133,7 +134,7 @@ def _write_images(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path
     """Write the images, the grid and the scores; return the first images, as many as the grid shows."""
     from ..algorithm.random import seeded
     from ..utils.console import progress_bar
-    from ..utils.grids import image_grid
+    from ..utils.grids import image_grid, save_image
 
     pipeline.set_progress_bar_config(disable=True)
     labels = _labels(config.class_labels, pipeline)
@@ -156,14 +157,14 @@ def _write_images(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path
                 scores += pipeline.score(images, classes).tolist()
             folder.mkdir(parents=True, exist_ok=True)
             for number, image in zip(numbers, images):
-                image.save(folder / f"{number:05d}.png")
+                save_image(image, folder / f"{number:05d}.png")
             first += images[: IMAGES_IN_GRID - len(first)]
             progress.update(len(images))
-    image_grid(first).save(folder / "grid.png")
+    save_image(image_grid(first), folder / "grid.png")
     if config.scores:
         ranked = sorted(enumerate(scores), key=lambda pair: -pair[1])
         lines = [f"{number:05d}.png,{score:.6g}" for number, score in ranked]
-        (folder / "scores.csv").write_text("\n".join(["image,score", *lines]) + "\n")
+        files.write_text(folder / "scores.csv", "\n".join(["image,score", *lines]) + "\n")
     with_scores = " and scores.csv" if config.scores else ""
     print(f"Saved {config.num_images} images, grid.png{with_scores} in {folder}.")
     return first
@@ -175,7 +176,7 @@ def _write_neighbours(
     """Write neighbours.png: rows of an image and its nearest training images."""
     from PIL import Image
 
-    from ..utils.grids import image_grid
+    from ..utils.grids import image_grid, save_image
 
     images = images[:IMAGES_WITH_NEIGHBOURS]
     references = training_images.images
@@ -184,7 +185,7 @@ def _write_neighbours(
     for image, nearest in zip(images, numbers):
         arrays = references[nearest].permute(0, 2, 3, 1).numpy()
         rows += [image, *(Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array) for array in arrays)]
-    image_grid(rows, columns=2 * (1 + config.num_neighbours)).save(folder / "neighbours.png")
+    save_image(image_grid(rows, columns=2 * (1 + config.num_neighbours)), folder / "neighbours.png")
     print(
         f"Saved neighbours.png: the nearest of {len(references):,} training images are {distances.mean():.3g} away, "
         "the root of the mean squared difference of pixels in [0, 1]."
@@ -196,7 +197,7 @@ def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path)
     import torch
 
     from ..algorithm.random import seeded
-    from ..utils.grids import FRAME_MILLISECONDS, VIDEO_WIDTH, image_grid, save_video
+    from ..utils.grids import FRAME_MILLISECONDS, VIDEO_WIDTH, image_grid, save_image, save_video
 
     labels = _labels(config.class_labels, pipeline)
     if labels and len(labels) > 1:
@@ -215,7 +216,7 @@ def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path)
     folder.mkdir(parents=True, exist_ok=True)
     if config.video == "frames":
         for number, frame in enumerate(frames):
-            frame.save(folder / f"{number:05d}.png")
+            save_image(frame, folder / f"{number:05d}.png")
         print(f"Saved {len(frames)} frames of a video in {folder}.")
         return
     frames = [image_grid([frame], smallest_width=VIDEO_WIDTH) for frame in frames]
@@ -224,13 +225,17 @@ def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path)
         from diffusers.utils import export_to_video
 
         try:
-            export_to_video([frame.convert("RGB") for frame in frames], str(path), fps=1000 // FRAME_MILLISECONDS)
+            with files.replacing(path) as temporary:
+                export_to_video(
+                    [frame.convert("RGB") for frame in frames], str(temporary), fps=1000 // FRAME_MILLISECONDS
+                )
         except (ImportError, AttributeError) as error:
             raise InputError(
                 'video="mp4": needs an encoder; pip install imageio imageio-ffmpeg, or use webp'
             ) from error
     else:
-        save_video(frames, path, str(config.video))
+        with files.replacing(path) as temporary:
+            save_video(frames, temporary, str(config.video))
     print(f"Saved a video of {len(frames)} frames: {path}.")
 
 
@@ -244,7 +249,7 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
     from ..data.decode import Preprocessing, decode, reason
     from ..data.folders import open_folder
     from ..models.factory import shape_of
-    from ..utils.grids import image_grid
+    from ..utils.grids import image_grid, save_image
 
     source = Path(str(config.invert))
     if not source.exists():
@@ -270,10 +275,12 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
     inverted = pipeline(latents=latents, class_labels=classes, output_type="pt").images
     errors = (inverted.cpu() - pipeline.pixels(targets)).square().mean(dim=(1, 2, 3))
     folder.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, folder / "latents.safetensors")
+    with files.replacing(folder / "latents.safetensors") as temporary:
+        safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, temporary)
     images = pipeline(latents=latents, class_labels=classes).images
     pairs = [image for pair in zip([target.convert(images[0].mode) for target in targets], images) for image in pair]
-    image_grid(pairs, columns=2 * max(1, round(len(images) ** 0.5 / 2**0.5))).save(folder / "inverted.png")
+    grid = image_grid(pairs, columns=2 * max(1, round(len(images) ** 0.5 / 2**0.5)))
+    save_image(grid, folder / "inverted.png")
     print(f"Saved inverted.png and latents.safetensors in {folder}; mean squared error {errors.mean():.4g} of [0, 1].")
 
 

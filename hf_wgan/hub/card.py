@@ -8,7 +8,6 @@ shows what was written by hand, and whether the metadata changed since.
 import hashlib
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..utils import files
+from ..utils.console import say
 from ..utils.errors import InputError, one_line
-from ..utils.secrets import without_credentials, without_local_paths
+from ..utils.secrets import public, public_command
 from .code import usage_of
 
 TASK = "unconditional-image-generation"
@@ -83,7 +83,7 @@ def record_evaluation(folder: Path, rows: list[dict[str, Any]]) -> None:
         return row["metric_type"], row["settings"].get("features")
 
     new = set(map(kind, rows))
-    kept = [row for row in _read(folder, files.EVALUATION) or [] if kind(row) not in new]
+    kept = [row for row in read_evaluation(folder) if kind(row) not in new]
     files.write_text(folder / files.EVALUATION, json.dumps([*kept, *rows], indent=2) + "\n")
     write_card(folder)
 
@@ -106,7 +106,7 @@ def make_card(folder: Path, name: str) -> str:
     networks = {part: _network(folder, part, index[part][1]) for part in files.NETWORKS if index.get(part)}
     last = _last_line(files.read_text(folder / files.METRICS, folder))
     dataset = {**run["dataset"], "label": _label(run["dataset"])} if run else None
-    evaluations = _read(folder, files.EVALUATION) or []
+    evaluations = read_evaluation(folder)
     settings = ({"preset": run["preset"]} if run.get("preset") else {}) | run.get("training", {})
     for component in ("constraint", "augmentation"):  # objects that were given instead of the options
         if component in run:
@@ -135,7 +135,7 @@ def make_card(folder: Path, name: str) -> str:
         comparable=_shown(_comparable(evaluations)),
         sample_grid=_last_samples(folder),
         curves=files.CURVES if (folder / files.CURVES).is_file() else None,
-        command=_public_command(run.get("command")),
+        command=public_command(run["command"]) if isinstance(run.get("command"), str) else None,
         machine=_shown(run.get("machine")),
         versions=_shown(run.get("versions", {})),
         base_model=_shown(run.get("base_model")),
@@ -339,18 +339,6 @@ def _last_samples(folder: Path) -> str | None:
     return f"{files.SAMPLES}/{steps[max(steps)]}" if steps else None
 
 
-def _public_command(command: Any) -> str | None:
-    """Return a run's command as the card shows it, in a block of code."""
-    if not isinstance(command, str):
-        return None
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        words = command.split()
-    words = [without_local_paths(" ".join(word.split("\n"))) for word in without_credentials(words)]
-    return shlex.join(words)
-
-
 def _shown(value: Any) -> Any:
     """Return a value, and all that it contains, as text of the card shows it."""
     if isinstance(value, Mapping):
@@ -359,8 +347,22 @@ def _shown(value: Any) -> Any:
         return type(value)(map(_shown, value))
     if not isinstance(value, str):
         return value
-    text = " ".join(without_credentials([" ".join(without_local_paths(value).split())]))
+    text = " ".join(public(" ".join(value.split())).split())
     return "".join(_ESCAPES.get(character, character) for character in text).replace("](", "]&#40;")
+
+
+def read_evaluation(folder: Path) -> list[dict[str, Any]]:
+    """Return the figures in a run's `evaluation.json`; none, and say so, if it is damaged: it can be made again."""
+    path = folder / files.EVALUATION
+    try:
+        rows = json.loads(files.read_text(path, folder) or "[]")
+        entries = {"metric_type", "metric_name", "metric_value"}
+        if isinstance(rows, list) and all(row.keys() >= entries and isinstance(row["settings"], dict) for row in rows):
+            return rows
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    say(f"{path} is damaged, and its figures are left out; hf-wgan evaluate measures them again.")
+    return []
 
 
 def _read(folder: Path, name: str) -> Any:

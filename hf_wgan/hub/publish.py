@@ -1,5 +1,6 @@
 """Push the folder of a pipeline to a repository on the Hub: what belongs there, in one commit, or nothing at all."""
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -21,7 +22,8 @@ from ..models.network import weights_name
 from ..utils import files
 from ..utils.console import say
 from ..utils.errors import InputError, PushError, one_line
-from .card import make_card, merge
+from ..utils.secrets import public
+from .card import make_card, merge, read_evaluation
 from .code import SOURCE_MODULES, carried_code, source_module, without_carried_code
 
 VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -275,14 +277,57 @@ def _uploads(folder: Path, push: Push, variants: set[str], temporary: Path) -> d
     """Return the files that belong on the Hub as they are, by their names there."""
     paths = files_that_belong(folder)
     if push.with_checkpoint and (checkpoints := files.checkpoints(folder)):
-        paths += [path for path in sorted(checkpoints[-1].rglob("*")) if path.is_file()]
+        paths += files.manifest_files(checkpoints[-1])
         _check_links(paths, folder)
-    uploads: dict[str, Any] = {path.relative_to(folder).as_posix(): path for path in paths}
+    paths = [path for path in paths if path.name != files.EVALUATION or read_evaluation(folder)]
+    uploads: dict[str, Any] = {path.relative_to(folder).as_posix(): _published(path) for path in paths}
+    for name in [name for name in uploads if name.endswith(f"/{files.MANIFEST}")]:
+        uploads[name] = _manifest(folder / name, uploads)
     for weights in [folder / network / weights_name() for network in files.NETWORKS]:
         for variant in variants if weights.is_file() else ():
             path = temporary / f"{weights.parent.name}.{variant}"
             uploads[f"{weights.parent.name}/{weights_name(variant)}"] = _in_precision(weights, variant, path)
     return uploads
+
+
+def _published(path: Path) -> Path | bytes:
+    """Return a file as it is published: records and figures without local paths and credentials."""
+    if path.name not in (files.CONFIG, files.EVALUATION, files.INDEX, "config.json"):
+        return path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return path
+    if not isinstance(content, dict):
+        return _json(public(content))
+    if path.name in (files.INDEX, "config.json"):
+        content.pop("_name_or_path", None)  # where it was loaded from
+        return _json(content)
+    if path.name == files.CONFIG and isinstance(content.get("dataset"), dict):
+        dataset = content["dataset"]
+        for options in (
+            content.get("training") or {},
+            dataset.get("config") or {},
+            {} if dataset.get("hub_id") else dataset,
+        ):
+            for name, value in options.items():
+                if value and (name in ("name", "resume_from_checkpoint") or name.endswith("_dir")):
+                    options[name] = Path(value).name
+    return _json(public(content))
+
+
+def _manifest(path: Path, uploads: dict[str, Any]) -> bytes:
+    """Return a checkpoint's manifest for the content that is uploaded."""
+    manifest = json.loads(path.read_text())
+    for name, entry in manifest.items():
+        content = uploads.get((Path(path.parent.name) / name).as_posix())
+        if isinstance(content, bytes):
+            entry |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return _json(manifest)
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _check_links(paths: list[Path], folder: Path) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..data import ImageSet, RealBatches
 from ..data.batches import normalised
+from ..utils import files
 from ..utils.errors import InputError, one_line
 
 NUM_FEATURES = 64
@@ -129,8 +130,9 @@ def load_or_train_classifier(
         if record == inputs:
             return SmallClassifier.from_pretrained(folder, use_safetensors=True).eval(), accuracy
     network, accuracy = train_classifier(images, held_out, seed, num_epochs)
-    network.save_pretrained(folder)
-    (folder / RECORD).write_text(json.dumps({**inputs, "accuracy": accuracy}, indent=2) + "\n")
+    with files.replacing_in(folder) as temporary:
+        network.save_pretrained(temporary)
+        files.write_text(temporary / RECORD, json.dumps({**inputs, "accuracy": accuracy}, indent=2) + "\n")
     return network, accuracy
 
 

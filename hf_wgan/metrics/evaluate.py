@@ -3,8 +3,8 @@
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..data.batches import normalised
 from ..data.cache import cache_folder
 from ..pipelines import WGANPipeline
 from ..pipelines.pipeline_wgan import check_finite
+from ..utils import files
 from ..utils.console import progress_bar
 from ..utils.errors import InputError
 from .classifier import class_entropy, class_shares
@@ -234,10 +235,10 @@ def _cached(
     except (OSError, safetensors.SafetensorError, KeyError):
         pass  # missing or damaged
     array = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    safetensors.numpy.save_file({name: array}, temporary)
-    temporary.replace(path)
+    with suppress(OSError):  # the next evaluation takes longer
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path) as temporary:
+            safetensors.numpy.save_file({name: array}, temporary)
     return array
 
 

@@ -2,12 +2,11 @@
 
 import inspect
 import json
-import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -129,7 +128,9 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
             raise InputError("safe_serialization=False: pickled weights can run code, so only safetensors are written")
         push_options = {name: options.pop(name) for name in _PUSH_OPTIONS if name in options}
         push_to_hub = options.pop("push_to_hub", False)
-        with _saved_beside(Path(save_directory)) as temporary:
+        if Path(save_directory).is_file():
+            raise InputError(f"save_directory={str(save_directory)!r}: is a file, must be a folder")
+        with files.replacing_in(Path(save_directory)) as temporary:
             super().save_pretrained(temporary, **options)
             self._record_source_modules(temporary / files.INDEX)
         for component, reason in self._components_without_code().items():
@@ -326,49 +327,6 @@ def _patterns(parts: list[str], variant: str | None = None) -> list[str]:
 
 def _push_of(options: dict[str, Any]) -> Push:
     return Push(**{name: value for name, value in options.items() if value is not None})
-
-
-@contextmanager
-def _saved_beside(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder whose files replace those of a folder at the end, the index last.
-
-    Whatever fails before, the folder is unchanged. Links in it are replaced, not followed.
-    """
-    if folder.is_file():
-        raise InputError(f"save_directory={str(folder)!r}: is a file, must be a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.glob(".saving-*"):  # by a process that was killed
-        shutil.rmtree(left_over, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-    try:
-        yield temporary
-        for part in sorted(path for path in temporary.rglob("*") if path.is_dir()):
-            target = folder / part.relative_to(temporary)
-            if target.is_symlink():
-                target.unlink()
-            target.mkdir(exist_ok=True)
-        paths = sorted(path for path in temporary.rglob("*") if path.is_file())
-        for path in sorted(paths, key=lambda path: path.name == files.INDEX):
-            target = folder / path.relative_to(temporary)
-            files.flush(path)
-            path.replace(target)
-        for path in paths:
-            _remove_other_shards(folder / path.relative_to(temporary), {path.name for path in paths})
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove_other_shards(weights: Path, saved: Collection[str]) -> None:
-    """Remove the files in which an earlier save left the same weights, divided otherwise."""
-    division = re.fullmatch(r"(.+?)(-\d{5}-of-\d{5})?\.safetensors", weights.name)
-    if division is None:
-        return
-    stem, _, variant = division[1].partition(".")
-    listing = f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
-    same = re.compile(rf"{re.escape(division[1])}(-\d{{5}}-of-\d{{5}})?\.safetensors|{re.escape(listing)}")
-    for path in weights.parent.iterdir():
-        if path.name not in saved and same.fullmatch(path.name):
-            path.unlink()
 
 
 _said: set[str] = set()

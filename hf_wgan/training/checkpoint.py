@@ -25,7 +25,6 @@ from .state import Progress, TrainingState
 
 STATES = "optimizers.pt"
 PROGRESS = "progress.json"
-MANIFEST = "manifest.json"
 SET_ASIDE = "set-aside-"
 
 
@@ -86,7 +85,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None) -> 
         (temporary / files.METRICS).write_text(checkpoint.metrics)
         contents = {str(path.relative_to(temporary)): path for path in sorted(temporary.rglob("*")) if path.is_file()}
         manifest = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in contents.items()}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (temporary / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         for path in [*temporary.rglob("*"), temporary]:
             files.flush(path)
         _remove(folder)
@@ -210,7 +209,7 @@ def find_checkpoint(output_dir: Path, choice: str, say: Callable[[str], None] = 
 def damage(folder: Path) -> str:
     """Return what is wrong with a checkpoint, by its manifest; an empty string if it is whole."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / files.MANIFEST).read_text())
         for name, expected in manifest.items():
             path = folder / name
             if not path.is_file():
@@ -219,20 +218,11 @@ def damage(folder: Path) -> str:
                 return f"{name} has {size:,} bytes instead of {expected['size']:,}"
             if _sha256(path) != expected["sha256"]:
                 return f"{name} has another content than was written"
-        return "" if PROGRESS in manifest else f"{MANIFEST} is not complete"
+        return "" if PROGRESS in manifest else f"{files.MANIFEST} is not complete"
     except FileNotFoundError:
-        return f"{MANIFEST} is missing"
+        return f"{files.MANIFEST} is missing"
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"{MANIFEST}: {one_line(error)}"
-
-
-def manifest_files(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint that its manifest names, and the manifest; none if it cannot be read."""
-    try:
-        names = json.loads((folder / MANIFEST).read_text())
-        return [*(path for path in map(folder.joinpath, names) if path.is_relative_to(folder)), folder / MANIFEST]
-    except (OSError, ValueError, TypeError):
-        return []
+        return f"{files.MANIFEST}: {one_line(error)}"
 
 
 def what_is_left(output_dir: Path) -> str:
@@ -246,9 +236,12 @@ def what_is_left(output_dir: Path) -> str:
 
 
 def set_aside_after(output_dir: Path, step: int) -> list[Path]:
-    """Rename the checkpoints of later steps than `step`, and remove temporary folders. Return the new names."""
-    for temporary in output_dir.glob(".*.tmp"):
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Rename the checkpoints of later steps than `step`, and remove temporary files. Return the new names."""
+    for temporary in output_dir.glob(files.TEMPORARY):
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
     aside = []
     for folder in files.checkpoints(output_dir):
         if files.step_of(folder) > step:

@@ -86,7 +86,8 @@ def plot_runs(
     else:  # above, as long names would cover the curves
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", fontsize="small")
     panels[-1].set_xlabel("step (generator updates)" if against == "step" else "seconds of training")
-    figure.savefig(path, dpi=120)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def compare_runs(

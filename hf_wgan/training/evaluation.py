@@ -78,13 +78,13 @@ class Evaluations:
         return all(sign * result.metrics[name] < sign * other for other in earlier)
 
     def _keep(self, pipeline: WGANPipeline, step: int, result: Evaluation) -> None:
-        """Write under another name first, so that the best model is whole at almost every moment."""
-        best, temporary = self.folder / files.BEST, self.folder / f".{files.BEST}.tmp"
+        """Write under another name first, so that there is a whole best model at any time."""
+        best, old, temporary = (self.folder / name for name in (files.BEST, files.OLD_BEST, files.NEW_BEST))
         shutil.rmtree(temporary, ignore_errors=True)
         pipeline.save_pretrained(temporary)
-        shutil.copy(self.folder / files.CONFIG, temporary)
+        files.write_text(temporary / files.CONFIG, (self.folder / files.CONFIG).read_text(encoding="utf-8"))
         record_evaluation(temporary, result.rows(step=step))
-        old = self.folder / f".{files.BEST}.old.tmp"
+        shutil.rmtree(old, ignore_errors=True)
         if best.exists():
             best.rename(old)
         temporary.rename(best)

@@ -100,7 +100,8 @@ class SamplesCallback(TrainerCallback):
     ) -> None:
         path = sample_grid(args, state)
         path.parent.mkdir(exist_ok=True)
-        image_grid(images).save(path)
+        with files.replacing(path) as temporary:
+            image_grid(images).save(temporary)
         if in_notebook():
             self._show(path)
 

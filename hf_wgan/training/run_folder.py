@@ -20,8 +20,9 @@ from ..pipelines import WGANPipeline
 from ..utils import files
 from ..utils.console import say
 from ..utils.errors import InputError
+from ..utils.own import remember_record
 from ..version import __version__
-from .checkpoint import SET_ASIDE, checkpoints_for, manifest_files, set_aside_after
+from .checkpoint import SET_ASIDE, checkpoints_for, set_aside_after
 from .components import INSTEAD_OF
 from .config import TrainingConfig
 from .snapshot import settings_of
@@ -92,10 +93,11 @@ def replaced_files(config: TrainingConfig) -> list[Path]:
         paths += [*_pipeline_files(best), best / files.EVALUATION, best / files.CARD, best / files.CONFIG]
     for checkpoint in (*folder.glob(files.CHECKPOINTS), *folder.glob(SET_ASIDE + files.CHECKPOINTS)):
         if checkpoint.name.rpartition("-")[2].isdecimal():
-            paths += manifest_files(checkpoint)
+            paths += files.manifest_files(checkpoint)
     if record["training"].get("report_to", "none") != "none":
         paths += (folder / LOGS / PROJECT).rglob("*")
-    return [path for path in paths if path.is_file() or path.is_symlink()]
+    inside = [path for path in paths if path.parent.resolve().is_relative_to(folder.resolve())]  # not behind a link
+    return [path for path in inside if path.is_file() or path.is_symlink()]
 
 
 def _pipeline_files(folder: Path) -> list[Path]:
@@ -135,9 +137,13 @@ def begin_folder(
                 parent.rmdir()
     if replaced:
         clear_card(folder)
+    elif (folder / files.OLD_BEST).exists() and not (folder / files.BEST).exists():  # the process was killed between
+        (folder / files.OLD_BEST).rename(folder / files.BEST)
     for aside in set_aside_after(folder, state.global_step):
         say(f"Renamed, as the run resumes from an earlier step: {aside}")
-    files.write_text(folder / files.CONFIG, json.dumps(record, indent=2) + "\n")
+    text = json.dumps(record, indent=2) + "\n"
+    remember_record(text)
+    files.write_text(folder / files.CONFIG, text)
     files.write_text(folder / files.METRICS, metrics)
 
 
@@ -193,10 +199,11 @@ def write_pipeline(folder: Path, pipeline: WGANPipeline, raw_generator: ModelMix
         pipeline: The pipeline.
         raw_generator: The generator without averaging, to be saved as the variant `raw`.
     """
-    (folder / files.EVALUATION).unlink(missing_ok=True)  # it measured other weights
-    pipeline.save_pretrained(folder)
     if raw_generator is not None:
-        raw_generator.save_pretrained(folder / "generator", variant="raw")
+        with files.replacing_in(folder / "generator") as temporary:
+            raw_generator.save_pretrained(temporary, variant="raw")
+    pipeline.save_pretrained(folder)
+    (folder / files.EVALUATION).unlink(missing_ok=True)  # it measured other weights
     pipeline.register_to_config(_name_or_path=str(folder))
     write_card(folder)
 

@@ -1,13 +1,17 @@
 """The names of a run's files, and replacing a file so that there is a complete one at any time."""
 
+import json
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 INDEX = "model_index.json"
 CARD = "README.md"
@@ -17,9 +21,13 @@ EVALUATION = "evaluation.json"
 SAMPLES = "samples"
 CURVES = "curves.png"
 BEST = "best"
+NEW_BEST, OLD_BEST = ".best.tmp", ".best.old.tmp"  # while one replaces the other
 NETWORKS = ("generator", "critic")
 LOCK = ".lock"
+TEMPORARY = ".*.tmp*"
+SAVING = ".saving-*"
 CHECKPOINTS = "checkpoint-*"
+MANIFEST = "manifest.json"
 CARRIED_CODE = "hf_wgan_*.py"
 
 
@@ -34,20 +42,101 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def manifest_files(checkpoint: Path) -> list[Path]:
+    """Return the files of a checkpoint that its manifest names, and the manifest; none if it cannot be read."""
+    try:
+        names = json.loads((checkpoint / MANIFEST).read_text())
+        paths = [Path(os.path.normpath(checkpoint / name)) for name in names]
+        paths = [path for path in paths if path.is_relative_to(os.path.normpath(checkpoint))]
+        return [*paths, checkpoint / MANIFEST]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, is_flushed: bool = True) -> Iterator[Path]:
     """Yield a path to write to, whose file replaces another at the end, at once; after an error the other is left.
 
     A symbolic link in the place of either file is replaced, not followed.
+
+    Args:
+        path: The file. What is yielded ends as it does.
+        is_flushed: Whether the disk must have the content before the other file is replaced.
+
+    Raises:
+        OSError: The disk is full, or the like, also where a library has an error of its own for it.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     temporary.unlink(missing_ok=True)  # a link, or what an earlier process left
     try:
-        yield temporary
-        flush(temporary)
+        with _disk_errors(path):
+            yield temporary
+        if is_flushed:
+            flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_in(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files replace those of a folder at the end, one by one, the index last.
+
+    Whatever fails before, the folder is unchanged. Links in it are replaced, not followed. Files in which earlier
+    weights were divided otherwise are removed.
+
+    Raises:
+        OSError: As in `replacing`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.glob(SAVING):  # by a process that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=SAVING.rstrip("*"), dir=folder))
+    try:
+        with _disk_errors(folder):
+            yield temporary
+        for part in sorted(path for path in temporary.rglob("*") if path.is_dir()):
+            target = folder / part.relative_to(temporary)
+            if target.is_symlink():
+                target.unlink()
+            target.mkdir(exist_ok=True)
+        paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+        for path in paths:
+            flush(path)
+        for path in sorted(paths, key=lambda path: path.name == INDEX):
+            path.replace(folder / path.relative_to(temporary))
+        for path in paths:
+            _remove_other_shards(folder / path.relative_to(temporary), {path.name for path in paths})
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_other_shards(weights: Path, saved: Collection[str]) -> None:
+    """Remove the files in which an earlier save left the same weights, divided otherwise."""
+    division = re.fullmatch(r"(.+?)(-\d{5}-of-\d{5})?\.safetensors", weights.name)
+    if division is None:
+        return
+    stem, _, variant = division[1].partition(".")
+    listing = f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
+    same = re.compile(rf"{re.escape(division[1])}(-\d{{5}}-of-\d{{5}})?\.safetensors|{re.escape(listing)}")
+    for path in weights.parent.iterdir():
+        if path.name not in saved and same.fullmatch(path.name):
+            path.unlink()
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn what safetensors and PyTorch raise where a disk is full into an OSError that names the file."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors, in the words of Rust
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        if re.search("PytorchStreamWriter|inline_container", str(error)):
+            raise OSError(f"{path} cannot be written ({one_line(error)})") from error
+        raise
 
 
 @contextmanager
@@ -75,7 +164,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def is_unused(folder: Path) -> bool:
     """Return whether a folder is missing, or empty but for what a killed process may leave."""
-    hidden = (LOCK, ".*.tmp*", ".saving-*")
+    hidden = (LOCK, TEMPORARY, SAVING)
     return not folder.exists() or all(any(map(path.match, hidden)) for path in folder.iterdir())
 
 

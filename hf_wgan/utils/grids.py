@@ -1,9 +1,12 @@
 """Several images as one grid or video."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from . import files
 
 FRAME_MILLISECONDS = 50
 VIDEO_WIDTH = 256  # pixels, to which a video of smaller images is enlarged by a whole factor, as a grid is
@@ -27,6 +30,12 @@ def image_grid(images: Sequence[Image.Image], columns: int | None = None, smalle
         row, column = divmod(index, columns)
         grid.paste(image.resize((width, height), Image.Resampling.NEAREST), (column * width, row * height))
     return grid
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write an image to a file, in place of what is there; the system may write it to the disk a little later."""
+    with files.replacing(path, is_flushed=False) as temporary:
+        image.save(temporary)
 
 
 def save_video(frames: Sequence[Image.Image], file: Any, kind: str) -> None:

@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _SECRET_NAME = r"token|key|secret|passw|passphrase|credential|signature"
 _SECRET_OPTION = re.compile(rf"--?[\w.-]*({_SECRET_NAME})[\w.-]*", re.IGNORECASE)
@@ -31,6 +32,30 @@ def without_local_paths(text: str) -> str:
         '--train_data_dir=photos of cats'
     """
     return _LOCAL_PATH.sub(lambda path: re.split(r"[/\\]", path[0].rstrip("/\\ "))[-1], text)
+
+
+def public(value: Any) -> Any:
+    """Return a value of JSON in which no string names a place on this machine or holds credentials.
+
+    The value of a key `command` is taken as a command line.
+    """
+    if isinstance(value, Mapping):
+        return {
+            key: public_command(content) if key == "command" and isinstance(content, str) else public(content)
+            for key, content in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(public, value))
+    return " ".join(without_credentials([without_local_paths(value)])) if isinstance(value, str) else value
+
+
+def public_command(command: str) -> str:
+    """Return a command line without credentials and without the places of files."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    return shlex.join(without_local_paths(" ".join(word.split("\n"))) for word in without_credentials(words))
 
 
 def without_credentials(words: Sequence[str]) -> list[str]:

@@ -281,11 +281,23 @@ def test_a_full_disk_loses_nothing_that_was_written(run, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("half", ['[{"metric_type": "f', "{", "{}", "5", "[5]", '[{"settings": {}}]', '{"a": 1}'])
+def test_half_written_figures_are_left_out_and_measured_again(half, run, capsys):
+    (run / "evaluation.json").write_text(half)
+    write_card(run)
+    assert "evaluation.json is damaged, and its figures are left out" in capsys.readouterr().err
+    row = {"metric_type": "f", "metric_name": "F", "metric_value": 1.5, "settings": {}}
+    record_evaluation(run, [row])
+    assert json.loads((run / "evaluation.json").read_text()) == [row]
+
+
 def test_a_damaged_file_of_the_run_is_named(run):
-    (run / "evaluation.json").write_text('[{"metric_type": "f')
-    with pytest.raises(InputError, match=r"evaluation\.json is not valid JSON .*: remove or correct it"):
+    (run / "training_config.json").write_text('{"training": ')
+    with pytest.raises(InputError, match=r"training_config\.json is not valid JSON .*: remove or correct it"):
         write_card(run)
-    (run / "evaluation.json").unlink()
+
+
+def test_a_half_written_line_of_metrics_is_left_out(run):
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "wasser')
     assert "4 generator updates" in make_card(run, "me/model")

@@ -1,5 +1,6 @@
 """Pushes through the unmodified client, to a Hub on loopback."""
 
+import hashlib
 import json
 import os
 import re
@@ -420,3 +421,45 @@ def test_a_push_that_fails_meanwhile_does_not_stop_training(server, tiny_config,
 def test_a_name_that_cannot_be_is_refused_before_training(tiny_config):
     with pytest.raises(InputError, match="hub_model_id='a/b/c'"):
         tiny_config(push_to_hub=True, hub_model_id="a/b/c")
+
+
+@pytest.mark.parametrize("how", ["push_folder", "push_to_hub"])
+def test_nothing_that_is_published_names_a_place_on_this_machine(how, server, folder, trained, tmp_path):
+    """The run was on a local folder, its networks were loaded from one, and its features are of a local classifier."""
+    at_home = {"train_data_dir": str(tmp_path / "photos of me"), "cache_dir": "~/cache", "dataset_revision": None}
+    for path in (folder, *folder.glob("checkpoint-*")):
+        record = json.loads((path / "training_config.json").read_text())
+        record["dataset"] |= {"name": "relative/place/photos of me", "config": at_home}
+        record["command"] = f"hf-wgan train --train_data_dir '{tmp_path}/photos of me' --seed 1"
+        (path / "training_config.json").write_text(json.dumps(record))
+    settings = {"features": f"classifier:{tmp_path}/classifier", "num_images": 5}
+    row = {"metric_type": "m", "metric_name": "m", "metric_value": 1, "settings": settings}
+    (folder / "evaluation.json").write_text(json.dumps([row]))
+    pipeline = WGANPipeline.from_pretrained(folder)
+    pipeline.generator.save_pretrained(folder / "generator")
+    assert str(tmp_path) in (folder / "generator" / "config.json").read_text(), (
+        "diffusers says where it was loaded from"
+    )
+    if how == "push_folder":
+        push_folder(folder, Push("me/tiny", with_checkpoint=True))
+    else:
+        pipeline.push_to_hub("me/tiny")
+    published = server.files("me/tiny")
+    for place in (str(tmp_path), str(trained.parent), "~/cache", "relative/place"):
+        assert not [name for name, data in published.items() if place.encode() in data], place
+    record = json.loads(published["training_config.json"])
+    assert record["dataset"]["config"]["train_data_dir"] == "photos of me" == record["dataset"]["name"]
+    assert record["command"] == "hf-wgan train --train_data_dir 'photos of me' --seed 1"
+    assert json.loads(published["evaluation.json"])[0]["settings"]["features"] == "classifier:classifier"
+    manifests = [name for name in published if name.endswith("manifest.json")]
+    assert len(manifests) == (how == "push_folder")
+    for manifest in manifests:  # the checkpoint is whole as it was published
+        for name, entry in json.loads(published[manifest]).items():
+            data = published[f"{os.path.dirname(manifest)}/{name}"]
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"]), name
+
+
+def test_what_a_checkpoints_manifest_does_not_name_is_not_pushed(server, folder):
+    (folder / "checkpoint-000002" / "notes.py").write_text("private")
+    push_folder(folder, Push("me/tiny", with_checkpoint=True))
+    assert not [name for name in server.files("me/tiny") if "notes" in name]

@@ -15,7 +15,7 @@ from hf_wgan import InputError, TrainerCallback, WGANTrainer
 from hf_wgan.cli.evaluate import evaluate_digits
 from hf_wgan.hub.publish import Push, push_folder
 from hf_wgan.metrics import digits
-from hf_wgan.training import trackers
+from hf_wgan.training import run_folder, trackers
 from hf_wgan.training.run_folder import is_run
 from hf_wgan.utils import files
 from hf_wgan.utils.errors import CallbackError
@@ -106,6 +106,20 @@ def test_overwriting_a_run_removes_its_own_files_only(run, tiny_config):
     unchanged = {name for name in written & set(first) if after[name] == first[name]}
     assert all(name.endswith(("config.json", ".py", files.INDEX)) for name in unchanged), unchanged
     assert [path.name for path in files.checkpoints(run)] == ["checkpoint-000002"]
+
+
+def test_nothing_is_removed_behind_a_link(run, tiny_config, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("generator", "samples", "checkpoint-000002"):
+        shutil.move(run / name, elsewhere / name)
+        os.symlink(elsewhere / name, run / name)
+    manifest = json.loads((run / "checkpoint-000004" / files.MANIFEST).read_text())
+    manifest["../../elsewhere/notes"] = manifest["progress.json"]
+    (run / "checkpoint-000004" / files.MANIFEST).write_text(json.dumps(manifest))
+    write(elsewhere, ["notes"])
+    removed = [path.resolve() for path in run_folder.replaced_files(tiny_config(overwrite_output_dir=True))]
+    assert removed and not [path for path in removed if path.is_relative_to(elsewhere)]
 
 
 def test_a_card_without_its_marks_is_all_a_persons_and_stays(run, tiny_config):
