@@ -7,6 +7,7 @@ from processes import outcome
 
 from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer
 from hf_wgan.training.evaluation import Evaluations
+from hf_wgan.utils import files
 
 EVALUATED = {"evaluation_steps": 2, "evaluation_features": "pixels", "num_evaluation_images": 20}
 FIGURES = {"frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "copied_share"}
@@ -108,6 +109,6 @@ def test_samples_are_compared_with_held_out_images_if_there_are_some(tiny_config
 def test_what_cannot_be_measured_is_refused_before_anything_is_written(tiny_config, tmp_path):
     with pytest.raises(InputError, match="images has no labels to train one on"):
         trainer(tiny_config(evaluation_steps=2)).train()
-    assert not (tmp_path / "run").exists()
+    assert files.is_unused(tmp_path / "run")
     with pytest.raises(InputError, match=r"evaluation_steps=3: must be a multiple of logging_steps=2"):
         tiny_config(evaluation_steps=3, logging_steps=2)
