@@ -104,13 +104,13 @@ def lived(tmp_path_factory):
     with open(folder / "run" / files.CARD, "a") as card:
         card.write(f"\n{WORDS}\n")
     assert generate([run, "--num_images", "3", "--seed", "9", "--output_dir", str(folder / "images")]) == 0
-    assert generate([run, *FILM, "--seed", "9", "--output_dir", str(folder / "film")]) == 0
+    assert generate([run, *VIDEO, "--seed", "9", "--output_dir", str(folder / "video")]) == 0
     (folder / "model.pt2").write_bytes(b"an earlier file")
     (folder / "runs.png").write_bytes(b"an earlier picture")
     return folder
 
 
-FILM = ["--film", "gif", "--num_images", "2", "--num_frames", "4"]
+VIDEO = ["--video", "gif", "--num_images", "2", "--num_frames", "4"]
 LIFE = {
     "a new run": lambda to: train([*TRAIN, "--max_train_steps", "1", "--overwrite_output_dir", *output(to / "new")]),
     "a resumed run": lambda to: train(
@@ -122,7 +122,7 @@ LIFE = {
     "generate": lambda to: generate(
         [str(to / "run"), "--num_images", "3", "--scores", "--overwrite_output_dir", *output(to / "images")]
     ),
-    "a film": lambda to: generate([str(to / "run"), *FILM, "--overwrite_output_dir", *output(to / "film")]),
+    "a video": lambda to: generate([str(to / "run"), *VIDEO, "--overwrite_output_dir", *output(to / "video")]),
     "export": lambda to: export([str(to / "run"), "--format", "torch", "--output", str(to / "model.pt2")]),
     "plot": lambda to: plot([str(to / "run"), "--output", str(to / "runs.png")]),
     "the demo": lambda to: print_errors(lambda: demo_file(to / "run" / "served")),
@@ -139,7 +139,7 @@ def demo_file(cache):
     class Component:
         GRADIO_CACHE = str(cache)
 
-    _stored(Component, "walk.gif", b"a film")
+    _stored(Component, "walk.gif", b"a video")
 
 
 def print_errors(function):

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hf_wgan"
 REPLACING = {"replacing", "replacing_in"}
 METHODS = {"write_text", "write_bytes", "save", "save_pretrained", "savefig", "savez", "tofile", "to_csv", "to_json"}
-FUNCTIONS = {"save_file", "save_film", "export_to_video", "copy", "copyfile", "copytree", "copy2", "move"}
+FUNCTIONS = {"save_file", "save_video", "export_to_video", "copy", "copyfile", "copytree", "copy2", "move"}
 NO_WRITES = {"copy.copy", "checkpoints.save"}  # not of files
 
 AS_A_WHOLE = "in a temporary folder, which is renamed when it is complete"
@@ -28,7 +28,7 @@ ELSEWHERE = {
     ("pipelines/demo.py", "_stored"): NEW,
     ("pipelines/demo.py", "interpolation"): "into memory",
     ("pipelines/demo.py", "zipped"): "into memory",
-    ("utils/grids.py", "save_film"): CHECKED,
+    ("utils/grids.py", "save_video"): CHECKED,
     ("pipelines/export.py", "_write_onnx"): CHECKED,
     ("pipelines/export.py", "_write_program"): CHECKED,
     ("pipelines/pipeline_wgan.py", "save_pretrained"): "diffusers' own, of code that travels alone; the package's "
