@@ -187,5 +187,6 @@ def _words(config: "DataConfig") -> str:
         value = getattr(config, name)
         if value == field.default or name in ("resolution", "channels", "streaming", "cache_dir"):
             continue
-        words += [f"--{name}"] if value is True else [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
+        words.append(f"--{f'no-{name}' if value is False else name}")
+        words += [] if isinstance(value, bool) else [str(value)]
     return "".join(letter if letter.isprintable() else "?" for letter in shlex.join(words))

@@ -311,7 +311,7 @@ def _published(path: Path) -> Path | bytes:
             {} if dataset.get("hub_id") else dataset,
         ):
             for name, value in options.items():
-                if value and (name in ("name", "resume_from_checkpoint") or name.endswith("_dir")):
+                if isinstance(value, str) and (name in ("name", "resume_from_checkpoint") or name.endswith("_dir")):
                     options[name] = Path(value).name
     return _json(public(content))
 

@@ -430,6 +430,7 @@ def test_nothing_that_is_published_names_a_place_on_this_machine(how, server, fo
     for path in (folder, *folder.glob("checkpoint-*")):
         record = json.loads((path / "training_config.json").read_text())
         record["dataset"] |= {"name": "relative/place/photos of me", "config": at_home}
+        record["training"]["overwrite_output_dir"] = True
         record["command"] = f"hf-wgan train --train_data_dir '{tmp_path}/photos of me' --seed 1"
         (path / "training_config.json").write_text(json.dumps(record))
     settings = {"features": f"classifier:{tmp_path}/classifier", "num_images": 5}
