@@ -2,7 +2,7 @@
 
 python scripts/evaluate.py wgan-digits
 python scripts/evaluate.py wgan-clothes --dataset_name path/to/fashion-mnist --held_out_split test
-accelerate launch scripts/evaluate.py me/wgan-photos --train_data_dir photos --features timm:resnet50.a1_in1k
+accelerate launch scripts/evaluate.py me/wgan-digits --train_data_dir photos --features pixels
 """
 
 from hf_wgan.cli.evaluate import evaluate

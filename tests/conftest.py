@@ -11,6 +11,7 @@ from functools import partial
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks so small gain nothing from more, which wait for each other
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a network
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_wgan-tests-")  # nor leave caches behind
+os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])  # has hf-wgan
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 import numpy as np

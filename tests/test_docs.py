@@ -5,6 +5,7 @@ arguments are checked.
 """
 
 import argparse
+import inspect
 import re
 import runpy
 import shlex
@@ -91,8 +92,9 @@ def prepared(tmp_path_factory):
         for number, picture in enumerate(pictures(20, size=(64, 64))):
             picture.save(folder / place / f"{number}.png")
     # A local folder instead of a dataset on the Hub; tests/data/test_hub_datasets.py loads those by name.
-    (folder / "user" / "dataset").mkdir(parents=True)
-    Dataset.from_dict({"image": pictures(8, size=(32, 32))}).to_parquet(folder / "user" / "dataset" / "train.parquet")
+    for name in ("user/dataset", "huggan/smithsonian_butterflies_subset"):
+        (folder / name).mkdir(parents=True)
+        Dataset.from_dict({"image": pictures(8, size=(32, 32))}).to_parquet(folder / name / "train.parquet")
     for prefix in ("train", "t10k"):
         clothes = folder / "path" / "to" / "fashion-mnist"
         write_idx(clothes / f"{prefix}-images-idx3-ubyte", rng.integers(0, 256, (80, 28, 28)))
@@ -185,6 +187,15 @@ def run_command(words, monkeypatch):
         assert any(" ".join(words).startswith(name) for name in NOT_RUN), f"{words}: a test does not know what to do"
         if words[0] == "pip":
             assert Path(ROOT, words[words.index("-c") + 1]).is_file() if "-c" in words else True
+
+
+def test_the_examples_in_the_help_of_every_command_run(workspace, monkeypatch):
+    for module, function, _ in COMMANDS.values():
+        help_text = inspect.getdoc(getattr(import_module(f"hf_wgan.cli.{module}"), function))
+        examples = re.findall(r"^hf-wgan .*", help_text, re.MULTILINE)
+        assert examples, function
+        for words in commands_of("\n".join(examples)):
+            run_command(words, monkeypatch)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)

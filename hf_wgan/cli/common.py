@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils import files
+from ..utils.commands import shell_command
 from ..utils.errors import BadImageError, ExportError, InputError, ProcessLostError, PushError, one_line
 from ..utils.options import OptionParser
 from ..utils.own import is_own_record
@@ -68,7 +69,9 @@ def parser_for(function: Command, name: str, *option_classes: type, **options: A
         option_classes: Dataclasses of its options.
         options: Further arguments of `OptionParser`.
     """
-    parser = OptionParser(*option_classes, **options, prog=f"hf-wgan {name}", description=inspect.getdoc(function))
+    # The help names the command as it can be typed here.
+    description = (inspect.getdoc(function) or "").replace("hf-wgan ", f"{shell_command()} ")
+    parser = OptionParser(*option_classes, **options, prog=shell_command(name), description=description)
     parser.add_argument(
         IMPORT,
         metavar="MODULE",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..utils.commands import shell_command
 from ..utils.options import option
 from .common import command, empty_folder, parser_for
 
@@ -37,5 +38,5 @@ def convert(args: Sequence[str] | None = None) -> int:
     pipeline.save_pretrained(folder)
     write_card(folder)
     networks = [type(pipeline.generator).__name__] + ([type(pipeline.critic).__name__] if pipeline.critic else [])
-    print(f"Saved {' and '.join(networks)} in {folder}; to see images: hf-wgan generate {folder}")
+    print(f"Saved {' and '.join(networks)} in {folder}; to see images: {shell_command('generate', str(folder))}")
     return 0

@@ -42,7 +42,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
 
     hf-wgan evaluate wgan-digits
     hf-wgan evaluate wgan-clothes --dataset_name path/to/fashion-mnist --held_out_split test
-    hf-wgan evaluate me/wgan-photos --train_data_dir photos --features timm:resnet50.a1_in1k
+    hf-wgan evaluate me/wgan-digits --train_data_dir photos --features pixels
     """
     from accelerate import Accelerator
 

@@ -92,7 +92,7 @@ def generate(args: Sequence[str] | None = None) -> int:
     from ..data import DataConfig, load_image_set
 
     parser = parser_for(generate, "generate", GenerateConfig, DataConfig, exclude=("held_out_split",))
-    parser.add_argument("model", help=f"{MODEL_HELP[:-1]}, or file written by `hf-wgan export`.")
+    parser.add_argument("model", help=f"{MODEL_HELP[:-1]}, or file of an exported generator (.onnx or .pt2).")
     parsed = parser.parse(args)
     config, data_config = parsed.configs
     model = parsed.others["model"]

@@ -24,6 +24,7 @@ from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args
 from torch.distributed.run import parse_args as parse_torchrun
 
+from ..utils.commands import program
 from ..utils.errors import InputError, one_line
 from ..utils.options import Options, option
 from ..utils.secrets import without_credentials
@@ -113,7 +114,7 @@ def command_line() -> str:
         return os.environ[COMMAND]
     words = ["python", *_program(), *sys.argv[1:]]
     if sys.argv[0].startswith("hf-wgan "):  # as `main` names the program
-        words = [*sys.argv[0].split(), *sys.argv[1:]]
+        words = [*program(), *sys.argv[0].split()[1:], *sys.argv[1:]]
     for process in psutil.Process().parents():
         if launched := _words_after_launch(process):
             words = ["accelerate", "launch", *launched]

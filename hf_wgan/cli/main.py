@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from ..utils.commands import shell_command
 from ..version import __version__
 
 COMMANDS = {
@@ -22,15 +23,15 @@ COMMANDS = {
 }
 """Of each command: its module in this package, its function there, and its line in the list of commands."""
 
-USAGE = """usage: hf-wgan COMMAND ...
+USAGE = """usage: {program} COMMAND ...
 
 Wasserstein GANs for the Hugging Face ecosystem.
 
 commands:
 {commands}
 
-hf-wgan COMMAND --help    the options of a command
-hf-wgan --version         the version of this package"""
+{program} COMMAND --help    the options of a command
+{program} --version         the version of this package"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS)) + 2
         lines = [f"  {command:{width}}{summary}" for command, (_, _, summary) in COMMANDS.items()]
-        print(USAGE.format(commands="\n".join(lines)))
+        print(USAGE.format(program=shell_command(), commands="\n".join(lines)))
         return 0
     if name in ("-V", "--version"):
         print(f"hf-wgan {__version__}")

@@ -31,7 +31,7 @@ class PlotConfig:
 def plot(args: Sequence[str] | None = None) -> int:
     """Plot the curves of one or several runs in one picture.
 
-    hf-wgan plot wgan-digits wgan-other --output runs.png
+    hf-wgan plot wgan-digits wgan-photos --output runs.png
     """
     from ..training.curves import can_plot, compare_runs
 

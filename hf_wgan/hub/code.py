@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -146,6 +147,21 @@ def source_module(index: dict[str, Any], component: str) -> str | None:
     name = modules.get(component) if isinstance(modules, dict) else None
     name = entry[0] if name is None and isinstance(entry, list) and entry else name
     return name if isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) else None
+
+
+def import_options(index: dict[str, Any]) -> list[str]:
+    """Return the options `--import` with which a command finds the networks of an index that are its author's own.
+
+    A module is named by its file where a command in this folder would not find it by its name.
+    """
+    carried = index.get(SOURCE_MODULES) if isinstance(index, dict) else None
+    names = dict.fromkeys(source_module(index, component) for component in carried) if isinstance(carried, dict) else {}
+    options = []
+    for name in filter(None, names):
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
+        by_name = "." in name or not file or "site-packages" in file or Path(file).resolve().parent == Path.cwd()
+        options += ["--import", name if by_name else file]
+    return options
 
 
 @dataclass(frozen=True)

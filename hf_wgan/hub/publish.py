@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,11 +19,12 @@ from huggingface_hub.utils import HFValidationError, disable_progress_bars, enab
 
 from ..models.network import weights_name
 from ..utils import files
+from ..utils.commands import shell_command
 from ..utils.console import say
 from ..utils.errors import InputError, PushError, one_line
 from ..utils.secrets import public
 from .card import make_card, merge, read_evaluation
-from .code import SOURCE_MODULES, carried_code, source_module, without_carried_code
+from .code import SOURCE_MODULES, carried_code, import_options, source_module, without_carried_code
 
 VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PATTERNS = [
@@ -68,9 +68,14 @@ class Push:
         if self.variant not in (None, *VARIANTS):
             raise InputError(f"variant={self.variant!r}: must be {' or '.join(VARIANTS)}")
 
-    def command(self, folder: Path | str) -> str:
-        """Return the command that does this push, without the token."""
-        words = ["hf-wgan", "push", str(folder), "--hub_model_id", self.repo_id]
+    def command(self, folder: Path | str, imports: Sequence[str] = ()) -> str:
+        """Return the command that does this push, without the token.
+
+        Args:
+            folder: The folder to push.
+            imports: The options by which its networks are imported.
+        """
+        words = ["push", str(folder), *imports, "--hub_model_id", self.repo_id]
         words += ["--hub_private_repo"] * self.private + ["--create_pr"] * self.create_pr
         words += ["--with_checkpoint"] * self.with_checkpoint
         for name in ("revision", "variant"):
@@ -78,7 +83,7 @@ class Push:
                 words += [f"--{name}", value]
         if self.commit_message != Push.commit_message:
             words += ["--commit_message", self.commit_message]
-        return shlex.join(words)
+        return shell_command(*words)
 
 
 def check_repo_id(option: str, repo_id: str) -> None:
@@ -192,9 +197,8 @@ def push_folder(folder: Path, push: Push, remedy: str | None = None, called: str
     """
     check_pipeline_folder(folder)
     if remedy is None:
-        remedy = (
-            f"Nothing is lost: the folder is complete, and this command completes the push:\n{push.command(folder)}"
-        )
+        command = push.command(folder, imports_of(folder))
+        remedy = f"Nothing is lost: the folder is complete, and this command completes the push:\n{command}"
     with files.locked(folder), push_errors(f"{called or folder} was not pushed to {push.repo_id}", remedy):
         return _push(folder, push)
 
@@ -247,6 +251,13 @@ def pipeline_code(folder: Path) -> dict[str, bytes]:
             "only people who have that class can load the model."
         )
     return code
+
+
+def imports_of(folder: Path) -> list[str]:
+    """Return the options `--import` that a command needs for the pipeline of a folder."""
+    with suppress(ValueError):  # a damaged index, which the push then names
+        return import_options(json.loads((folder / files.INDEX).read_text(encoding="utf-8")))
+    return []
 
 
 def _make_repository(api: HfApi, push: Push) -> str:

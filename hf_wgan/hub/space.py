@@ -2,7 +2,7 @@
 
 import json
 import platform
-import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +12,10 @@ from huggingface_hub import HfApi
 
 from ..models.network import weights_name
 from ..utils import files
+from ..utils.commands import shell_command
 from ..utils.errors import InputError
 from .card import assemble, merge, metadata
-from .code import PACKAGE, carried_code, usage_of, without_carried_code
+from .code import PACKAGE, carried_code, import_options, usage_of, without_carried_code
 from .publish import Repository, check_pipeline_folder, check_repo_id, push_errors
 
 APP, REQUIREMENTS, MODEL = "app.py", "requirements.txt", "model"
@@ -60,10 +61,14 @@ class SpacePush:
     def folder(self) -> Path | None:
         return Path(self.model) if Path(self.model).is_dir() else None
 
-    def command(self) -> str:
-        """Return the command that does this push, without the token."""
-        words = ["hf-wgan", "space", self.model, "--hub_space_id", self.repo_id]
-        return shlex.join(words + ["--hub_private_repo"] * self.private)
+    def command(self, imports: Sequence[str] = ()) -> str:
+        """Return the command that does this push, without the token.
+
+        Args:
+            imports: The options by which the model's networks are imported.
+        """
+        words = ["space", self.model, *imports, "--hub_space_id", self.repo_id]
+        return shell_command(*words, *["--hub_private_repo"] * self.private)
 
 
 def push_space(push: SpacePush) -> str:
@@ -84,20 +89,27 @@ def push_space(push: SpacePush) -> str:
 
     if push.folder:
         check_pipeline_folder(push.folder)
-    remedy = f"A Space that existed is unchanged, and this command completes the push:\n{push.command()}"
-    with push_errors(f"The demo of {push.model} was not pushed to {push.repo_id}", remedy):
-        return _push(push, gradio.__version__)
+    failure = f"The demo of {push.model} was not pushed to {push.repo_id}"
+    remedy = "A Space that existed is unchanged, and this command completes the push:\n"
+    with push_errors(failure, remedy + push.command()):
+        index, about = _described(push)
+    with push_errors(failure, remedy + push.command(import_options(index))):
+        return _push(push, index, about, gradio.__version__)
 
 
-def _push(push: SpacePush, gradio: str) -> str:
-    api = HfApi(token=push.token)
+def _described(push: SpacePush) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the index of the model, and the metadata of its card."""
     if push.folder:
-        index = files.read_text(push.folder / files.INDEX, push.folder)
-        about = metadata(files.read_text(push.folder / files.CARD, push.folder))
+        index, card = (files.read_text(push.folder / name, push.folder) for name in (files.INDEX, files.CARD))
     else:
-        model = Repository(api, push.model)
-        index, about = model.text(files.INDEX), metadata(model.text(files.CARD))
-    uploads = _uploads(push, json.loads(index))
+        model = Repository(HfApi(token=push.token), push.model)
+        index, card = model.text(files.INDEX), model.text(files.CARD)
+    return json.loads(index), metadata(card)
+
+
+def _push(push: SpacePush, index: dict[str, Any], about: dict[str, Any], gradio: str) -> str:
+    api = HfApi(token=push.token)
+    uploads = _uploads(push, index)
     repo_id = api.create_repo(
         push.repo_id, repo_type="space", space_sdk="gradio", private=push.private or None, exist_ok=True
     ).repo_id

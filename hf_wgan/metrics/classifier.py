@@ -16,6 +16,7 @@ from torch import nn
 from ..data import ImageSet, RealBatches
 from ..data.batches import normalised
 from ..utils import files
+from ..utils.commands import shell_command
 from ..utils.errors import InputError, one_line
 
 NUM_FEATURES = 64
@@ -146,7 +147,11 @@ def load_classifier(folder: str | Path) -> tuple[SmallClassifier, float]:
         accuracy = json.loads((Path(folder) / RECORD).read_text())["accuracy"]
         return SmallClassifier.from_pretrained(folder, use_safetensors=True).eval(), accuracy
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} holds no classifier from `hf-wgan train-classifier` ({one_line(error)})") from error
+        remedy = shell_command("train-classifier", "--output_dir", str(folder))
+        raise InputError(
+            f"{folder} holds no classifier ({one_line(error)}); to train one, with the options that name your images: "
+            f"{remedy}"
+        ) from error
 
 
 def _split(images: ImageSet) -> tuple[ImageSet, ImageSet]:

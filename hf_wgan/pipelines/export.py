@@ -150,7 +150,7 @@ def load_exported(path: str | Path, trust_remote_code: bool = False) -> Exported
     except Exception as error:  # neither library says which types it raises
         raise InputError(f"{str(path)!r} cannot be read ({one_line(error)})") from error
     if metadata.get("component") != "generator":
-        raise InputError(f"{str(path)!r}: is no generator that `hf-wgan export` wrote")
+        raise InputError(f"{str(path)!r}: is no exported generator")
     return ExportedPipeline(_ExportedGenerator(run, metadata))
 
 

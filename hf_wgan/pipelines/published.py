@@ -15,7 +15,7 @@ from diffusers import ModelMixin
 from huggingface_hub import hf_hub_download, snapshot_download
 
 from ..hub.code import PACKAGE, SOURCE_MODULES, check_prior, code_of, network_class, source_module, without_carried_code
-from ..hub.publish import Push, files_that_belong, push_folder
+from ..hub.publish import Push, files_that_belong, imports_of, push_folder
 from ..models.network import weights_name
 from ..utils import files
 from ..utils.console import say
@@ -229,12 +229,13 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
             self.save_pretrained(folder)
             if _take_along(run, folder):
                 saved = saved or run
+            command = push.command(saved or "FOLDER", imports_of(folder))
             if saved:
-                remedy = f"{saved} holds the pipeline, and this command completes the push:\n{push.command(saved)}"
+                remedy = f"{saved} holds the pipeline, and this command completes the push:\n{command}"
             else:
                 remedy = (
                     "Nothing is lost: call push_to_hub again, or pipeline.save_pretrained('FOLDER') and then this "
-                    f"command:\n{push.command('FOLDER')}"
+                    f"command:\n{command}"
                 )
             return push_folder(folder, push, remedy, called=str(saved or "The pipeline"))
 

@@ -269,9 +269,7 @@ def opening_lines(trainer: "WGANTrainer") -> list[str]:
     ]
     cores = os.cpu_count() or 1
     if (device, num_processes, torch.get_num_threads()) == ("cpu", 1, 1) and cores > 1:
-        lines.append(
-            f"One of {cores} cores is in use: accelerate launch --num_cpu_threads_per_process {cores} is faster."
-        )
+        lines.append(f"One of {cores} cores is in use: --num_cpu_threads_per_process {cores} is faster.")
     if device == "cpu" and num_processes > 1 and any(map(has_batch_norm, state.networks.values())):
         lines.append(
             "Batch normalisation uses the images of each process alone: PyTorch cannot synchronise it on CPUs."

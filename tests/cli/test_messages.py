@@ -49,6 +49,36 @@ def texts():
                 yield path.relative_to(PACKAGE), node.value
 
 
+def docstrings(tree):
+    """The nodes of the docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            yield node.body[0].value
+
+
+SPELLED_BY_HAND = {  # files that are read elsewhere, the marks of the program, and the version
+    ("hub/space.py", "hf-wgan space"),
+    ("cli/main.py", "hf-wgan VALUE"),
+    ("cli/launch.py", "hf-wgan "),
+    ("cli/common.py", "hf-wgan "),
+}
+
+
+def test_messages_spell_commands_by_one_function():
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        ours = set(docstrings(tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "VALUE" for part in node.values)
+                found |= {(path, text) for text in re.findall(r"\bhf-wgan [\w-]*", "".join(map(str, parts)))}
+                ours |= set(node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in ours:
+                found |= {(path, text) for text in re.findall(r"\bhf-wgan (?:[a-z-]*)", node.value)}
+    assert {(path.relative_to(PACKAGE).as_posix(), text) for path, text in found} == SPELLED_BY_HAND
+
+
 def named_in_the_documentation():
     """Every command in the running text of the documentation; tests/test_docs.py runs those in blocks of code."""
     root = PACKAGE.parent

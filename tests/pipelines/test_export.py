@@ -382,7 +382,7 @@ def test_a_file_that_is_no_exported_generator_is_one_clear_line(content, suffix,
     assert generate([str(file), "--output_dir", str(tmp_path / "out"), "--trust_remote_code"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith(f"error: '{file}'")
-    assert ("is no generator that `hf-wgan export` wrote" if content is None else "cannot be read") in said
+    assert ("is no exported generator" if content is None else "cannot be read") in said
     assert not (tmp_path / "out").exists()
 
 
