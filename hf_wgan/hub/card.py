@@ -17,6 +17,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..utils import files
+from ..utils.commands import shell_command
 from ..utils.console import say
 from ..utils.errors import InputError, one_line
 from ..utils.secrets import public, public_command
@@ -361,7 +362,8 @@ def read_evaluation(folder: Path) -> list[dict[str, Any]]:
             return rows
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
-    say(f"{path} is damaged, and its figures are left out; hf-wgan evaluate measures them again.")
+    command = shell_command("evaluate", str(folder))
+    say(f"{path} is damaged, and its figures are left out; to measure them again: {command}")
     return []
 
 

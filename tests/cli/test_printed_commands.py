@@ -15,6 +15,7 @@ from test_convert import Run as OriginalRun
 import hf_wgan
 from hf_wgan import InputError, WGANPipeline, WGANTrainer
 from hf_wgan.cli.main import main
+from hf_wgan.hub.card import read_evaluation
 from hf_wgan.metrics import classifier
 from hf_wgan.metrics.classifier import load_classifier
 from hf_wgan.utils.commands import shell_command
@@ -98,13 +99,26 @@ def test_a_converted_checkpoint_is_looked_at(tmp_path, capsys):
     assert Path("generated/grid.png").is_file()
 
 
-def test_a_missing_classifier_is_trained(monkeypatch):
+@pytest.fixture
+def quick_classifier(monkeypatch):
     train = classifier.train_classifier
     monkeypatch.setattr(classifier, "train_classifier", lambda images, held_out, *_: train(images, held_out, 0, 0.2))
+
+
+def test_a_missing_classifier_is_trained(quick_classifier):
     with pytest.raises(InputError) as error:
         load_classifier("my classifier")
     assert run(printed(str(error.value))) == 0
     assert load_classifier("my classifier")
+
+
+def test_a_damaged_evaluation_is_repeated(quick_classifier, capsys):
+    assert run(f"hf-wgan train {TINY} --output_dir 'my run'") == 0
+    evaluation = Path("my run/evaluation.json")
+    evaluation.write_text("[{")
+    read_evaluation(Path("my run"))
+    assert run(printed(capsys.readouterr().err)) == 0
+    assert evaluation.read_text().endswith("]\n")
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["our networks", "own networks"])
@@ -157,6 +171,7 @@ def test_no_other_message_prints_a_command():
         ("cli/main.py", "main"),  # tests/cli/test_main.py
         ("cli/convert.py", "convert"),
         ("cli/launch.py", "command_line"),
+        ("hub/card.py", "read_evaluation"),
         ("hub/publish.py", "command"),
         ("hub/space.py", "command"),
         ("metrics/classifier.py", "load_classifier"),

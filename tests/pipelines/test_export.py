@@ -260,7 +260,7 @@ def test_an_exported_critic_scores_as_the_pipeline_does(suffix, tmp_path):
     else:
         found = torch.export.load(file).module()(images, labels).detach().numpy()
     assert np.abs(found - expected.numpy()).max() <= 1e-4 * max(1, expected.abs().max())
-    with pytest.raises(InputError, match="is no generator"):
+    with pytest.raises(InputError, match="is no exported generator"):
         load_exported(file, trust_remote_code=True)
 
 
