@@ -74,6 +74,12 @@ def tiny_config(tmp_path):
     return make
 
 
+@pytest.fixture
+def short_training(monkeypatch):
+    """Let a classifier be trained for a moment: how good it is does not matter here."""
+    monkeypatch.setattr("hf_wgan.metrics.classifier.MIN_STEPS", 20)
+
+
 @pytest.fixture(scope="session")
 def python_without_the_package(tmp_path_factory):
     """The interpreter of an environment with all that is installed in this one, but what is only linked into it."""

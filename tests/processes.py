@@ -8,14 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-MODULES = [
-    "hf_wgan.cli.train",
-    "hf_wgan.training",
-    "hf_wgan.data",
-    "hf_wgan.pipelines",
-    "matplotlib.figure",
-    "processes",
-]
+MODULES = ["warm", "processes"]
 SMALL_RUN = {
     "resolution": 16,
     "max_train_samples": 40,

@@ -131,7 +131,7 @@ def test_inception_weights_come_from_a_file_or_the_hub(images, tmp_path, monkeyp
     assert asked == [("me/inception", "folder/weights.pth")]
 
 
-def test_a_classifier_needs_labels_and_is_for_as_many_channels(images, tmp_path):
+def test_a_classifier_needs_labels_and_is_for_as_many_channels(images, tmp_path, short_training):
     with pytest.raises(InputError, match=r"images has no labels to train one on; .*such as pixels"):
         load_feature_extractor("classifier", images)
     labelled = ImageSet(tiny_images(40).images, labels=torch.arange(40) % 4)
