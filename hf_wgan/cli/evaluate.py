@@ -12,12 +12,12 @@ from ..metrics.features import describe_features
 from ..utils import files
 from ..utils.console import is_first_process, say
 from ..utils.errors import InputError
-from ..utils.options import option
+from ..utils.options import MAX_SEED, Options, option
 from .common import MODEL_HELP, command, load_pipeline, parser_for, training_data_of
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Options):
     """Measurement"""
 
     features: str = option(
@@ -25,13 +25,13 @@ class EvaluateConfig:
         f"Feature extractor for the metrics: {describe_features()}.",
     )
     num_images: int = option(10_000, "Number of samples; fewer if there are fewer real images.")
-    seed: int = option(0, "Sample k depends on seed + k alone.")
+    seed: int = option(0, "Sample k depends on seed + k alone.", minimum=0, maximum=MAX_SEED)
     batch_size: int = option(500, "Batch size of the networks' passes.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         from ..metrics.evaluate import MIN_IMAGES
 
-        for name, least in {"num_images": MIN_IMAGES, "batch_size": 1, "seed": 0}.items():
+        for name, least in {"num_images": MIN_IMAGES, "batch_size": 1}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least {least}")
 
@@ -111,13 +111,13 @@ def _record(folder: Path | None, rows: list[dict[str, Any]]) -> None:
 
 
 @dataclass(frozen=True)
-class EvaluateDigitsConfig:
+class EvaluateDigitsConfig(Options):
     """Measurement"""
 
     num_images: int = option(1000, "Number of samples to classify.")
-    seed: int = option(0, "Seed of the samples.")
+    seed: int = option(0, "Seed of the samples.", minimum=0, maximum=MAX_SEED)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.num_images < 1:
             raise InputError(f"num_images={self.num_images}: must be at least 1")
 
@@ -155,11 +155,11 @@ def evaluate_digits(args: Sequence[str] | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class TrainClassifierConfig:
+class TrainClassifierConfig(Options):
     """Training"""
 
     output_dir: str = option("classifier", "Folder for the network and its accuracy.")
-    seed: int = option(0, "Seed of the weights and the order of the images.")
+    seed: int = option(0, "Seed of the weights and the order of the images.", minimum=0, maximum=MAX_SEED)
 
 
 @command

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..utils import files
 from ..utils.errors import InputError
-from ..utils.options import option
+from ..utils.options import MAX_SEED, Options, option
 from .common import MODEL_HELP, command, empty_folder, load_pipeline, parser_for, training_data_of
 
 if TYPE_CHECKING:
@@ -22,13 +22,15 @@ IMAGES_WITH_NEIGHBOURS = 16
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(Options):
     """Images"""
 
     num_images: int = option(64, "Number of images; with --video, of the images that it passes through.")
     output_dir: str = option("generated", "Folder for 00000.png, 00001.png, … and grid.png.")
     overwrite_output_dir: bool = option(False, "Write into the folder even if it is not empty.")
-    seed: int = option(0, "Image k depends on seed + k alone, whatever the number of images.")
+    seed: int = option(
+        0, "Image k depends on seed + k alone, whatever the number of images.", minimum=0, maximum=MAX_SEED
+    )
     class_labels: str | None = option(
         None, "Classes by number or name, separated by commas and used in turn; all of the model's by default."
     )
@@ -62,13 +64,12 @@ class GenerateConfig:
     variant: str | None = option(None, "Variant of the weights, such as fp16.")
     trust_remote_code: bool = option(False, "Load an exported .pt2 file, which can run code that is in it.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("num_images", "num_candidates", "num_frames"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("seed", "num_neighbours"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)}: must be at least 0")
+        if self.num_neighbours < 0:
+            raise InputError(f"num_neighbours={self.num_neighbours}: must be at least 0")
         for name in ("num_candidates", "rejection_temperature", "scores", "num_neighbours"):
             value = getattr(self, name)
             if (self.video or self.invert) and value != type(self).__dataclass_fields__[name].default:

@@ -18,8 +18,8 @@ from ..algorithm.random import seeded
 from ..models.factory import shape_of
 from ..utils.errors import InputError
 from ..utils.grids import VIDEO_WIDTH, image_grid, save_video
+from ..utils.options import MAX_SEED
 
-MAX_SEED = 2**32 - 1
 MAX_IMAGES = 256
 MAX_FRAMES = 240
 NO_TRUNCATION = 4.0  # the end of the slider: one latent number in 16,000 lies farther out, and none is truncated

@@ -12,7 +12,7 @@ from ..hub.publish import Push
 from ..metrics.features import describe_features
 from ..metrics.names import MODEL_SELECTION_METRICS
 from ..utils.errors import InputError
-from ..utils.options import Options, option
+from ..utils.options import MAX_SEED, Options, option
 from ..utils.registry import describe
 from .presets import preset_options
 
@@ -73,6 +73,7 @@ class TrainingConfig(Options):
         0,
         "Seed for the initial weights, the latents and the order of the images.",
         minimum=0,
+        maximum=MAX_SEED,
     )
     mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
         None,

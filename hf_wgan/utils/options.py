@@ -24,6 +24,9 @@ from .errors import InputError, one_line
 
 T = TypeVar("T", bound="Options")
 
+MAX_SEED = 2**32 - 1
+"""The largest seed that NumPy, PyTorch and Python all accept."""
+
 
 def option(
     default: Any,
