@@ -21,25 +21,25 @@ from hf_wgan.metrics.neighbours import coverage
 from hf_wgan.models.factory import shape_of
 
 
-def main(given: argparse.Namespace) -> None:
-    pipeline = WGANPipeline.from_pretrained(given.model)
+def main(args: argparse.Namespace) -> None:
+    pipeline = WGANPipeline.from_pretrained(args.model)
     pipeline.set_progress_bar_config(disable=True)
-    data = {"dataset_name": given.dataset_name, "resolution": shape_of(pipeline.generator)[1]}
+    data = {"dataset_name": args.dataset_name, "resolution": shape_of(pipeline.generator)[1]}
     images, held_out = (load_images(DataConfig(**data, dataset_split=split)) for split in ("train", "test"))
     network, accuracy = load_or_train_classifier(Path(cache_folder(None), "time-to-quality"), images, held_out)
-    real, _ = extract(network, first(held_out, given.num_images))
-    print(f"{given.num_images:,} samples, a classifier that is right about {accuracy:.1%} of the test images\n")
+    real, _ = extract(network, first(held_out, args.num_images))
+    print(f"{args.num_images:,} samples, a classifier that is right about {accuracy:.1%} of the test images\n")
     print("| | Fréchet distance | precision | recall | mean score |\n|---|---:|---:|---:|---:|")
     choices: list[tuple[str, dict]] = [("plain sampling", {})]
-    for each in given.temperatures.split(","):
-        choices.append((f"rejection, temperature {each}", {"rejection_temperature": float(each)}))
-    choices += [(f"best of {each}", {"num_candidates": int(each)}) for each in given.candidates.split(",")]
+    for value in args.temperatures.split(","):
+        choices.append((f"rejection, temperature {value}", {"rejection_temperature": float(value)}))
+    choices += [(f"best of {value}", {"num_candidates": int(value)}) for value in args.candidates.split(",")]
     for name, choice in choices:
-        rng = torch.Generator().manual_seed(given.seed)
-        made = pipeline(given.num_images, generator=rng, output_type="pt", **choice).images
-        features, _ = extract(network, made * 2 - 1)
+        rng = torch.Generator().manual_seed(args.seed)
+        images = pipeline(args.num_images, generator=rng, output_type="pt", **choice).images
+        features, _ = extract(network, images * 2 - 1)
         precision, recall, *_ = coverage(real, features)
-        distance, score = frechet_distance(real, features), pipeline.score(made).mean()
+        distance, score = frechet_distance(real, features), pipeline.score(images).mean()
         print(f"| {name} | {distance:.2f} | {precision:.3f} | {recall:.3f} | {score:.3f} |", flush=True)
 
 

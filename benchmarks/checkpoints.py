@@ -41,7 +41,7 @@ class Run:
         self.steps = self.trainer.iterate()
 
     def seconds(self, steps: int) -> float:
-        """Of the next steps and what is due after them, up to the last byte on the disk."""
+        """Measure the next steps and what is due after them, up to the last byte on the disk."""
         began = time.perf_counter()
         for _ in range(steps):
             next(self.steps)
@@ -49,28 +49,28 @@ class Run:
         return time.perf_counter() - began
 
 
-def main(given: argparse.Namespace, extra: list[str]) -> None:
+def main(args: argparse.Namespace, extra: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         without = Run(Path(folder, "without"), NEVER, extra)
-        every = Run(Path(folder, "every"), given.every, extra)
+        every = Run(Path(folder, "every"), args.every, extra)
         for run in (without, every):
             run.seconds(20)  # to warm up
-            run.seconds(given.every - 20)
+            run.seconds(args.every - 20)
         ratios = []
-        for number in range(given.rounds):
+        for number in range(args.rounds):
             order = (without, every) if number % 2 else (every, without)
-            seconds = {run: run.seconds(given.every) for run in order}
+            seconds = {run: run.seconds(args.every) for run in order}
             ratios.append(seconds[every] / seconds[without])
             print(
-                f"round {number + 1}: {given.every} steps and a checkpoint {seconds[every]:.3f} s, "
+                f"round {number + 1}: {args.every} steps and a checkpoint {seconds[every]:.3f} s, "
                 f"without {seconds[without]:.3f} s, ratio {ratios[-1]:.4f}",
                 file=sys.stderr,
             )
         size = sum(path.stat().st_size for path in Path(folder, "every").glob("checkpoint-*/**/*") if path.is_file())
         count = len(list(Path(folder, "every").glob("checkpoint-*")))
     print(
-        f"A checkpoint ({size / count / 1e6:.1f} MB) every {given.every} steps costs "
-        f"{statistics.median(ratios) - 1:+.2%} of the time (median of {given.rounds} rounds; "
+        f"A checkpoint ({size / count / 1e6:.1f} MB) every {args.every} steps costs "
+        f"{statistics.median(ratios) - 1:+.2%} of the time (median of {args.rounds} rounds; "
         f"{torch.get_num_threads()} threads)"
     )
 
@@ -78,5 +78,5 @@ def main(given: argparse.Namespace, extra: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=100, help="steps from one checkpoint to the next")
-    parser.add_argument("--rounds", type=int, default=12, help="of so many steps of both")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds, each with `--every` steps of both runs")
     main(*split_options(parser))

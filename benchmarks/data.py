@@ -42,7 +42,7 @@ def share(steps: int) -> None:
 
 
 def timed_steps(images: ImageSet, size: int, channels: int, steps: int, folder: str) -> tuple[float, float]:
-    """Median seconds of a step, and of the batches drawn in it."""
+    """Return the median seconds of a step, and of the batches drawn in it."""
     generator, critic = DCGANGenerator(size, channels), DCGANCritic(size, channels)
     trainer = WGANTrainer(generator, critic, images, TrainingConfig(output_dir=f"{folder}/run", n_critic=NUM_CRITIC))
     draw = trainer.real_batches.batch
@@ -66,7 +66,7 @@ def timed_steps(images: ImageSet, size: int, channels: int, steps: int, folder: 
 
 
 def cached_noise(num_images: int, size: int, channels: int, folder: str, limit: float | None) -> ImageSet:
-    """Random images through the cache, as a dataset's would go."""
+    """Pass random images through the cache, like those of a dataset."""
     rng = np.random.default_rng(0)
     shape = (num_images, size, size) if channels == 1 else (num_images, size, size, channels)
     source = ArraySource("noise", rng.integers(0, 256, shape, np.uint8), None)
@@ -76,7 +76,7 @@ def cached_noise(num_images: int, size: int, channels: int, folder: str, limit: 
 
 
 def cache_times(config: dict[str, object]) -> None:
-    """Of building a cache, and of opening it again, each in a process of its own, after its imports."""
+    """Return the seconds to build a cache and to open it again, each in a new process after its imports."""
     folder = tempfile.mkdtemp()
     try:
         for name in ("first start", "second start", "third start"):
@@ -93,7 +93,7 @@ def _load(config: dict[str, object]) -> tuple[float, int]:
 
 
 def memory(limit_mb: int) -> None:
-    """Peak memory of drawing every image of a set four times its limit, over that of drawing from a tiny one."""
+    """Return the peak memory of reading a set four times the memory limit, less that of reading a tiny one."""
     with tempfile.TemporaryDirectory() as folder:
         in_new_process(_build_large, (folder, 4 * limit_mb))
         small = in_new_process(_peak, (folder, limit_mb, True))
@@ -108,7 +108,7 @@ def _build_large(arguments: tuple[str, int]) -> None:
 
 
 def _peak(arguments: tuple[str, int, bool]) -> float:
-    """Peak resident memory in MB, the pages of mapped files included."""
+    """Return the peak resident memory in MB, the pages of mapped files included."""
     folder, limit_mb, tiny = arguments
     if tiny:
         images = ImageSet(torch.zeros(64, 3, 64, 64, dtype=torch.uint8))
@@ -138,11 +138,11 @@ if __name__ == "__main__":
     parser.add_argument("--dataset_name", help="cache: as for training; scikit-learn's digits if not given")
     parser.add_argument("--train_data_dir", help="cache: as for training")
     parser.add_argument("--resolution", type=int, default=32, help="cache: in pixels")
-    given = parser.parse_args()
-    if given.part == "share":
-        share(given.steps)
-    elif given.part == "cache":
+    args = parser.parse_args()
+    if args.part == "share":
+        share(args.steps)
+    elif args.part == "cache":
         names = ("dataset_name", "train_data_dir", "resolution")
-        cache_times({name: getattr(given, name) for name in names})
+        cache_times({name: getattr(args, name) for name in names})
     else:
-        memory(given.limit_mb)
+        memory(args.limit_mb)

@@ -20,40 +20,40 @@ from hf_wgan.utils.grids import image_grid
 LEFT_OUT, CANDIDATES = 16, 1000
 
 
-def main(given: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> None:
     digits = load_images(DataConfig(resolution=DIGITS_DEFAULTS["resolution"])).images
-    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(given.seed))
+    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(args.seed))
     held_out, images = digits[order[:LEFT_OUT]], digits[order[LEFT_OUT:]]
-    torch.manual_seed(given.seed)
+    torch.manual_seed(args.seed)
     size = {"sample_size": DIGITS_DEFAULTS["resolution"]}
     generator = DCGANGenerator(
-        **size, out_channels=1, width=DIGITS_DEFAULTS["generator_width"], latent_dim=given.latent_dim
+        **size, out_channels=1, width=DIGITS_DEFAULTS["generator_width"], latent_dim=args.latent_dim
     )
     critic = DCGANCritic(**size, in_channels=1, width=DIGITS_DEFAULTS["critic_width"])
     with tempfile.TemporaryDirectory() as folder:
         config = TrainingConfig(
             output_dir=folder,
-            seed=given.seed,
-            max_train_steps=given.steps,
+            seed=args.seed,
+            max_train_steps=args.steps,
             generator_learning_rate=DIGITS_DEFAULTS["generator_learning_rate"],
             critic_learning_rate=DIGITS_DEFAULTS["critic_learning_rate"],
         )
         pipeline = WGANTrainer(generator, critic, ImageSet(images.contiguous()), config).train()
     target = held_out.float() / 255
-    rng = torch.Generator().manual_seed(given.seed)
+    rng = torch.Generator().manual_seed(args.seed)
     samples = pipeline(CANDIDATES, generator=rng, output_type="pt").images
     nearest = (target[:, None] - samples[None]).square().mean(dim=(2, 3, 4)).min(dim=1).values
-    latents = pipeline.invert(target, num_candidates=CANDIDATES, generator=rng.manual_seed(given.seed))
-    found = pipeline(latents=latents, output_type="pt").images
-    errors = (found - target).square().mean(dim=(1, 2, 3))
-    settings = f"{given.steps:,} steps, latents of {given.latent_dim}, seed {given.seed}"
+    latents = pipeline.invert(target, num_candidates=CANDIDATES, generator=rng.manual_seed(args.seed))
+    inverted = pipeline(latents=latents, output_type="pt").images
+    errors = (inverted - target).square().mean(dim=(1, 2, 3))
+    settings = f"{args.steps:,} steps, latents of {args.latent_dim}, seed {args.seed}"
     print(f"{LEFT_OUT} digits left out of training, {settings}")
     print(f"mean squared error of the nearest of {CANDIDATES:,} samples: {nearest.mean():.5f}")
     print(f"of inversion: {errors.mean():.5f}, {nearest.mean() / errors.mean():.1f} times smaller")
-    if given.picture:
-        pairs = torch.stack([target, found], dim=1).flatten(0, 1)[:, 0]
-        pictures = [Image.fromarray((each * 255).round().to(torch.uint8).numpy()) for each in pairs]
-        image_grid(pictures, columns=8).save(given.picture)
+    if args.picture:
+        pairs = torch.stack([target, inverted], dim=1).flatten(0, 1)[:, 0]
+        pictures = [Image.fromarray((pair * 255).round().to(torch.uint8).numpy()) for pair in pairs]
+        image_grid(pictures, columns=8).save(args.picture)
 
 
 if __name__ == "__main__":

@@ -52,48 +52,48 @@ COLUMNS = [
 ]
 
 
-def train(preset: str, given: argparse.Namespace, extra: list[str]) -> None:
-    """One run, in a process of its own; what it says goes to a file beside its folder."""
-    folder = Path(given.output_dir, preset)
+def train(preset: str, args: argparse.Namespace, extra: list[str]) -> None:
+    """Run one preset in a process of its own; its output goes to a file beside its folder."""
+    folder = Path(args.output_dir, preset)
     if (folder / files.INDEX).is_file():
         say(f"{preset}: has been trained already, in {folder}")
         return
     options = {
         "preset": preset,
-        "dataset_name": given.dataset_name,
+        "dataset_name": args.dataset_name,
         "resolution": RESOLUTION,
-        "max_train_minutes": given.minutes,
+        "max_train_minutes": args.minutes,
         "max_train_steps": NEVER,
         "validation_steps": NEVER,
         "checkpointing_steps": NEVER,
-        "seed": given.seed,
+        "seed": args.seed,
         "output_dir": folder,
     }
     command = [sys.executable, str(TRAIN), "--overwrite_output_dir"]
     command += [word for name, value in options.items() for word in (f"--{name}", str(value))] + extra
     with open(f"{folder}.log", "w") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
         code = subprocess.run(command, env=environment, stdout=log, stderr=log).returncode
     say(f"{preset}: {'trained' if code == 0 else f'failed with exit code {code}'}, see {folder}.log")
 
 
-def row(preset: str, given: argparse.Namespace, network: SmallClassifier, real: torch.Tensor) -> list[str]:
-    folder = Path(given.output_dir, preset)
+def row(preset: str, args: argparse.Namespace, network: SmallClassifier, real: torch.Tensor) -> list[str]:
+    folder = Path(args.output_dir, preset)
     if not (folder / files.INDEX).is_file():
         return [preset, *["–"] * (len(COLUMNS) - 1), "failed"]
     metrics = [json.loads(line) for line in (folder / files.METRICS).read_text().splitlines()]
     speed = statistics.median(line["images_per_second"] for line in metrics)
     pipeline = WGANPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    rng = torch.Generator().manual_seed(given.seed)
+    rng = torch.Generator().manual_seed(args.seed)
     samples = pipeline(len(real), generator=rng, output_type="pt").images  # (N, C, H, W) in [0, 1]
     measured = figures(network, real, samples * 2 - 1)
-    made = [f"{metrics[-1]['seconds'] / 60:.1f}", f"{metrics[-1]['step']:,}", f"{speed:,.0f}"]
-    return [preset, *made, *measured]
+    trained = [f"{metrics[-1]['seconds'] / 60:.1f}", f"{metrics[-1]['step']:,}", f"{speed:,.0f}"]
+    return [preset, *trained, *measured]
 
 
 def figures(network: SmallClassifier, real_images: torch.Tensor, samples: torch.Tensor) -> list[str]:
-    """Of as many samples as real images, both `(N, C, H, W)` in [-1, 1]."""
+    """Compute the metrics of as many samples as real images, both `(N, C, H, W)` in [-1, 1]."""
     real, _ = extract(network, real_images)
     generated, classes = extract(network, samples)
     shares = class_shares(classes, network.config.num_classes)
@@ -104,7 +104,7 @@ def figures(network: SmallClassifier, real_images: torch.Tensor, samples: torch.
 
 
 def first(images: ImageSet, count: int) -> torch.Tensor:
-    """`(count, C, H, W)` in [-1, 1]; all of them if there are fewer."""
+    """Return the first `count` images `(N, C, H, W)` in [-1, 1]; all of them if there are fewer."""
     return normalised(images.images[:count], None)
 
 
@@ -112,26 +112,26 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def main(given: argparse.Namespace, extra: list[str]) -> None:
-    presets = given.presets.split(",")
+def main(args: argparse.Namespace, extra: list[str]) -> None:
+    presets = args.presets.split(",")
     if unknown := [name for name in presets if name not in PRESETS]:
         raise SystemExit(f"--presets: there is no {', '.join(unknown)}, only {', '.join(PRESETS)}")
-    Path(given.output_dir).mkdir(parents=True, exist_ok=True)
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     # All that is costly besides the training is done before it or after it, so that it slows no run down.
-    data = {"dataset_name": given.dataset_name, "resolution": RESOLUTION}
+    data = {"dataset_name": args.dataset_name, "resolution": RESOLUTION}
     images, held_out = (load_images(DataConfig(**data, dataset_split=split)) for split in ("train", "test"))
-    network, accuracy = load_or_train_classifier(Path(given.output_dir, "classifier"), images, held_out)
+    network, accuracy = load_or_train_classifier(Path(args.output_dir, "classifier"), images, held_out)
     say(f"The classifier is right about {accuracy:.2%} of the test images.")
 
     logging.disable_progress_bar()
-    with ThreadPoolExecutor(given.jobs) as pool:
-        list(pool.map(lambda preset: train(preset, given, extra), presets))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda preset: train(preset, args, extra), presets))
 
-    real = first(held_out, given.num_images)
+    real = first(held_out, args.num_images)
     table = [["real training images", "–", "–", "–", *figures(network, real, first(images, len(real)))]]
-    table += [row(preset, given, network, real) for preset in presets]
+    table += [row(preset, args, network, real) for preset in presets]
     print(
-        f"\nThreads of each run: {given.threads}; runs at once: {given.jobs}; {RESOLUTION}×{RESOLUTION} pixels; "
+        f"\nThreads of each run: {args.threads}; runs at once: {args.jobs}; {RESOLUTION}×{RESOLUTION} pixels; "
         f"{len(real):,} samples against as many test images, by the features of a classifier that is right about "
         f"{accuracy:.1%} of these. images/s: real images that the critic saw. "
         f"Collapsed: recall below {COLLAPSED_RECALL}, or a class rarer than a tenth of its share."

@@ -24,17 +24,17 @@ BATCH, N_CRITIC = 64, 5
 CASES = {"one process, one thread": (1, 1), "one process, two threads": (1, 2), "two processes, one thread": (2, 1)}
 
 
-def images_per_second(processes: int, threads: int, given: argparse.Namespace) -> float:
+def images_per_second(processes: int, threads: int, args: argparse.Namespace) -> float:
     with tempfile.TemporaryDirectory() as folder:
         options = {
             "train_batch_size": BATCH // processes,
-            "resolution": given.resolution,
-            "generator_width": given.width,
-            "critic_width": given.width,
-            "max_train_steps": given.steps,
+            "resolution": args.resolution,
+            "generator_width": args.width,
+            "critic_width": args.width,
+            "max_train_steps": args.steps,
             "logging_steps": 5,
-            "validation_steps": given.steps,
-            "checkpointing_steps": given.steps,
+            "validation_steps": args.steps,
+            "checkpointing_steps": args.steps,
             "output_dir": folder,
         }
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
@@ -45,21 +45,21 @@ def images_per_second(processes: int, threads: int, given: argparse.Namespace) -
         return statistics.median(row["images_per_second"] for row in rows[1:])
 
 
-def main(given: argparse.Namespace) -> None:
-    found: dict[str, list[float]] = {name: [] for name in CASES}
-    for _ in range(given.rounds):
+def main(args: argparse.Namespace) -> None:
+    rounds: dict[str, list[float]] = {name: [] for name in CASES}
+    for _ in range(args.rounds):
         for name, (processes, threads) in CASES.items():
-            found[name].append(images_per_second(processes, threads, given))
-            print(f"{name}: {found[name][-1]:.0f} images/s", file=sys.stderr, flush=True)
-    speeds = {name: statistics.median(each) for name, each in found.items()}
+            rounds[name].append(images_per_second(processes, threads, args))
+            print(f"{name}: {rounds[name][-1]:.0f} images/s", file=sys.stderr, flush=True)
+    speeds = {name: statistics.median(speeds) for name, speeds in rounds.items()}
     alone = next(iter(speeds.values()))
-    print(f"\n{given.resolution}×{given.resolution} grey, width {given.width}, global batch {BATCH}\n")
+    print(f"\n{args.resolution}×{args.resolution} grey, width {args.width}, global batch {BATCH}\n")
     print("| | images/s | times one thread | efficiency |\n|---|---:|---:|---:|")
     for name, speed in speeds.items():
         processes, threads = CASES[name]
         print(f"| {name} | {speed:.0f} | {speed / alone:.2f} | {speed / alone / (processes * threads):.0%} |")
-    generator = DCGANGenerator(given.resolution, 1, width=given.width).num_parameters()
-    critic = DCGANCritic(given.resolution, 1, width=given.width).num_parameters()
+    generator = DCGANGenerator(args.resolution, 1, width=args.width).num_parameters()
+    critic = DCGANCritic(args.resolution, 1, width=args.width).num_parameters()
     print(
         f"\n{critic:,} parameters of the critic, {generator:,} of the generator: "
         f"{4 * (N_CRITIC * critic + generator) / 1e6:.1f} MB of gradients an iteration."

@@ -50,11 +50,11 @@ def watch(command: list[str], log: Path) -> list[Sample]:
     return samples
 
 
-def main(given: argparse.Namespace, extra: list[str]) -> int:
+def main(args: argparse.Namespace, extra: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         often = ["--max_train_steps", "100000000", "--checkpointing_steps", "100", "--validation_steps", "200"]
-        command = [sys.executable, str(TRAIN), *often, "--max_train_minutes", str(given.minutes), *extra]
+        command = [sys.executable, str(TRAIN), *often, "--max_train_minutes", str(args.minutes), *extra]
         samples = watch([*command, "--output_dir", str(run)], Path(folder, "log"))
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     # The end of a run saves and draws; what is watched is the training.

@@ -64,7 +64,7 @@ class PlainLoop:
 
     def __init__(self, images: Tensor, width: int, lipschitz: str, device: torch.device):
         channels, resolution = images.shape[1:3]
-        self.generator, self.critic = (each.to(device) for each in networks(resolution, channels, width, lipschitz))
+        self.generator, self.critic = (player.to(device) for player in networks(resolution, channels, width, lipschitz))
         for layer in (*self.generator.modules(), *self.critic.modules()):
             for kind in (nn.Conv2d, nn.ConvTranspose2d):  # as the paper's code has them
                 if isinstance(layer, kind):
@@ -183,35 +183,35 @@ class Contender:
 def _serve(
     pipe: Connection, images: Tensor, width: int, lipschitz: str, precision: str | None, extra: list[str]
 ) -> None:
-    """`precision` None is the plain loop."""
+    """Serve one contender in a process of its own; `precision` None is the plain loop."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         if precision is None:
-            each: PlainLoop | Ours = PlainLoop(images, width, lipschitz, device)
+            contender: PlainLoop | Ours = PlainLoop(images, width, lipschitz, device)
         else:
-            each = Ours(images, width, lipschitz, precision, Path(folder, "run"), extra)
+            contender = Ours(images, width, lipschitz, precision, Path(folder, "run"), extra)
         while (question := pipe.recv())[0] != "end":
             pipe.send(
                 {
-                    "seconds": lambda count: seconds(each.iterate, count, device),
-                    "flops": lambda: flops(each.iterate),
+                    "seconds": lambda count: seconds(contender.iterate, count, device),
+                    "flops": lambda: flops(contender.iterate),
                     "megabytes": lambda: peak_megabytes(device),
-                    "breakdown": lambda count: breakdown(each, count),
+                    "breakdown": lambda count: breakdown(contender, count),
                 }[question[0]](*question[1:])
             )
 
 
 def in_turns(contenders: dict[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender's iterations, a list of the rounds; and one round before them to warm up."""
+    """Measure the contenders in turns after a warm-up round; return the seconds of each, a list of the rounds."""
     counts = {}
     for name, timed_iterations in contenders.items():
         timed_iterations(1)
         counts[name] = max(1, round(LEAST_SECONDS / timed_iterations(1)))
-    found = defaultdict(list)
+    measured = defaultdict(list)
     for number in range(rounds):
         for name in list(contenders)[:: 1 if number % 2 else -1]:
-            found[name].append(contenders[name](counts[name]))
-    return found
+            measured[name].append(contenders[name](counts[name]))
+    return measured
 
 
 class FlopCount(TorchDispatchMode):
@@ -236,7 +236,7 @@ def flops(iterate: Callable[[], None]) -> int:
 
 
 def ceiling(generator: nn.Module, critic: nn.Module, dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of the networks' convolutions, each alone, forward and backward, over all of them together."""
+    """Measure the FLOP/s of the networks' convolutions, each alone, forward and backward, over all of them together."""
     calls = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -286,7 +286,7 @@ def timed(spent: dict[str, float], owner: Any, attribute: str, name: str) -> Ite
 
 
 def breakdown(ours: Ours, count: int) -> dict[str, float]:
-    """Shares of an iteration, by the host's clock: for CPUs."""
+    """Return the parts' shares of an iteration, by the host's clock: for CPUs."""
     trainer, spent = ours.trainer, defaultdict(float)
     step = trainer.algorithm
     players = (step.generator_optimizer, "step"), (step.critic_optimizer, "step")
@@ -307,23 +307,23 @@ def breakdown(ours: Ours, count: int) -> dict[str, float]:
 
 
 def training(
-    given: argparse.Namespace, extra: list[str], resolution: int, lipschitz: str, device: torch.device
+    args: argparse.Namespace, extra: list[str], resolution: int, lipschitz: str, device: torch.device
 ) -> list[dict[str, Any]]:
     channels = 1 if resolution <= 32 else 3
     images = torch.randint(0, 256, (NUM_IMAGES, channels, resolution, resolution), dtype=torch.uint8)
-    setting = (images, given.width, lipschitz)
-    precisions = given.precisions.split(",")
+    setting = (images, args.width, lipschitz)
+    precisions = args.precisions.split(",")
     plain, *ours = (Contender(*setting, precision, extra) for precision in [None, *precisions])
     contenders = {"plain": plain, **dict(zip(precisions, ours))}
-    found = in_turns({name: each.seconds for name, each in contenders.items()}, given.rounds)
+    measured = in_turns({name: contender.seconds for name, contender in contenders.items()}, args.rounds)
     work = plain.ask("flops")
     rows = []
-    for precision, each in zip(precisions, ours):
+    for precision, contender in zip(precisions, ours):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         with kept_memory():
-            limit = ceiling(*networks(resolution, channels, given.width, lipschitz), dtype, device)
-        mine, reference = (statistics.median(found[name]) for name in (precision, "plain"))
-        ratios = sorted(a / b for a, b in zip(found["plain"], found[precision]))
+            limit = ceiling(*networks(resolution, channels, args.width, lipschitz), dtype, device)
+        mine, reference = (statistics.median(measured[name]) for name in (precision, "plain"))
+        ratios = sorted(a / b for a, b in zip(measured["plain"], measured[precision]))
         rows.append(
             {
                 "images": f"{resolution}×{resolution}×{channels}",
@@ -337,24 +337,24 @@ def training(
                 "ceiling": round(limit / 1e9),
                 "share": f"{work / mine / limit:.0%}",
                 "plain, MB": round(plain.ask("megabytes")),
-                "ours, MB": round(each.ask("megabytes")),
-                "shares": each.ask("breakdown", max(1, round(2 / mine))) if device.type == "cpu" else None,
+                "ours, MB": round(contender.ask("megabytes")),
+                "shares": contender.ask("breakdown", max(1, round(2 / mine))) if device.type == "cpu" else None,
             }
         )
         print(json.dumps(rows[-1], ensure_ascii=False), file=sys.stderr, flush=True)
-    for each in contenders.values():
-        each.end()
+    for contender in contenders.values():
+        contender.end()
     return rows
 
 
 @torch.no_grad()
-def sampling(given: argparse.Namespace, resolution: int, device: torch.device) -> dict[str, Any]:
+def sampling(args: argparse.Namespace, resolution: int, device: torch.device) -> dict[str, Any]:
     """Time the pipeline against the bare network in the same chunks, both to tensors; and one image at a time."""
     channels = 1 if resolution <= 32 else 3
-    generator = networks(resolution, channels, given.width, "clip")[0].to(device).eval()
+    generator = networks(resolution, channels, args.width, "clip")[0].to(device).eval()
     pipeline = WGANPipeline(generator).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    number = given.num_samples
+    number = args.num_samples
     latents = torch.randn(number, LATENT_DIM, device=device)
     chunk = max(1, PIXELS_PER_CHUNK // resolution**2)
 
@@ -370,16 +370,16 @@ def sampling(given: argparse.Namespace, resolution: int, device: torch.device) -
         "PIL": lambda: pipeline(latents=latents),
         "one": lambda: pipeline(latents=latents[:1], output_type="pt"),
     }
-    found = in_turns(
-        {name: lambda count, call=call: seconds(call, count, device) for name, call in calls.items()}, given.rounds
+    measured = in_turns(
+        {name: lambda count, call=call: seconds(call, count, device) for name, call in calls.items()}, args.rounds
     )
     row: dict[str, Any] = {"images": f"{resolution}×{resolution}×{channels}"}
-    row["bare network, images/s"] = round(number / statistics.median(found["bare"]))
+    row["bare network, images/s"] = round(number / statistics.median(measured["bare"]))
     for name, label in {"pipeline": "pipeline", "PIL": "to PIL", "bf16": "in bf16"}.items():
-        row[f"{label}, images/s"] = round(number / statistics.median(found[name]))
-        row[f"{label}, ratio"] = round(statistics.median(a / b for a, b in zip(found["bare"], found[name])), 2)
-    row["one image, ms"] = round(1000 * statistics.median(found["one"]), 2)
-    if given.compile:
+        row[f"{label}, images/s"] = round(number / statistics.median(measured[name]))
+        row[f"{label}, ratio"] = round(statistics.median(a / b for a, b in zip(measured["bare"], measured[name])), 2)
+    row["one image, ms"] = round(1000 * statistics.median(measured["one"]), 2)
+    if args.compile:
         generator.compile(mode="reduce-overhead" if device.type == "cuda" else None)
         row["first compiled call, s"] = round(seconds(calls["one"], 1, device), 1)
         row["compiled, ms"] = round(1000 * statistics.median(seconds(calls["one"], 20, device) for _ in range(5)), 2)
@@ -404,19 +404,19 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(given: argparse.Namespace, extra: list[str]) -> None:
+def main(args: argparse.Namespace, extra: list[str]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    resolutions = [int(each) for each in given.resolutions.split(",")]
-    samples = [sampling(given, resolution, device) for resolution in resolutions] if given.num_samples else []
+    resolutions = [int(resolution) for resolution in args.resolutions.split(",")]
+    samples = [sampling(args, resolution, device) for resolution in resolutions] if args.num_samples else []
     rows = [
         row
-        for lipschitz in given.lipschitz.split(",")
+        for lipschitz in args.lipschitz.split(",")
         for resolution in resolutions
-        for row in training(given, extra, resolution, lipschitz, device)
+        for row in training(args, extra, resolution, lipschitz, device)
     ]
     print(
-        f"\n{device.type}, {torch.get_num_threads()} threads, width {given.width}, batch {BATCH}, "
-        f"{given.rounds} rounds{', ours with ' + ' '.join(extra) if extra else ''}\n"
+        f"\n{device.type}, {torch.get_num_threads()} threads, width {args.width}, batch {BATCH}, "
+        f"{args.rounds} rounds{', ours with ' + ' '.join(extra) if extra else ''}\n"
     )
     for table in filter(None, (rows, samples)):
         columns = [name for name in table[0] if name != "shares"]
@@ -427,8 +427,8 @@ def main(given: argparse.Namespace, extra: list[str]) -> None:
         if row["shares"]:
             parts = ", ".join(f"{name} {share:.1%}" for name, share in row["shares"].items())
             print(f"{row['images']}, {row['constraint']}, {row['precision']}: {parts}")
-    if given.picture:
-        draw(rows, given.picture)
+    if args.picture:
+        draw(rows, args.picture)
 
 
 if __name__ == "__main__":

@@ -48,17 +48,17 @@ def seconds_to_first_step() -> float:
             process.wait()
 
 
-def main(given: argparse.Namespace) -> None:
-    found: dict[str, list[float]] = {statement: [] for statement in IMPORTS}
-    for number in range(given.rounds + 1):
+def main(args: argparse.Namespace) -> None:
+    measured: dict[str, list[float]] = {statement: [] for statement in IMPORTS}
+    for number in range(args.rounds + 1):
         for statement in IMPORTS:
             seconds = seconds_to_import(statement)
             if number:  # the first reads from the disk
-                found[statement].append(seconds)
-    torch_and_diffusers, package, everything = (statistics.median(times) for times in found.values())
+                measured[statement].append(seconds)
+    torch_and_diffusers, package, everything = (statistics.median(times) for times in measured.values())
     print(f"import torch, diffusers: {torch_and_diffusers:.2f} s")
     print(f"import hf_wgan: {package - torch_and_diffusers:.2f} s more, everything in it {everything - package:.2f} s")
-    first = [seconds_to_first_step() for _ in range(given.rounds)]
+    first = [seconds_to_first_step() for _ in range(args.rounds)]
     print(f"from command to first training step: {statistics.median(first):.1f} s")
 
 

@@ -47,7 +47,7 @@ class Judge:
         self.real, _ = extract(network, first(held_out, count))
 
     def distance(self, samples: torch.Tensor) -> float:
-        """Of samples `(N, C, H, W)` in [-1, 1]."""
+        """Compute the Fréchet distance of samples `(N, C, H, W)` in [-1, 1]."""
         return round(frechet_distance(self.real, extract(self.network, samples)[0]), 2)
 
 
@@ -82,31 +82,31 @@ def ours(
             next(steps)
         spent += time.perf_counter() - began
         pipeline = trainer.pipeline()
-        made = pipeline(judge.count, generator=torch.Generator().manual_seed(0), output_type="pt").images * 2 - 1
-        rows.append({"steps": trainer.state.global_step, "seconds": round(spent), "distance": judge.distance(made)})
+        samples = pipeline(judge.count, generator=torch.Generator().manual_seed(0), output_type="pt").images * 2 - 1
+        rows.append({"steps": trainer.state.global_step, "seconds": round(spent), "distance": judge.distance(samples)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     steps.close()
-    return rows, made
+    return rows, samples
 
 
-def main(given: argparse.Namespace, extra: list[str]) -> None:
-    data = {"dataset_name": given.dataset_name, "resolution": RESOLUTION}
+def main(args: argparse.Namespace, extra: list[str]) -> None:
+    data = {"dataset_name": args.dataset_name, "resolution": RESOLUTION}
     images, held_out = (load_images(DataConfig(**data, dataset_split=split)) for split in ("train", "test"))
     network, accuracy = load_or_train_classifier(Path(cache_folder(None), "time-to-quality"), images, held_out)
-    judge = Judge(network, held_out, given.num_images)
+    judge = Judge(network, held_out, args.num_images)
     chosen = OptionParser(TrainingConfig, NetworkConfig).parse(extra).options
     steps = {"max_train_steps": NEVER, "validation_steps": NEVER, "checkpointing_steps": NEVER}
-    settings = {**PRESETS[given.preset], **steps, **chosen}
+    settings = {**PRESETS[args.preset], **steps, **chosen}
 
-    seconds = 60 * given.minutes
+    seconds = 60 * args.minutes
     plain, plain_samples = reference(images.images.contiguous(), seconds, judge)
     print(json.dumps(plain), file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         rows, samples = ours(images, seconds, judge, settings, folder)
     reached = next((row["seconds"] for row in rows if row["distance"] <= plain["distance"]), math.nan)
     print(
-        f"\n{torch.get_num_threads()} threads; {given.num_images:,} samples against as many held-out images, by a "
-        f"classifier that is right about {accuracy:.1%} of these. Ours: --preset {' '.join([given.preset, *extra])}\n"
+        f"\n{torch.get_num_threads()} threads; {args.num_images:,} samples against as many held-out images, by a "
+        f"classifier that is right about {accuracy:.1%} of these. Ours: --preset {' '.join([args.preset, *extra])}\n"
     )
     print("| | seconds of training | steps | Fréchet distance |\n|---|---|---|---|")
     for name, row in [("the plain loop", plain), *(("ours", row) for row in rows)]:
@@ -115,11 +115,11 @@ def main(given: argparse.Namespace, extra: list[str]) -> None:
         f"\nThe plain loop's distance was reached by {reached} s, 1/{seconds / reached:.1f} of its time; in the same "
         f"time ours is {rows[-1]['distance'] / plain['distance']:.3f} of it."
     )
-    if given.grids:
-        Path(given.grids).mkdir(parents=True, exist_ok=True)
-        for name, made in (("plain", plain_samples), ("ours", samples)):
-            grey = (made[:64, 0] * 127.5 + 127.5).round().to(torch.uint8).numpy()
-            image_grid([Image.fromarray(image) for image in grey]).save(Path(given.grids, f"{name}.png"))
+    if args.grids:
+        Path(args.grids).mkdir(parents=True, exist_ok=True)
+        for name, grid in (("plain", plain_samples), ("ours", samples)):
+            grey = (grid[:64, 0] * 127.5 + 127.5).round().to(torch.uint8).numpy()
+            image_grid([Image.fromarray(image) for image in grey]).save(Path(args.grids, f"{name}.png"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import hf_wgan
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_importing_it_pulls_in_no_plotting_no_page_no_scikit_learn_and_no_datasets():
@@ -24,3 +28,14 @@ def test_every_public_name_is_there():
         assert getattr(hf_wgan, name) is not None
     with pytest.raises(AttributeError, match="discriminator"):
         hf_wgan.discriminator  # noqa: B018
+
+
+def test_names_are_nouns_and_verbs_of_the_field():
+    not_names = {"told", "mends", "found", "each", "room", "grave", "given", "made", "wanted", "some"}
+    for folder in ("hf_wgan", "scripts", "benchmarks", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+            names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+            names |= {getattr(node, "name", "") for node in ast.walk(tree)}
+            assert not names & not_names, f"{path}: {names & not_names}"

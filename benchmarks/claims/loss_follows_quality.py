@@ -114,13 +114,13 @@ COLUMNS = 3  # of the picture
 TILES = 25  # samples in a grid
 
 
-def train(name: str, given: argparse.Namespace) -> dict:
-    """One run: the steps, estimates, Fréchet distances and samples of its moments."""
-    torch.set_num_threads(given.threads)
-    images, held_out, network, _ = data_and_classifier(given, SETTINGS["resolution"])
+def train(name: str, args: argparse.Namespace) -> dict:
+    """Train one run; return the steps, estimates, Fréchet distances and samples at its moments."""
+    torch.set_num_threads(args.threads)
+    images, held_out, network, _ = data_and_classifier(args, SETTINGS["resolution"])
     real, _ = extract(network, normalised(held_out.images[: SETTINGS["num_images"]], None))
     run, began = SETTINGS["runs"][name], time.perf_counter()
-    torch.manual_seed(given.seed)
+    torch.manual_seed(args.seed)
     shape = {"sample_size": SETTINGS["resolution"], "out_channels": images.shape[0]}
     if run["generator"] == "mlp":
         generator = MLPGenerator(latent_dim=SETTINGS["latent_dim"], width=SETTINGS["mlp_width"], num_layers=4, **shape)
@@ -128,13 +128,13 @@ def train(name: str, given: argparse.Namespace) -> dict:
         generator = DCGANGenerator(latent_dim=SETTINGS["latent_dim"], width=SETTINGS["width"], **shape)
     critic = DCGANCritic(SETTINGS["resolution"], images.shape[0], SETTINGS["width"], norm_type=run["critic_norm_type"])
     step = one_step(run, generator, critic, SETTINGS["latent_dim"])
-    real_batches = (RealBatch(batch.images) for batch in RealBatches(images, SETTINGS["train_batch_size"], given.seed))
+    real_batches = (RealBatch(batch.images) for batch in RealBatches(images, SETTINGS["train_batch_size"], args.seed))
 
     every, estimates, moments = run["max_train_steps"] // SETTINGS["num_moments"], [], []
     for number in range(run["max_train_steps"]):
         estimates.append(step(real_batches, number))
         if (number + 1) % every == 0:
-            samples = draw_samples(generator, SETTINGS["num_images"], SETTINGS["latent_dim"], given.seed)
+            samples = draw_samples(generator, SETTINGS["num_images"], SETTINGS["latent_dim"], args.seed)
             distance = frechet_distance(real, extract(network, samples)[0])
             moments.append((number + 1, float(np.mean(estimates)), distance, tiles(samples, TILES)))
             estimates.clear()
@@ -150,7 +150,7 @@ def train(name: str, given: argparse.Namespace) -> dict:
 def one_step(
     run: dict, generator: nn.Module, critic: nn.Module, latent_dim: int
 ) -> Callable[[Iterator[RealBatch], int], float]:
-    """Of either game: takes the real batches and the generator step's number, from 0, and gives the estimate."""
+    """Return the iteration of a game: from real batches and the number of the generator step to the estimate."""
     optimizers = [
         getattr(torch.optim, run["optimizer"])(player.parameters(), **run["optimizer_options"])
         for player in (generator, critic)
@@ -175,18 +175,16 @@ def one_step(
     )
 
 
-def data_and_classifier(
-    given: argparse.Namespace, resolution: int
-) -> tuple[ImageSet, ImageSet, SmallClassifier, float]:
-    """Training and test images, the network of the features, and its accuracy on the latter."""
-    data = {"dataset_name": given.dataset_name, "resolution": resolution}
+def data_and_classifier(args: argparse.Namespace, resolution: int) -> tuple[ImageSet, ImageSet, SmallClassifier, float]:
+    """Return training and test images, the feature extractor, and its accuracy on the test images."""
+    data = {"dataset_name": args.dataset_name, "resolution": resolution}
     images, held_out = (load_images(DataConfig(**data, dataset_split=split)) for split in ("train", "test"))
-    return images, held_out, *load_or_train_classifier(Path(given.output_dir, "classifier"), images, held_out)
+    return images, held_out, *load_or_train_classifier(Path(args.output_dir, "classifier"), images, held_out)
 
 
 @torch.no_grad()
 def draw_samples(generator: nn.Module, count: int, latent_dim: int, seed: int) -> torch.Tensor:
-    """`(count, C, H, W)` in [-1, 1], of the same latents at every call; the generator goes on training afterwards."""
+    """Generate `(count, C, H, W)` images in [-1, 1] from the same latents at every call, in eval mode."""
     latents = torch.randn(count, latent_dim, generator=torch.Generator().manual_seed(seed))
     samples = torch.cat([generator.eval()(chunk) for chunk in latents.split(500)]).clamp(-1, 1)
     generator.train()
@@ -201,14 +199,14 @@ def tiles(samples: torch.Tensor, count: int) -> np.ndarray:
 
 
 def correlations(curve: dict[str, tuple[float, ...]]) -> dict[str, float]:
-    """Spearman's, of estimates with distances."""
+    """Compute Spearman's rank correlation of estimates and distances."""
     pairs = np.array([curve["estimate"], curve["frechet_distance"]])
     halves = {"spearman": pairs, "spearman_second_half": pairs[:, pairs.shape[1] // 2 :]}
     return {name: round(float(spearmanr(*part).statistic), 3) for name, part in halves.items()}
 
 
 def draw(results: dict[str, dict], picture: Path) -> None:
-    """For each run the two curves and, below, samples of three moments."""
+    """Draw the two curves of each run and, below, samples of three moments."""
     rows = -(-len(results) // COLUMNS)
     figure = plt.figure(figsize=(4.4 * COLUMNS, 5 * rows), layout="constrained")
     panels = figure.add_gridspec(2 * rows, 3 * COLUMNS, height_ratios=(2, 1) * rows)
@@ -234,30 +232,30 @@ def draw(results: dict[str, dict], picture: Path) -> None:
     save_picture(figure, picture)
 
 
-def in_processes(given: argparse.Namespace) -> ProcessPoolExecutor:
-    """So many runs at once, each with so many threads: the libraries read the number as they are loaded."""
-    os.environ["OMP_NUM_THREADS"] = str(given.threads)
-    return ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"))
+def in_processes(args: argparse.Namespace) -> ProcessPoolExecutor:
+    """Return a pool of `jobs` processes with `threads` threads, a number that libraries read when they are loaded."""
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    return ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"))
 
 
 def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def main(given: argparse.Namespace) -> None:
-    began, names = time.perf_counter(), given.runs.split(",")
+def main(args: argparse.Namespace) -> None:
+    began, names = time.perf_counter(), args.runs.split(",")
     if unknown := [name for name in names if name not in SETTINGS["runs"]]:
         raise SystemExit(f"--runs: there is no {', '.join(unknown)}, only {', '.join(SETTINGS['runs'])}")
-    accuracy = data_and_classifier(given, SETTINGS["resolution"])[-1]  # made before the runs, which share them
-    with in_processes(given) as pool:
-        results = dict(zip(names, pool.map(train, names, [given] * len(names))))
+    accuracy = data_and_classifier(args, SETTINGS["resolution"])[-1]  # made before the runs, which share them
+    with in_processes(args) as pool:
+        results = dict(zip(names, pool.map(train, names, [args] * len(names))))
     for result in results.values():
         result.update(correlations(result["curve"]))
-    draw(results, Path(given.picture))
+    draw(results, Path(args.picture))
 
-    curves = Path(given.output_dir, "loss_follows_quality.json")
+    curves = Path(args.output_dir, "loss_follows_quality.json")
     curves.write_text(json.dumps({name: result["curve"] for name, result in results.items()}) + "\n")
-    run = {"seed": given.seed, "threads": given.threads, "jobs": given.jobs, "picture": given.picture}
+    run = {"seed": args.seed, "threads": args.threads, "jobs": args.jobs, "picture": args.picture}
     figures = {name: summary(result) for name, result in results.items()}
     seconds = round(time.perf_counter() - began, 1)
     run |= {"curves": str(curves), "classifier_accuracy": round(accuracy, 4), "seconds": seconds}

@@ -80,7 +80,7 @@ TITLES = {"standard": "standard GAN", "clip": "WGAN, clipping", "gp": "WGAN-GP",
 
 
 def train(variant: str, own: dict, generator: nn.Module, critic: nn.Module, real_batches: Iterator[RealBatch]) -> float:
-    """Trains the pair; returns the seconds that it took."""
+    """Train the pair; return the seconds that it took."""
     if variant == "clip":
         optimizers = [
             torch.optim.RMSprop(player.parameters(), own["clip_learning_rate"]) for player in (generator, critic)
@@ -126,7 +126,7 @@ def samples_of(generator: nn.Module, count: int, latent_dim: int, seed: int) -> 
 
 
 def on_grid(seed: int) -> tuple[dict, dict]:
-    """Figures and points `(N, 2)`, of each variant and of real points."""
+    """Return figures and points `(N, 2)` of each variant and of real points."""
     own, distribution = SETTINGS["grid"], grid()
     shape, networks = (1, 2), {name: own[name] for name in ("width", "num_layers")}
     points = {"real": distribution.draw(NUM_SAMPLES, np.random.RandomState(seed + 1))}
@@ -142,15 +142,15 @@ def on_grid(seed: int) -> tuple[dict, dict]:
     return results, points
 
 
-def on_stacked(given: argparse.Namespace) -> tuple[dict, dict]:
-    """Figures of the classifier, and figures and images `(N, 3, H, W)` of each variant and of real images."""
+def on_stacked(args: argparse.Namespace) -> tuple[dict, dict]:
+    """Return figures of the classifier, and figures and images `(N, 3, H, W)` of each variant and of real images."""
     own = SETTINGS["stacked"]
-    data = load_images(DataConfig(dataset_name=given.dataset_name, resolution=own["resolution"], channels=1))
+    data = load_images(DataConfig(dataset_name=args.dataset_name, resolution=own["resolution"], channels=1))
     singles = data.images.squeeze(1).float() / 127.5 - 1  # (M, H, W)
     labels = data.labels.numpy()
     flat = singles.flatten(1).numpy()
-    known, unknown, known_labels, unknown_labels = train_test_split(flat, labels, random_state=given.seed)
-    classifier = MLPClassifier((256,), random_state=given.seed).fit(known, known_labels)
+    known, unknown, known_labels, unknown_labels = train_test_split(flat, labels, random_state=args.seed)
+    classifier = MLPClassifier((256,), random_state=args.seed).fit(known, known_labels)
     shares = np.bincount(labels) / len(labels)
     real_shares = np.einsum("a,b,c->abc", shares, shares, shares).flatten()
 
@@ -162,16 +162,16 @@ def on_stacked(given: argparse.Namespace) -> tuple[dict, dict]:
         digits = sureness.argmax(axis=1).reshape(-1, 3)
         classes = np.ravel_multi_index(digits.T, [len(shares)] * 3)
         sure = sureness.max(axis=1).reshape(-1, 3).min(axis=1) >= SURE
-        found = np.bincount(classes, minlength=len(real_shares)) / len(classes)
-        there = found > 0
+        generated = np.bincount(classes, minlength=len(real_shares)) / len(classes)
+        there = generated > 0
         return {
             "classes_covered": int(there.sum()),
             "covered_by_sure_samples": len(np.unique(classes[sure])),
             "share_of_sure_samples": round(float(sure.mean()), 4),
-            "kl_divergence": round(float((found[there] * np.log(found[there] / real_shares[there])).sum()), 4),
+            "kl_divergence": round(float((generated[there] * np.log(generated[there] / real_shares[there])).sum()), 4),
         }
 
-    images = {"real": stacks(NUM_STACKED, np.random.RandomState(given.seed + 1))}
+    images = {"real": stacks(NUM_STACKED, np.random.RandomState(args.seed + 1))}
     results = {
         "data": data.name,
         "num_classes": len(real_shares),
@@ -180,13 +180,13 @@ def on_stacked(given: argparse.Namespace) -> tuple[dict, dict]:
     }
     size = {"sample_size": own["resolution"], "width": own["width"]}
     for variant in own["variants"]:
-        torch.manual_seed(given.seed)
+        torch.manual_seed(args.seed)
         generator = DCGANGenerator(out_channels=3, latent_dim=own["latent_dim"], **size)
         critic = DCGANCritic(in_channels=3, norm_type="none", **size)
-        rng = np.random.RandomState(given.seed)
+        rng = np.random.RandomState(args.seed)
         real_batches = (RealBatch(stacks(count, rng)) for count in repeat(own["train_batch_size"]))
         seconds = train(variant, own, generator, critic, real_batches)
-        images[variant] = samples_of(generator, NUM_STACKED, own["latent_dim"], given.seed)
+        images[variant] = samples_of(generator, NUM_STACKED, own["latent_dim"], args.seed)
         results[variant] = {**figures(images[variant]), "seconds": seconds}
         print(f"stacked, {variant}: {results[variant]}", file=sys.stderr, flush=True)
     return results, images
@@ -194,44 +194,44 @@ def on_stacked(given: argparse.Namespace) -> tuple[dict, dict]:
 
 def draw_picture(results: dict, samples: dict, picture: Path) -> None:
     figure, axes = plt.subplots(len(samples), 4, figsize=(10, 2.8 * len(samples)), squeeze=False)
-    for row, (part, found) in zip(axes, samples.items()):
-        for panel, name in zip(row, [name for name in ("standard", "clip", "gp", "lp", "real") if name in found][:4]):
+    for row, (part, points) in zip(axes, samples.items()):
+        for panel, name in zip(row, [name for name in ("standard", "clip", "gp", "lp", "real") if name in points][:4]):
             own = results[part][name]
             if part == "grid":
-                panel.scatter(*found["real"][:1000].T, s=9, color="tab:orange", linewidths=0)
-                panel.scatter(*found[name][:2000].T, s=2, color="tab:green", linewidths=0)
-                edge = 1.2 * np.abs(found["real"]).max()
+                panel.scatter(*points["real"][:1000].T, s=9, color="tab:orange", linewidths=0)
+                panel.scatter(*points[name][:2000].T, s=2, color="tab:green", linewidths=0)
+                edge = 1.2 * np.abs(points["real"]).max()
                 panel.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal")
-                told = f"{own['modes_found']} modes, {own['share_within_3_std']:.0%} on them"
+                caption = f"{own['modes_found']} modes, {own['share_within_3_std']:.0%} on them"
             else:
-                tiles = torch.nn.functional.pad(found[name][:48], (1, 1, 1, 1), value=1).unflatten(0, (6, 8))
+                tiles = torch.nn.functional.pad(points[name][:48], (1, 1, 1, 1), value=1).unflatten(0, (6, 8))
                 page = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (6H, 8W, 3)
                 panel.imshow((page.numpy() + 1) / 2, interpolation="nearest")
-                told = (
+                caption = (
                     f"{results[part][name]['classes_covered']} classes, KL {results[part][name]['kl_divergence']:.2f}"
                 )
             panel.set(xticks=[], yticks=[])
-            panel.set_title(f"{TITLES[name]}\n{told}", fontsize=10)
+            panel.set_title(f"{TITLES[name]}\n{caption}", fontsize=10)
     figure.tight_layout()
     save_picture(figure, picture, 128)
 
 
-def main(given: argparse.Namespace) -> None:
-    torch.set_num_threads(given.threads)
+def main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
     results, samples = {}, {}
-    if given.part in ("grid", "all"):
-        results["grid"], samples["grid"] = on_grid(given.seed)
-    if given.part in ("stacked", "all"):
-        results["stacked"], samples["stacked"] = on_stacked(given)
+    if args.part in ("grid", "all"):
+        results["grid"], samples["grid"] = on_grid(args.seed)
+    if args.part in ("stacked", "all"):
+        results["stacked"], samples["stacked"] = on_stacked(args)
 
-    folder = Path(given.output_dir)
-    picture = folder / ("modes.png" if given.part == "all" else f"modes-{given.part}.png")
+    folder = Path(args.output_dir)
+    picture = folder / ("modes.png" if args.part == "all" else f"modes-{args.part}.png")
     draw_picture(results, samples, picture)
     rules = {
         "grid": f"a mode is found by {FOUND} of {NUM_SAMPLES} samples within {DEVIATIONS} standard deviations",
         "stacked": f"{NUM_STACKED} samples; sure is a probability of {SURE} or more for each of the three digits",
     }
-    run = {"rules": rules, "seed": given.seed, "threads": given.threads, "picture": str(picture)}
+    run = {"rules": rules, "seed": args.seed, "threads": args.threads, "picture": str(picture)}
     print(json.dumps({**run, "settings": SETTINGS, "results": results}, indent=2))
 
 

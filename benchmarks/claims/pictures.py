@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def save_picture(figure: Figure, picture: Path, num_colours: int = 64) -> None:
-    """As a PNG of few colours, a third of the size of one of all; its folder is made if need be."""
+    """Save a figure as a PNG of few colours, a third of the usual size; create its folder if necessary."""
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=100)
     small = Image.open(picture).convert("RGB").quantize(num_colours, Image.Quantize.FASTOCTREE)

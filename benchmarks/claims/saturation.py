@@ -9,7 +9,7 @@ them (arXiv 1701.07875).
 The same perceptron is trained as the discriminator of a standard GAN, as a WGAN critic with weight clipping (the
 paper's), and as one with a gradient penalty, on fresh points. The table has the gradient by a sample of what the
 generator minimises, over the samples: log(1 - p(x)) for the discriminator, as the game was first stated, and -D(x) for
-a critic; after so many steps, and for the exactly optimal discriminator, whose logit is the log of the ratio of the
+a critic; at some steps, and for the exactly optimal discriminator, whose logit is the log of the ratio of the
 densities. `spread` is the standard deviation of the absolute gradients over their mean. The other loss of a standard
 generator, -log p(x), is reported too: it does not vanish, and has no bound as the discriminator gets better.
 
@@ -169,9 +169,9 @@ def draw_picture(critics: dict[str, MLPCritic], picture: Path) -> None:
     save_picture(figure, picture)
 
 
-def main(given: argparse.Namespace) -> None:
-    torch.set_num_threads(given.threads)
-    torch.manual_seed(given.seed + 1)
+def main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed + 1)
     samples = draw(SETTINGS["fake_mean"], NUM_SAMPLES)
     exact = samples.double()
     results = {
@@ -190,14 +190,14 @@ def main(given: argparse.Namespace) -> None:
             losses = (saturating, non_saturating) if standard else (wasserstein,)
             rows[f"step_{number}"] = {loss.__name__: figures(gradients(critic, loss, samples)) for loss in losses}
 
-        critics[name] = train(lipschitz, given.seed, measure)
+        critics[name] = train(lipschitz, args.seed, measure)
         seconds[name], results[name] = round(time.perf_counter() - began, 1), rows
         print(f"{name}: {rows}", file=sys.stderr, flush=True)
 
-    folder = Path(given.output_dir)
+    folder = Path(args.output_dir)
     picture = folder / "saturation.png"
     draw_picture(critics, picture)
-    run = {"seed": given.seed, "threads": given.threads, "picture": str(picture), "seconds": seconds}
+    run = {"seed": args.seed, "threads": args.threads, "picture": str(picture), "seconds": seconds}
     print(json.dumps({**run, "settings": SETTINGS, "absolute_gradients": results}, indent=2))
 
 

@@ -108,10 +108,10 @@ def build_generator(name: str, out_channels: int) -> nn.Module:
     return DCGANGenerator(width=width, **shape) if name == "dcgan" else ConstantGenerator(width=width, **shape)
 
 
-def train(kind: str, game: str, seed: int, given: argparse.Namespace) -> dict:
-    """One run: what its samples are like, and a grid of them."""
-    torch.set_num_threads(given.threads)
-    images, held_out, network, _ = data_and_classifier(given, SETTINGS["resolution"])
+def train(kind: str, game: str, seed: int, args: argparse.Namespace) -> dict:
+    """Train one run; return the figures of its samples, and a grid of them."""
+    torch.set_num_threads(args.threads)
+    images, held_out, network, _ = data_and_classifier(args, SETTINGS["resolution"])
     run, began = SETTINGS["games"][game], time.perf_counter()
     torch.manual_seed(seed)
     generator = build_generator(kind, images.shape[0])
@@ -142,15 +142,15 @@ def train(kind: str, game: str, seed: int, given: argparse.Namespace) -> dict:
 
 
 def table(results: dict[tuple[str, str], list[dict]]) -> str:
-    """Each figure's mean and, in brackets, that of each seed; of a pair of a generator and a game."""
+    """Return a row of the table: the mean of each figure and, in brackets, its value for each seed."""
     head = ["generator", "game", "Fréchet distance", "recall", "rarest class", "spread", "collapsed"]
     lines = [head, ["---", "---", *["---:"] * 5]]
     for (kind, game), runs in results.items():
         cells = [GENERATORS[kind].replace("\n", " "), GAMES[game]]
         for name, digits in FIGURES.items():
             values = [run["figures"][name] for run in runs]
-            each = ", ".join(f"{value:.{digits}f}" for value in values)
-            cells.append(f"{statistics.mean(values):.{digits}f} ({each})")
+            by_seed = ", ".join(f"{value:.{digits}f}" for value in values)
+            cells.append(f"{statistics.mean(values):.{digits}f} ({by_seed})")
         lines.append([*cells, f"{sum(run['figures']['collapsed'] for run in runs)} of {len(runs)}"])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -172,23 +172,23 @@ def draw(results: dict[tuple[str, str], list[dict]], picture: Path) -> None:
     save_picture(figure, picture)
 
 
-def main(given: argparse.Namespace) -> None:
-    began, seeds = time.perf_counter(), [int(seed) for seed in given.seeds.split(",")]
-    accuracy = data_and_classifier(given, SETTINGS["resolution"])[-1]  # made before the runs, which share them
+def main(args: argparse.Namespace) -> None:
+    began, seeds = time.perf_counter(), [int(seed) for seed in args.seeds.split(",")]
+    accuracy = data_and_classifier(args, SETTINGS["resolution"])[-1]  # made before the runs, which share them
     pairs = list(product(GENERATORS, GAMES))
-    with in_processes(given) as pool:
-        runs = {pair: [pool.submit(train, *pair, seed, given) for seed in seeds] for pair in pairs}
+    with in_processes(args) as pool:
+        runs = {pair: [pool.submit(train, *pair, seed, args) for seed in seeds] for pair in pairs}
         results = {pair: [run.result() for run in of_seeds] for pair, of_seeds in runs.items()}
-    draw(results, Path(given.picture))
+    draw(results, Path(args.picture))
     say(table(results))
 
     figures = {kind: {} for kind in GENERATORS}
     for (kind, game), runs in results.items():
-        each = {f"seed {seed}": run["figures"] for seed, run in zip(seeds, runs)}
-        means = {name: round(statistics.mean(one[name] for one in each.values()), 4) for name in FIGURES}
-        figures[kind][game] = {**means, "collapsed": sum(one["collapsed"] for one in each.values()), **each}
+        by_seed = {f"seed {seed}": run["figures"] for seed, run in zip(seeds, runs)}
+        means = {name: round(statistics.mean(one[name] for one in by_seed.values()), 4) for name in FIGURES}
+        figures[kind][game] = {**means, "collapsed": sum(one["collapsed"] for one in by_seed.values()), **by_seed}
     rule = f"collapsed: recall below {COLLAPSED_RECALL}, or a class rarer than a tenth of its share"
-    run = {"rule": rule, "seeds": seeds, "threads": given.threads, "jobs": given.jobs, "picture": given.picture}
+    run = {"rule": rule, "seeds": seeds, "threads": args.threads, "jobs": args.jobs, "picture": args.picture}
     run |= {"classifier_accuracy": round(accuracy, 4), "seconds": round(time.perf_counter() - began, 1)}
     print(json.dumps({**run, "settings": SETTINGS, "results": figures}, indent=2))
 

@@ -49,7 +49,7 @@ class StandardGANStep:
         self.sample_latents = sample_latents
 
     def __call__(self, real_batches: Iterator[RealBatch], num_discriminator_steps: int) -> StandardGANRecord:
-        """So many steps of the discriminator, each on the next real batch, then one of the generator."""
+        """Take `n_critic` discriminator steps, each on the next real batch, then one generator step."""
         for _ in range(num_discriminator_steps):
             batch = next(real_batches)
             discriminator_loss = self.discriminator_step(batch.images)

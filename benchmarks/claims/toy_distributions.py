@@ -61,7 +61,7 @@ class Distribution:
     std: float  # of the noise
 
     def figures(self, points: np.ndarray) -> dict[str, float]:
-        """Of points `(N, 2)`: how many modes they find, and the share of them on any."""
+        """Return how many modes points `(N, 2)` cover, and the share of points on any mode."""
         distances, nearest = cKDTree(self.centres).query(points)
         near = distances <= DEVIATIONS * self.std
         counts = np.bincount(self.mode_of[nearest[near]], minlength=self.mode_of.max() + 1)
@@ -83,13 +83,13 @@ def gaussians(centres: np.ndarray, std: float, scale: float) -> Distribution:
 
 
 def grid() -> Distribution:
-    """25 modes of standard deviation 0.05 on {-4, -2, 0, 2, 4}², all divided by 2√2."""
+    """Return 25 modes of standard deviation 0.05 on {-4, -2, 0, 2, 4}², all divided by 2√2."""
     steps = np.linspace(-4, 4, 5)
     return gaussians(np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2), 0.05, 2.828)
 
 
 def ring() -> Distribution:
-    """8 modes of standard deviation 0.02 on a circle of radius 2, all divided by √2."""
+    """Return 8 modes of standard deviation 0.02 on a circle of radius 2, all divided by √2."""
     angles = np.arange(8) * math.pi / 4
     return gaussians(2 * np.stack([np.cos(angles), np.sin(angles)], axis=1), 0.02, 1.414)
 
@@ -149,7 +149,7 @@ def batches(distribution: Distribution, rng: np.random.RandomState) -> Iterator[
 
 
 def as_images(points: np.ndarray) -> torch.Tensor:
-    """Points `(N, 2)` to images `(N, 1, 1, 2)`."""
+    """Convert points `(N, 2)` to images `(N, 1, 1, 2)`."""
     return torch.from_numpy(points).float()[:, None, None]
 
 
@@ -165,21 +165,21 @@ def draw_panel(axes: plt.Axes, real: np.ndarray, samples: np.ndarray, critic: ML
     axes.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[], yticks=[], aspect="equal")
 
 
-def main(given: argparse.Namespace) -> None:
-    torch.set_num_threads(given.threads)
-    names = list(DISTRIBUTIONS) if given.distribution == "all" else [given.distribution]
+def main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    names = list(DISTRIBUTIONS) if args.distribution == "all" else [args.distribution]
     figure, panels = plt.subplots(1, len(names), figsize=(4 * len(names), 4.6), squeeze=False)
     results = {}
     for name, axes in zip(names, panels[0]):
         distribution = DISTRIBUTIONS[name]()
         began = time.perf_counter()
-        generator, critic = train(distribution, SETTINGS["max_train_steps"][name], given.seed)
+        generator, critic = train(distribution, SETTINGS["max_train_steps"][name], args.seed)
         seconds = time.perf_counter() - began
 
-        latents = torch.randn(NUM_SAMPLES, SETTINGS["latent_dim"], generator=torch.Generator().manual_seed(given.seed))
+        latents = torch.randn(NUM_SAMPLES, SETTINGS["latent_dim"], generator=torch.Generator().manual_seed(args.seed))
         with torch.no_grad():
             samples = generator(latents).flatten(1).numpy()
-        real = distribution.draw(NUM_SAMPLES, np.random.RandomState(given.seed + 1))
+        real = distribution.draw(NUM_SAMPLES, np.random.RandomState(args.seed + 1))
         results[name] = {
             "num_modes": int(distribution.mode_of.max()) + 1,
             **distribution.figures(samples),
@@ -192,11 +192,11 @@ def main(given: argparse.Namespace) -> None:
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=2, markerscale=4, frameon=False)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
 
-    folder = Path(given.output_dir)
-    picture = folder / ("samples.png" if given.distribution == "all" else f"{given.distribution}.png")
+    folder = Path(args.output_dir)
+    picture = folder / ("samples.png" if args.distribution == "all" else f"{args.distribution}.png")
     save_picture(figure, picture)
     rule = f"a mode is found by {FOUND} of {NUM_SAMPLES} samples within {DEVIATIONS} standard deviations"
-    run = {"rule": rule, "seed": given.seed, "threads": given.threads, "picture": str(picture)}
+    run = {"rule": rule, "seed": args.seed, "threads": args.threads, "picture": str(picture)}
     print(json.dumps({**run, "settings": SETTINGS, "results": results}, indent=2))
 
 

@@ -114,7 +114,7 @@ def lines(theta: float) -> Pair:
 
 
 def mixtures(shift: float) -> Pair:
-    """Four modes on a square, and three on a triangle that is shifted."""
+    """Return four modes on a square, and three on a shifted triangle."""
 
     def draw_from(centres: Tensor) -> Draw:
         def draw(count: int) -> Tensor:
@@ -130,13 +130,13 @@ def mixtures(shift: float) -> Pair:
 
 
 def exact_distance(first: Tensor, second: Tensor, seed: int) -> float:
-    """Of the mixtures around centres `(K, 2)` and `(M, 2)`."""
+    """Compute the exact distance between the mixtures around centres `(K, 2)` and `(M, 2)`."""
     costs = ot.dist(sobol_points(first, seed), sobol_points(second, seed + 1), metric="euclidean")
     return float(ot.emd2([], [], costs, numItermax=10_000_000))
 
 
 def sobol_points(centres: Tensor, seed: int) -> np.ndarray:
-    """Of the mixture, as many about each centre: `(num_exact_points, 2)`."""
+    """Draw points of a mixture, equally many around each centre: `(num_exact_points, 2)`."""
     number = SETTINGS["num_exact_points"] // len(centres)
     noise = [
         ndtri(Sobol(2, seed=100 * seed + mode).random_base2(math.ceil(math.log2(number)))[:number])
@@ -146,7 +146,7 @@ def sobol_points(centres: Tensor, seed: int) -> np.ndarray:
 
 
 def estimate(pair: Pair, method: str, lipschitz: str, seed: int) -> float:
-    """Of the distance, by a critic trained for it, over fresh points."""
+    """Estimate the distance with a trained critic on fresh points."""
     own = SETTINGS[method]
     torch.manual_seed(seed)
     critic = MLPCritic(sample_size=(1, 2), in_channels=1, width=own["width"], num_layers=own["num_layers"])
@@ -199,17 +199,17 @@ def against_line(pairs: list[Pair], estimates: list[float]) -> dict:
 
 def draw_picture(results: dict, lipschitz: str, picture: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.6))
-    edge = 1.05 * max(row["exact"] for found in results["penalty"].values() for row in found["rows"])
+    edge = 1.05 * max(row["exact"] for figures in results["penalty"].values() for row in figures["rows"])
     ends = np.array([0, edge])
     left.plot(ends, ends, color="0.4", linewidth=0.8, label="estimate = W")
     left.fill_between(ends, (1 - TOLERANCE) * ends, (1 + TOLERANCE) * ends, color="0.88", label="±5 %")
     for axes, method in ((left, "penalty"), (right, "clip")):
-        for (name, found), marker, colour in zip(results[method].items(), "os^", COLOURS):
+        for (name, figures), marker, colour in zip(results[method].items(), "os^", COLOURS):
             label = LABELS[name]
             if method == "clip":
-                axes.plot(ends, found["slope"] * ends, color=colour, linewidth=0.8)
-                label += f": {found['slope']:.3g} W, R² = {found['r_squared']:.4f}"
-            points = [[row["exact"] for row in found["rows"]], [row["estimate"] for row in found["rows"]]]
+                axes.plot(ends, figures["slope"] * ends, color=colour, linewidth=0.8)
+                label += f": {figures['slope']:.3g} W, R² = {figures['r_squared']:.4f}"
+            points = [[row["exact"] for row in figures["rows"]], [row["estimate"] for row in figures["rows"]]]
             axes.plot(*points, marker, color=colour, markersize=5, fillstyle="none", label=label)
         axes.set(xlabel="exact Wasserstein distance W", ylabel="critic's estimate", xlim=(0, None), ylim=(0, None))
         axes.legend(frameon=False, fontsize=9, loc="upper left")
@@ -220,8 +220,8 @@ def draw_picture(results: dict, lipschitz: str, picture: Path) -> None:
     save_picture(figure, picture)
 
 
-def main(given: argparse.Namespace) -> None:
-    torch.set_num_threads(given.threads)
+def main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
     began = time.perf_counter()
     families = {
         "gaussians": [gaussians(distance) for distance in DISTANCES],
@@ -233,20 +233,20 @@ def main(given: argparse.Namespace) -> None:
     results = {}
     for method in ("penalty", "clip", "clip_deeper"):
         began, results[method] = time.perf_counter(), {}
-        lipschitz, judge = (given.lipschitz, against_exact) if method == "penalty" else ("clip", against_line)
+        lipschitz, judge = (args.lipschitz, against_exact) if method == "penalty" else ("clip", against_line)
         for name in families if method == "penalty" else ("gaussians", "lines"):
-            estimates = [estimate(pair, method, lipschitz, given.seed) for pair in families[name]]
+            estimates = [estimate(pair, method, lipschitz, args.seed) for pair in families[name]]
             results[method][name] = judge(families[name], estimates)
             print(f"{method}, {name}: {results[method][name]}", file=sys.stderr, flush=True)
         seconds[method] = round(time.perf_counter() - began, 1)
 
-    folder = Path(given.output_dir)
+    folder = Path(args.output_dir)
     picture = folder / "wasserstein_estimate.png"
-    draw_picture(results, given.lipschitz, picture)
+    draw_picture(results, args.lipschitz, picture)
     run = {
-        "lipschitz": given.lipschitz,
-        "seed": given.seed,
-        "threads": given.threads,
+        "lipschitz": args.lipschitz,
+        "seed": args.seed,
+        "threads": args.threads,
         "picture": str(picture),
         "seconds": seconds,
     }

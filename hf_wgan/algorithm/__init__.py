@@ -1,4 +1,4 @@
-"""The paper in one room: Algorithm 1, its losses and constraints, the prior of latents. It knows nothing of runs."""
+"""The paper: Algorithm 1, its losses and constraints, and the prior of latents. This package knows nothing of runs."""
 
 from .augment import OPERATIONS, Augmentation
 from .derivatives import FastDerivatives

@@ -114,7 +114,7 @@ class WGANStep:
 
     @property
     def penalty_is_due(self) -> bool:
-        """Whether the next critic step has a penalty."""
+        """Return whether the next critic step has a penalty."""
         return self.constraint.has_penalty and self.num_critic_steps % self.penalty_interval == 0
 
     def penalty(self, real_images: Tensor, fake_images: Tensor, labels: tuple[Tensor, ...]) -> Tensor:

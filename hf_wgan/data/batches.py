@@ -76,7 +76,7 @@ class RealBatches(Iterator[Batch]):
         self._ahead: dict[int, Future] = {}
 
     def indices(self, position: int) -> np.ndarray:
-        """Which images this process takes in batch `position`: `(batch_size,)` int64."""
+        """Return the numbers of the images that this process takes in batch `position`, `(batch_size,)` int64."""
         start = self._start(position)
         epochs, offsets = np.divmod(np.arange(start, start + self.batch_size), len(self.dataset))
         return np.concatenate(
@@ -84,7 +84,7 @@ class RealBatches(Iterator[Batch]):
         )
 
     def batch(self, position: int) -> Batch:
-        """Any batch, counted from the beginning; epoch e of N images begins in batch `e * N // (num_processes * B)`."""
+        """Return a batch by its number from 0; epoch e of N images begins in batch `e * N // (num_processes * B)`."""
         indices = self.indices(position)
         pixels = self._pixels(position, indices)
         flips = self._uniform(position)[:, 2] < 0.5 if self.random_flip else None
@@ -97,7 +97,7 @@ class RealBatches(Iterator[Batch]):
         return batch
 
     def _pixels(self, position: int, indices: np.ndarray) -> torch.Tensor:
-        """`(batch_size, C, H, W)` uint8 on the device."""
+        """Return the images of a batch, `(batch_size, C, H, W)` uint8 on the device."""
         if self._resident is not None:
             return self._resident[torch.from_numpy(indices).to(self.device)]
         if self._reader is None:
@@ -119,8 +119,11 @@ class RealBatches(Iterator[Batch]):
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
     def _uniform(self, position: int) -> np.ndarray:
-        """`(batch_size, 4)` random numbers in [0, 1). Those of an image depend on its place in the order of all images,
-        not on the process it comes to: the generator counts, four numbers a count, and can begin at any."""
+        """Return `(batch_size, 4)` random numbers in [0, 1).
+
+        Those of an image depend on its place in the order of all images, not on its process: the generator counts,
+        four numbers per count, and can begin at any count.
+        """
         bits = np.random.Philox(np.random.SeedSequence(self.seed)).advance(self._start(position))
         return np.random.Generator(bits).random((self.batch_size, 4))
 
@@ -137,7 +140,7 @@ class RealBatches(Iterator[Batch]):
 
 
 def normalised(pixels: torch.Tensor, flips: np.ndarray | None) -> torch.Tensor:
-    """Images `(N, C, H, W)` uint8 to float32 in [-1, 1], some of them mirrored, where they lie."""
+    """Convert images `(N, C, H, W)` from uint8 to float32 in [-1, 1] on their device, and mirror some of them."""
     images = pixels.float().div_(127.5).sub_(1)
     if flips is not None:
         mirrored = torch.from_numpy(flips).to(images.device)[:, None, None, None]
@@ -146,7 +149,7 @@ def normalised(pixels: torch.Tensor, flips: np.ndarray | None) -> torch.Tensor:
 
 
 def _free_memory(device: torch.device) -> float:
-    """Bytes."""
+    """Return the size in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

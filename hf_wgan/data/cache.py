@@ -127,7 +127,7 @@ def discard(folder: Path) -> None:
 
 
 def _is_worth_another_try(cached: Cached) -> bool:
-    """Whether images that could not be read may be readable now.
+    """Return whether images that could not be read may be readable now.
 
     Processes of one run start together and must see the same set: what another process has built since this one started
     is taken as it is.
@@ -227,7 +227,7 @@ def _fill(folder: Path, source: Source, how: Preprocessing, auto_channels: bool,
         shown = tuple(map(conventional, ranges))
         if deep:  # a second time, now that the values of the whole set are known
             add(sorted(deep), replace(how, ranges=shown))
-    counts = [sum(each.kind == values.kind for each in deep.values()) for values in ranges]
+    counts = [sum(other.kind == values.kind for other in deep.values()) for values in ranges]
     channels = contents.finish(how.channels)
     kept, sizes, digests = contents.kept, contents.sizes, contents.digests
     order = np.argsort(np.frombuffer(b"".join(digests), ">u8"), kind="stable")

@@ -84,7 +84,7 @@ class Cells:
             return bytes(cell)
         if isinstance(cell, str):
             return self._read(cell)
-        if isinstance(cell, Sequence) and any(not isinstance(each, (int, float, Sequence)) for each in cell[:1]):
+        if isinstance(cell, Sequence) and any(not isinstance(value, (int, float, Sequence)) for value in cell[:1]):
             raise ValueError("it is a list of images; a cell must hold one image")
         if hasattr(cell, "detach"):
             cell = cell.detach().cpu()
@@ -123,7 +123,7 @@ def image_columns(features: datasets.Features) -> list[str]:
 
 
 def can_hold_images(feature: Any) -> bool:
-    """Whether a column that is named as the image column can be one."""
+    """Return whether a column that is named as the image column can be one."""
     is_text = isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
     return is_text or any(is_kind(feature) for is_kind in (_is_image, _is_encoded, _is_array))
 
@@ -136,7 +136,7 @@ def dtype_of(feature: Any) -> str | None:
 
 
 def looks_like_image(value: Any) -> bool:
-    """Whether a value of a row without a declared type is an image."""
+    """Return whether a value of a row without a declared type is an image."""
     if isinstance(value, dict):
         return isinstance(value.get("bytes"), (bytes, bytearray))
     return isinstance(value, (Image.Image, bytes)) or (isinstance(value, np.ndarray) and value.ndim in (2, 3))

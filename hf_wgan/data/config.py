@@ -44,7 +44,7 @@ class DataConfig(Options):
     label_column: str | None = option(None, "Column that holds the labels; found by its type where there is only one.")
     max_train_samples: int | None = option(
         None,
-        "Use only so many images, the first.",
+        "Maximum number of images; the first ones are used.",
         minimum=1,
     )
     streaming: bool = option(False, "Read the dataset as a stream, for what does not fit the disk.")
@@ -113,7 +113,7 @@ class DataConfig(Options):
 
     @property
     def low_and_high(self) -> tuple[float, float] | None:
-        """`value_range` as two numbers."""
+        """Return `value_range` as two numbers."""
         if self.value_range is None:
             return None
         try:
@@ -126,5 +126,5 @@ class DataConfig(Options):
 
     @property
     def hub_id(self) -> str | None:
-        """The dataset's name on the Hub; None if it is a local one."""
+        """Return the dataset's name on the Hub; None if it is a local one."""
         return self.dataset_name if self.dataset_name and not Path(self.dataset_name).exists() else None

@@ -89,7 +89,7 @@ class Preprocessing:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the training images, as PIL orders them."""
+        """Return width and height of the training images, in PIL's order."""
         return self.width or self.resolution, self.resolution
 
     def range_of(self, values: ValueRange) -> tuple[float, float]:
@@ -156,7 +156,7 @@ def decode_or_range(picture: Any, how: Preprocessing, infer: bool = False) -> np
             image = image.astype(np.uint8) * np.uint8(255)
         if image.dtype != np.uint8:
             values = _range(image)
-            known = {each.kind for each in how.ranges}
+            known = {values.kind for values in how.ranges}
             if not infer and how.value_range is None and values.kind not in known:
                 return values
             image = _to_bytes(image, *how.range_of(values), transparent)
@@ -178,9 +178,9 @@ def conventional(values: ValueRange) -> ValueRange:
 def union(ranges: Iterable[ValueRange]) -> tuple[ValueRange, ...]:
     """Return the range of all values of a set, for each type of values."""
     result: dict[str, ValueRange] = {}
-    for each in ranges:
-        other = result.get(each.kind, each)
-        result[each.kind] = ValueRange(each.kind, min(each.low, other.low), max(each.high, other.high))
+    for values in ranges:
+        other = result.get(values.kind, values)
+        result[values.kind] = ValueRange(values.kind, min(values.low, other.low), max(values.high, other.high))
     return tuple(result.values())
 
 
@@ -212,7 +212,7 @@ def image_extensions() -> frozenset[str]:
 
 
 def is_image(file: BinaryIO) -> bool:
-    """Whether a file begins as an image of a format that has a signature."""
+    """Return whether a file begins as an image of a format that has a signature."""
     prefix = file.read(64)
     formats = [name for name in image_formats() if (accept := Image.OPEN[name][1]) and accept(prefix)]
     if not formats or len(prefix) < 16:
@@ -257,7 +257,7 @@ def decode_or_error(picture: Any, how: Preprocessing) -> np.ndarray | ValueRange
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether an error says nothing about the content of an image: it could not be read, or memory was short."""
+    """Return whether an error says nothing about the content of an image: it could not be read, or memory was short."""
     if isinstance(error, MemoryError) or "memory" in str(error).lower():
         return True
     return isinstance(error, (ConnectionError, TimeoutError)) or (
@@ -266,7 +266,7 @@ def may_pass(error: Exception) -> bool:
 
 
 def is_grey(pixels: np.ndarray) -> bool:
-    """Whether `(h, w, 3)` pixels have no colour."""
+    """Return whether `(h, w, 3)` pixels have no colour."""
     return bool((pixels[..., 1:] == pixels[..., :1]).all())
 
 
@@ -364,6 +364,6 @@ def _scaled(image: Image.Image, how: Preprocessing) -> Image.Image:
     if how.center_crop:
         return ImageOps.fit(image, how.size, Image.Resampling.LANCZOS)
     # The side that has less to spare decides; the other stays longer than the training images are.
-    wanted, length = max(zip(how.size, image.size), key=lambda sides: sides[0] / sides[1])
-    width, height = (max(side, round(own * wanted / length)) for side, own in zip(how.size, image.size))
+    target, length = max(zip(how.size, image.size), key=lambda sides: sides[0] / sides[1])
+    width, height = (max(side, round(own * target / length)) for side, own in zip(how.size, image.size))
     return image.resize((width, height), Image.Resampling.LANCZOS)

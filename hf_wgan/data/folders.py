@@ -217,8 +217,8 @@ class FolderSource:
         files = self._of_split(files, config)
         if not files:
             reasons = ", ".join(f"{count} {why}" for why, count in self.left_out.most_common())
-            found = f"; left out: {reasons}" if reasons else ""
-            raise InputError(f"train_data_dir={name!r}: there are no image files in it{found}")
+            others = f"; left out: {reasons}" if reasons else ""
+            raise InputError(f"train_data_dir={name!r}: there are no image files in it{others}")
         if config.max_train_samples is not None and len(files) > config.max_train_samples:
             self.left_out["beyond max_train_samples"] += len(files) - config.max_train_samples
             files = files[: config.max_train_samples]
@@ -272,7 +272,7 @@ class FolderSource:
         return images, metadata
 
     def _is_image(self, file: File, extension: str) -> bool:
-        """Whether a file whose name does not tell is an image by its content."""
+        """Return whether a file whose name does not tell is an image by its content."""
         if extension in NEVER_IMAGES or extension in CAMERA_RAW or extension in HEIF:
             return False
         try:
@@ -393,7 +393,7 @@ def open_folder(path: str, config: DataConfig, name: str | None = None) -> Folde
 
 
 def holds_images_only(path: Path) -> bool:
-    """Whether a folder is one of image files rather than of files that the datasets library has a reader for."""
+    """Return whether a folder is one of image files rather than of files that the datasets library has a reader for."""
     known, has_images = image_extensions(), False
     for _, folders, files in os.walk(path):
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
@@ -458,7 +458,7 @@ def _split_folder(name: str, tops: Iterable[str]) -> str | None:
 
 
 def _num_files(folder: str) -> int:
-    return sum(len(files) + sum(os.path.islink(os.path.join(path, each)) for each in folders)
+    return sum(len(files) + sum(os.path.islink(os.path.join(path, folder)) for folder in folders)
                for path, folders, files in os.walk(folder))  # fmt: skip
 
 

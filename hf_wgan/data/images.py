@@ -1,4 +1,4 @@
-"""A set of decoded training images, wherever its pixels lie."""
+"""A set of decoded training images, in memory or on the disk."""
 
 import copy
 import hashlib
@@ -95,19 +95,19 @@ class ImageSet:
 
     @property
     def is_square(self) -> bool:
-        """Whether every image is what training needs, and none has yet to be cropped at random."""
+        """Return whether every image is what training needs, and none has yet to be cropped at random."""
         return self._sizes is None
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """`(N,)` int64, or None if there are no labels or an image has none (see `labelled`)."""
+        """Return the labels, `(N,)` int64; None if there are none or an image has none (see `labelled`)."""
         if self._labels is None or self.num_unlabelled:
             return None
         return torch.from_numpy(self._labels[self._order])
 
     @property
     def num_unlabelled(self) -> int:
-        """How many of the images have no label."""
+        """Return the number of images without a label."""
         return len(self) if self._labels is None else int((self._labels[self._order] == UNLABELLED).sum())
 
     def labelled(self) -> "ImageSet":
@@ -138,7 +138,7 @@ class ImageSet:
 
     @property
     def images(self) -> torch.Tensor:
-        """All images at once, `(N, C, H, W)` uint8; those of another size are cropped to the middle."""
+        """Return all images at once, `(N, C, H, W)` uint8; those of another size are cropped to the middle."""
         middles = np.full((len(self), 2), 0.5)
         return torch.from_numpy(self.gather(np.arange(len(self)), middles)).permute(0, 3, 1, 2)
 

@@ -1,4 +1,4 @@
-"""From whatever a label column or folders hold to consecutive class numbers and class names."""
+"""Class numbers and class names from label columns of any type, or from folders."""
 
 import math
 import re
@@ -25,7 +25,7 @@ class Labels:
 
 
 def labels_of(values: Iterable[Any], column: str, names: Sequence[str] | None = None) -> Labels | None:
-    """Number the distinct values of a label column; the classes keep the values as their names.
+    """Map the distinct values of a label column to numbers; the classes keep the values as their names.
 
     Numbers, and texts that are all numbers, are in numeric order; other texts are in alphabetical order. None, NaN,
     empty text and -1 mean that an image has no label; -1 is a class only beside 1 alone or other negative numbers.
@@ -73,15 +73,15 @@ def class_mapping(values: Iterable[Any], column: str, names: Sequence[str] | Non
     meanings = {value: _meaning(value) for value in distinct}
     classes = {meaning for meaning in meanings.values() if meaning is not None}
     order: Callable[[Any], Any] = str
-    if all(_as_number(each) is not None for each in classes):
-        order = lambda each: (_as_number(each), str(each))  # noqa: E731
+    if all(_as_number(value) is not None for value in classes):
+        order = lambda value: (_as_number(value), str(value))  # noqa: E731
         if _is_missing_mark(classes):
-            classes = {each for each in classes if _as_number(each) != UNLABELLED}
+            classes = {value for value in classes if _as_number(value) != UNLABELLED}
     ordered = sorted(classes, key=order)
     # True, 1, "1" and 1.0 are one class: the same name.
-    class_names = list(dict.fromkeys(printable(str(each)) for each in ordered))
+    class_names = list(dict.fromkeys(printable(str(value)) for value in ordered))
     index = {name: number for number, name in enumerate(class_names)}
-    numbers = {value: index[printable(str(each))] for value, each in meanings.items() if each in classes}
+    numbers = {value: index[printable(str(meaning))] for value, meaning in meanings.items() if meaning in classes}
     return ClassMapping(class_names, numbers)
 
 
@@ -135,8 +135,8 @@ def _as_number(value: Any) -> float | None:
 
 
 def _is_missing_mark(classes: set[Any]) -> bool:
-    """Whether -1 among these numbers stands for a missing label, as it does in the datasets library."""
-    numbers = {_as_number(each) for each in classes}
+    """Return whether -1 among these numbers stands for a missing label, as it does in the datasets library."""
+    numbers = {_as_number(value) for value in classes}
     return numbers != {-1.0, 1.0} and not any(number is not None and number < 0 for number in numbers - {-1.0})
 
 

@@ -1,4 +1,4 @@
-"""From the options, or from a dataset in Python, to training images; and what is said about those that are not used."""
+"""Load training images by options or from a dataset in Python, and name the images that are not used."""
 
 from collections import Counter
 from dataclasses import replace

@@ -239,7 +239,7 @@ def _stream_of(dataset: datasets.IterableDataset, config: DataConfig, name: str,
 
 
 def _untyped_stream(dataset: datasets.IterableDataset, config: DataConfig, name: str, reach: Reach) -> Stream:
-    """A stream that declares no types, as one after `map` or of a generator: its first row shows what is what.
+    """Open a stream that declares no types, such as one after `map` or of a generator, by its first row.
 
     Its rows are taken as they come. A cast would have the library encode again what the stream has decoded.
     """
@@ -423,7 +423,7 @@ def _label_column(features: datasets.Features, config: DataConfig, name: str, im
 
 
 def _are_paths(values: Sequence[Any]) -> bool:
-    """Whether texts are names or addresses of image files."""
+    """Return whether texts are names or addresses of image files."""
     from .decode import image_extensions
 
     known = image_extensions()
@@ -454,7 +454,7 @@ def _idx_source(paths: list[Path], config: DataConfig) -> ArraySource:
     chosen = [np.array(concatenated([row]), np.int64) for row in rows]
     images = [images[numbers] for (images, _), numbers in zip(contents, chosen)]
     labels = [labels[numbers] for (_, labels), numbers in zip(contents, chosen) if labels is not None]
-    if len({each.shape[1:] for each in images}) > 1:
+    if len({batch.shape[1:] for batch in images}) > 1:
         raise InputError(f"dataset_split={config.dataset_split!r}: the images of these splits differ in size")
     all_labels = np.concatenate(labels) if len(labels) == len(images) else None
     return _arrays(config.dataset_name or str(paths[0]), np.concatenate(images), all_labels, config)

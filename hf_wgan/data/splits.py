@@ -24,7 +24,7 @@ class Part:
         return self.start is None and self.stop is None
 
     def bounds(self, length: int) -> tuple[int, int]:
-        """Return the first row and the one after the last, of a split with so many rows."""
+        """Return the first row and the one after the last, of a split with this number of rows."""
         start, stop = _row(self.start, 0, length), _row(self.stop, length, length)
         return start, max(start, stop)
 

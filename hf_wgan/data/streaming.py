@@ -91,7 +91,7 @@ class ImageStream:
 
     @property
     def label_names(self) -> list[str] | None:
-        """The names of the classes; None if there are none. They may have to be read from the stream first."""
+        """Return the names of the classes; None if there are none. They may have to be read from the stream first."""
         return (self.stream.learn_classes().names or None) if self.stream.has_labels else None
 
     def labelled(self) -> "ImageStream":

@@ -218,20 +218,20 @@ def self_contained(module: ModuleType) -> str:
 
 def _with_imported(module: ModuleType) -> list[ModuleType]:
     """Return the modules whose source a module needs, each after those that it needs itself."""
-    found: list[ModuleType] = []
+    complete: list[ModuleType] = []
     pending: list[ModuleType] = []
 
     def add(part: ModuleType) -> None:
-        if part in found or part in pending:
+        if part in complete or part in pending:
             return
         pending.append(part)
         for needed in _needed(part, module):
             add(needed)
         pending.remove(part)
-        found.append(part)
+        complete.append(part)
 
     add(module)
-    return found
+    return complete
 
 
 def _needed(part: ModuleType, module: ModuleType) -> Iterator[ModuleType]:
@@ -271,7 +271,7 @@ def _absolute(node: ast.ImportFrom, part: ModuleType) -> str:
 
 
 def _is_outside(name: str, module: ModuleType) -> bool:
-    """Whether a module comes with Python or from an installed package, other than this one and the module's own."""
+    """Return whether a module is Python's or an installed package's, other than this one and the module's own."""
     top = name.partition(".")[0]
     if top in (PACKAGE, module.__name__.partition(".")[0]):
         return False
@@ -363,7 +363,7 @@ def _carried_name(module: str) -> str:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether this is `[module, class]`, as an index names a component."""
+    """Return whether this is `[module, class]`, as an index names a component."""
     return isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
 
 

@@ -36,7 +36,7 @@ from .network import Network
 
 EXPANSION = 2  # channels inside a block, by those outside
 CHANNELS_PER_GROUP = 16  # of the 3×3 convolutions, which makes the cardinality width / 8
-WIDEST = 8  # the channels double from the image inwards, up to so many times the width
+WIDEST = 8  # the channels double from the image inwards, up to this many times the width
 SLOPE = 0.2  # of leaky ReLU below zero
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the variance through a leaky ReLU (He et al. 2015)
 
@@ -233,7 +233,7 @@ class _Downsample(nn.Module):
 
 
 def _filters(maps: torch.Tensor) -> torch.Tensor:
-    """[1, 3, 3, 1] / 8 along both sides for each channel, `(C, 1, 4, 4)`: what [1, 2, 1] / 4 and a mean of two give.
+    """Return the kernel [1, 3, 3, 1] / 8 along both sides for each channel, `(C, 1, 4, 4)`.
 
     Computed and not kept: a buffer that is not saved would be lost where a network is built without memory and then
     filled from a file.

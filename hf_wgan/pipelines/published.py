@@ -314,8 +314,8 @@ def _weights(folder: Path, variant: str | None) -> list[str]:
     name = weights_name(variant)
     shard = name.removesuffix(".safetensors") + "-"
     listing = f"{weights_name()}.index.{variant}.json" if variant else f"{name}.index.json"
-    found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return [each for each in found if each in (name, listing) or each.startswith(shard)]
+    files_there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return [file for file in files_there if file in (name, listing) or file.startswith(shard)]
 
 
 def _patterns(parts: list[str], variant: str | None = None) -> list[str]:

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 
 class Agreement:
-    """Reduces values over all processes, in a group of its own.
+    """Reduce values over all processes, in a separate group.
 
     Args:
         accelerator: Knows the processes.

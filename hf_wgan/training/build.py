@@ -81,7 +81,7 @@ class _Networks:
         return dataset
 
     def build(self, channels: int) -> tuple[ModelMixin, ModelMixin]:
-        """Return the generator and the critic for images with so many channels."""
+        """Return the generator and the critic for images with this number of channels."""
         if self.published and self.published.critic:
             return self.published.generator, self.published.critic
         generator, critic = build_networks(self.config, self.data_config.resolution, channels, **self.options)

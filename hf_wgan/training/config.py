@@ -336,7 +336,7 @@ class TrainingConfig(Options):
 
     @property
     def push(self) -> Push:
-        """Where the run is pushed to.
+        """Return the push that the options describe.
 
         Raises:
             InputError: No repository can have this name.

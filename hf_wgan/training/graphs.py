@@ -16,7 +16,7 @@ from .config import TrainingConfig
 
 WARM_UP_STEPS = 3  # optimizers create their states in them, and libraries choose their kernels
 Capture = Callable[[Callable[[], StepRecord]], tuple[Callable[[], None], StepRecord]]
-"""Captures a function without running it. Returns a function that replays it, and where its result then lies."""
+"""Capture a function without running it; return a function that replays it, and the tensor with its result."""
 
 
 class GraphedStep:

@@ -30,7 +30,7 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training up to now."""
+        """Return the seconds of training up to now."""
         return self.state.progress.seconds + time.monotonic() - self._reported_at
 
     def add(self, record: StepRecord) -> None:

@@ -28,7 +28,7 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         InputError: The machine does not have the requested precision, trackers or CUDA graphs.
     """
     # Broadcasting buffers would make two passes of a wrapped critic before one backward pass fail on CUDA
-    # (pytorch/pytorch#175024). Batch-norm statistics are measured anew for the saved pipeline in any case.
+    # (pytorch/pytorch#175024). Batch-norm statistics are measured again for the saved pipeline in any case.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     trackers = tracker_names(config.report_to)
     try:

@@ -62,7 +62,7 @@ def build_pipeline(
 
 
 def measured(generator: ModelMixin, batch_size: int, seed: int, class_labels: torch.Tensor | None = None) -> ModelMixin:
-    """Measure the batch-norm statistics of a generator anew and return it in eval mode.
+    """Measure the batch-norm statistics of a generator again and return it in eval mode.
 
     In training a batch is normalised by its own statistics. The running ones, which a single sample has to rely on,
     belong to a mixture of past weights; with the weights fixed they are averaged over many batches. The classes of a

@@ -68,7 +68,7 @@ class TrainingState:
 
     @property
     def networks(self) -> dict[str, ModelMixin]:
-        """Both networks by name."""
+        """Return both networks by name."""
         return {"generator": self.generator, "critic": self.critic}
 
     def add(self, name: str, value: Any) -> None:

@@ -318,7 +318,7 @@ class WGANTrainer:
 
     @property
     def _measurement(self) -> dict[str, Any]:
-        """How the batch-norm statistics of what is saved are measured."""
+        """Return the settings by which batch-norm statistics are measured before saving."""
         labels = self.dataset.labels if isinstance(self.dataset, ImageSet) else None
         return {"batch_size": self.config.train_batch_size, "seed": self.config.seed, "class_labels": labels}
 
@@ -333,7 +333,7 @@ class WGANTrainer:
 
     @property
     def ends(self) -> bool:
-        """Whether the run ends after the current step."""
+        """Return whether the run ends after the current step."""
         stopped = self.interrupted > 0 or self.control.should_training_stop
         return stopped or self.state.global_step >= self.config.max_train_steps
 

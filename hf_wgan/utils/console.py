@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"  # tqdm's own rate would be one too many
 SECONDS_BETWEEN_LINES = 30
-LINES = 10  # at least so many, evenly spread, however short it all takes
+LINES = 10  # the least number of lines in a log, evenly spread over the run
 
 
 class Output:
@@ -39,7 +39,7 @@ class Output:
             self._silence()
 
     def _silence(self) -> None:
-        """Point the stream's descriptor to the null device, for whatever else writes to it until the process ends."""
+        """Point the stream's descriptor to the null device, for all that writes to it until the process ends."""
         try:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())

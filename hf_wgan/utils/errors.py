@@ -34,5 +34,5 @@ class PushError(RuntimeError):
 
 
 def one_line(error: Exception) -> str:
-    """The message of another library's error, to be part of a line of ours."""
+    """Return the message of another library's error on one line, to be part of a message of ours."""
     return " ".join(str(error).split())[:300]

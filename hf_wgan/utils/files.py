@@ -180,7 +180,7 @@ def read_text(path: Path, folder: Path) -> str:
 
 
 def leads_outside(path: Path, folder: Path) -> bool:
-    """Whether a path in a folder goes through a symbolic link to a place outside the folder.
+    """Return whether a path in a folder goes through a symbolic link to a place outside the folder.
 
     The links of the Hub's cache do not count: they lead from a snapshot to the blobs beside it.
     """

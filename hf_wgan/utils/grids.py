@@ -13,7 +13,7 @@ VIDEO_WIDTH = 256  # pixels, to which a video of smaller images is enlarged by a
 
 
 def image_grid(images: Sequence[Image.Image], columns: int | None = None, smallest_width: int = 512) -> Image.Image:
-    """Lays images of one size and mode out in rows.
+    """Arrange images of one size and mode in rows.
 
     Args:
         images: At least one.
@@ -39,7 +39,7 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 def save_video(frames: Sequence[Image.Image], file: Any, kind: str) -> None:
-    """Saves images as an animation without end.
+    """Save images as an endless animation.
 
     Args:
         frames: At least one, all of one size and mode.

@@ -189,12 +189,12 @@ class Parsed:
 
     @property
     def configs(self) -> list[Any]:
-        """One instance of each dataclass, in the order of the parser's."""
+        """Return one instance of each dataclass, in the order of the parser's."""
         return [self.build(option_class) for option_class in self.option_classes]
 
     @property
     def explicit(self) -> set[str]:
-        """The names of the options that were typed, be it with their default values."""
+        """Return the names of the options that were typed, also those with their default values."""
         return set(self.options)
 
     def build(self, option_class: type[T], **defaults: Any) -> T:
@@ -244,7 +244,7 @@ class OptionParser(argparse.ArgumentParser):
 
     @property
     def _has_more(self) -> bool:
-        """Whether `--help` leaves options out."""
+        """Return whether `--help` leaves options out."""
         return bool(self._rare & set(self._fields))
 
     def parse(self, args: Sequence[str] | None = None) -> Parsed:
