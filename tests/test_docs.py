@@ -45,7 +45,7 @@ SMALL = {
     "evaluate-digits": "--num_images 50",
     "generate": "--overwrite_output_dir",
 }
-ARGUMENTS_ONLY = {"demo": "serves until it is stopped; tests/test_demo_in_browser.py opens it"}
+ARGUMENTS_ONLY = {"demo": "serves until it is stopped; tests/pipelines/test_demo_in_browser.py opens it"}
 NOT_RUN = {
     "pip": "the environment exists",
     "pytest": "is running already",

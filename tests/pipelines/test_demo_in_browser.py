@@ -1,6 +1,6 @@
 """The demo as a person meets it: in a real browser, without a window.
 
-pytest tests/test_demo_in_browser.py --model wgan-digits --screenshots docs
+pytest tests/pipelines/test_demo_in_browser.py --model wgan-digits --screenshots docs
 """
 
 import io
