@@ -48,5 +48,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accidents", type=int, default=200, help="how many (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    given = parser.parse_args()
-    sys.exit(main(given.accidents, given.seed))
+    args = parser.parse_args()
+    sys.exit(main(args.accidents, args.seed))
