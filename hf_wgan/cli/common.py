@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils import files
 from ..utils.commands import shell_command
+from ..utils.console import without_controls
 from ..utils.errors import BadImageError, ExportError, InputError, ProcessLostError, PushError, one_line
 from ..utils.options import OptionParser
 from ..utils.own import is_own_record
@@ -45,7 +46,7 @@ def command(function: Command) -> Command:
             return function(*args, **kwargs)
         except (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError) as error:
             if os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {without_controls(str(error))}", file=sys.stderr)
             mistake = isinstance(error, (InputError, PushError)) and not isinstance(error, BadImageError)
             return 2 if mistake else 1
         except ModuleNotFoundError as error:
@@ -192,4 +193,4 @@ def _words(config: "DataConfig") -> str:
             continue
         words.append(f"--{f'no-{name}' if value is False else name}")
         words += [] if isinstance(value, bool) else [str(value)]
-    return "".join(letter if letter.isprintable() else "?" for letter in shlex.join(words))
+    return shlex.join(words)

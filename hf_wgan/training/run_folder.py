@@ -200,8 +200,8 @@ def write_pipeline(folder: Path, pipeline: WGANPipeline, raw_generator: ModelMix
         raw_generator: The generator without averaging, to be saved as the variant `raw`.
     """
     if raw_generator is not None:
-        with files.replacing_in(folder / "generator") as temporary:
-            raw_generator.save_pretrained(temporary, variant="raw")
+        with files.replacing_in(folder) as temporary:
+            raw_generator.save_pretrained(temporary / "generator", variant="raw")
     pipeline.save_pretrained(folder)
     (folder / files.EVALUATION).unlink(missing_ok=True)  # it measured other weights
     pipeline.register_to_config(_name_or_path=str(folder))

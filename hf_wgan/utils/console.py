@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 import time
 from typing import Any, TextIO
@@ -68,10 +69,15 @@ def stream() -> Any:
     return Output(sys.stdout if in_notebook() else sys.stderr)
 
 
+def without_controls(text: str) -> str:
+    """Return text in which names of files or models cannot steer a terminal: control characters are replaced."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\N{REPLACEMENT CHARACTER}", text)
+
+
 def say(message: str) -> None:
     """Print a line of its own, above a bar if there is one."""
     file = stream()
-    tqdm.write(message, file=file)
+    tqdm.write(without_controls(message), file=file)
     file.flush()
 
 

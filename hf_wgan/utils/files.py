@@ -148,7 +148,10 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         InputError: Another process holds it.
     """
-    lock = FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True, thread_local=False)
+    path = folder.resolve() / LOCK
+    if path.is_symlink():  # which filelock would follow, and empty the file
+        path.unlink()
+    lock = FileLock(path, timeout=0, is_singleton=True, thread_local=False)
     with ExitStack() as held:
         try:
             held.enter_context(lock)

@@ -67,7 +67,9 @@ def test_the_images_that_a_strangers_model_names_are_shown_and_not_read(
         assert command([str(model), *options, str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "was not trained here" in error and "\x1b" not in error
-    assert error.rstrip().endswith(f"add: --train_data_dir {private} --label_column 'a?[31m b' --random_flip")
+    assert error.rstrip().endswith(
+        f"add: --train_data_dir {private} --label_column 'a\N{REPLACEMENT CHARACTER}[31m b' --random_flip"
+    )
     assert command([str(model), *options, str(tmp_path / "out2"), "--train_data_dir", private]) == 0
     assert not (tmp_path / "autostart").exists()
 

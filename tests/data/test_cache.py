@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -124,21 +125,85 @@ def test_grey_pictures_in_any_mode_make_a_set_of_one_channel(load, folder):
     assert load().shape == (3, 8, 8)
 
 
-def test_a_damaged_cache_is_built_again(load, tmp_path, monkeypatch):
+def rewrite(name, change):
+    """Returns a function that changes the content of a file of a cache."""
+
+    def damage(folder):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(change(content))
+
+    return damage
+
+
+def flipped(content):
+    return content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+
+
+DAMAGES = {
+    f"{name}, {what}": rewrite(name, change)
+    for name in (cache.PIXELS, cache.INDEX, cache.INFO)
+    for what, change in {
+        "half of it": lambda content: content[: len(content) // 2],
+        "empty": lambda content: b"",
+        "a bit flipped": flipped,
+        "zeros of the same size": lambda content: bytes(len(content)),
+    }.items()
+}
+DAMAGES |= {f"{cache.INFO}, {text}": rewrite(cache.INFO, lambda _, text=text: text) for text in (b"[]", b"{}", b"null")}
+DAMAGES |= {f"no {name}": lambda folder, name=name: (folder / name).unlink() for name in (cache.INDEX, cache.PIXELS)}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_said_and_built_again(damage, load, tmp_path, monkeypatch, capsys):
     good = load().images
     (name,) = built(tmp_path)
-    for damage in ("shorten", "garble", "lose"):
-        place = tmp_path / "cache" / name
-        if damage == "shorten":
-            with open(place / cache.PIXELS, "r+b") as file:
-                file.truncate(100)
-        elif damage == "garble":
-            (place / cache.INFO).write_text("{")
-        else:
-            (place / cache.INDEX).unlink()
-        calls = decodings(monkeypatch)
-        assert torch.equal(load().images, good), damage
-        assert calls
+    DAMAGES[damage](tmp_path / "cache" / name)
+    calls = decodings(monkeypatch)
+    assert torch.equal(load().images, good)
+    assert calls and "is damaged: the images are decoded again" in capsys.readouterr().err
+    calls.clear()
+    assert torch.equal(load().images, good) and not calls, "once"
+
+
+def test_a_large_cache_is_checked_while_it_is_read(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "CHECKED_AT_OPENING", 0)
+    good = load().images[:].clone()
+    (name,) = built(tmp_path)
+    rewrite(cache.PIXELS, flipped)(tmp_path / "cache" / name)
+    with pytest.raises(InputError, match="damaged"):
+        load().images[:]
+    assert torch.equal(load().images[:], good), "built again at the next start"
+
+
+def test_a_complete_cache_may_lie_on_a_read_only_disk(load, monkeypatch):
+    good = load().images
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for owner, name in [(cache, "FileLock"), (cache.shutil, "rmtree"), (Path, "mkdir"), (Path, "unlink")]:
+        monkeypatch.setattr(owner, name, fail)
+    assert torch.equal(load().images, good)
+
+
+def test_other_content_of_the_same_size_and_time_never_meets_a_stale_cache(load, folder):
+    """As after unzip, tar or rsync -a, which restore times."""
+    path = folder / "0.png"
+    pictures(1, seed=8)[0].save(path, "BMP")
+    before = load().fingerprint
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    pictures(1, seed=9)[0].save(path, "BMP")
+    os.utime(path, ns=times)
+    assert load().fingerprint != before
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError(), OSError(5, "I/O error")])
+def test_a_fault_of_reading_that_passes_is_not_remembered(error, load, monkeypatch):
+    decode, count = cache.decode_or_error, iter(range(100))
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "decode_or_error", lambda *given: error if next(count) == 2 else decode(*given))
+        assert len(load()) == 5
+    assert len(load()) == 6
 
 
 BUILDER = """

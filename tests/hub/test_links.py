@@ -13,6 +13,7 @@ from hf_wgan import InputError, WGANPipeline, WGANTrainer
 from hf_wgan.hub.card import record_evaluation, write_card
 from hf_wgan.hub.publish import BackgroundPushes, Push, push_folder
 from hf_wgan.hub.space import SpacePush, push_space
+from hf_wgan.training.run_folder import write_pipeline
 
 KEY = "-----BEGIN PRIVATE KEY-----"
 FIGURE = {"metric_type": "fid", "metric_name": "Fréchet distance", "metric_value": 1, "settings": {"features": "x"}}
@@ -116,6 +117,22 @@ def test_nothing_is_written_through_a_link_and_what_it_leads_to_is_not_copied(ru
     assert not (run / "README.md").is_symlink() and "export" not in (run / "README.md").read_text()
     push_folder(run, Push("me/model"))
     assert not [name for name, data in server.files("me/model").items() if b"export A" in data]
+
+
+def test_the_lock_is_not_taken_through_a_link(run, secret, server):
+    link(run / ".lock", secret)
+    push_folder(run, Push("me/model"))
+    assert secret.read_text() == KEY and not (run / ".lock").is_symlink()
+
+
+def test_a_run_saves_its_raw_generator_into_its_own_folder(run, secret):
+    elsewhere = secret.parent / "generator"
+    shutil.move(run / "generator", elsewhere)
+    os.symlink(elsewhere, run / "generator")
+    before = {path: path.read_bytes() for path in elsewhere.iterdir()}
+    write_pipeline(run, WGANPipeline(tiny_generator(), tiny_critic()), tiny_generator())
+    assert {path: path.read_bytes() for path in elsewhere.iterdir()} == before
+    assert (run / "generator" / "diffusion_pytorch_model.raw.safetensors").is_file()
 
 
 def test_saving_a_pipeline_replaces_links(secret, tmp_path):

@@ -1,5 +1,6 @@
 import fcntl
 import io
+import json
 import os
 import struct
 import subprocess
@@ -124,3 +125,15 @@ def test_a_run_outlives_the_reader_of_its_output(tmp_path):
     process.stdin.write("\n")
     process.stdin.close()
     assert process.wait(timeout=100) == 0
+
+
+def test_names_in_messages_do_not_steer_the_terminal(capsys, tmp_path):
+    from hf_wgan.cli.evaluate import evaluate_digits
+
+    evil = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e"
+    console.say(f"Bad image left out: {evil}é.png\n\tsecond line")
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": evil}))
+    assert evaluate_digits([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert not [letter for letter in said if not letter.isprintable() and letter not in "\n\t"]
+    assert "é.png\n\tsecond line\n" in said and "describes no Wasserstein GAN pipeline" in said
