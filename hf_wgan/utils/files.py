@@ -126,10 +126,12 @@ def _remove_other_shards(weights: Path, saved: Collection[str]) -> None:
 
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
-    """Turn what safetensors and PyTorch raise where a disk is full into an OSError that names the file."""
+    """Turn what libraries raise where a disk is full into an OSError that names the file."""
     try:
         yield
-    except OSError:
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
         raise
     except Exception as error:
         if number := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors, in the words of Rust

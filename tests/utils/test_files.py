@@ -1,0 +1,69 @@
+"""Replacing files at once."""
+
+import errno
+import os
+
+import pytest
+from safetensors import SafetensorError
+
+from hf_wgan.utils import files
+
+FULL = {
+    "a write": (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: .*card.md"),
+    "safetensors": (
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        "No space left on device: .*card.md",
+    ),
+    "PyTorch": (
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        "card.md cannot be wr",
+    ),
+}
+
+
+@pytest.mark.parametrize("replacing", [files.replacing, files.replacing_in])
+@pytest.mark.parametrize("of", FULL)
+def test_a_full_disk_is_one_line_that_names_the_file_and_the_old_one_stays(of, replacing, tmp_path):
+    error, line = FULL[of]
+    path = tmp_path / "card.md"
+    old = path if replacing is files.replacing else path / "old"
+    old.parent.mkdir(exist_ok=True)
+    old.write_text("old")
+    with pytest.raises(OSError, match=line), replacing(path) as temporary:
+        (temporary if temporary.suffix else temporary / "old").write_text("ne")
+        raise error
+    assert old.read_text() == "old" and [each.name for each in old.parent.iterdir()] == [old.name]
+
+
+def test_other_errors_are_left_as_they_are(tmp_path):
+    with pytest.raises(ValueError, match=r"^mine$"), files.replacing(tmp_path / "a"):
+        raise ValueError("mine")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_yielded_ends_as_the_file_does(tmp_path):
+    """Libraries choose the format by it."""
+    with files.replacing(tmp_path / "walk.webp") as temporary:
+        assert temporary.suffix == ".webp" and temporary.name.startswith(".")
+        temporary.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["walk.webp"]
+
+
+def test_what_a_killed_process_left_counts_as_nothing_and_is_removed(tmp_path):
+    (tmp_path / ".card.1.tmp.md").write_text("ha")
+    (tmp_path / ".saving-abc").mkdir()
+    (tmp_path / files.LOCK).touch()
+    assert files.is_unused(tmp_path)
+    with files.replacing_in(tmp_path):
+        pass
+    assert not (tmp_path / ".saving-abc").exists()
+    (tmp_path / "mine").touch()
+    assert not files.is_unused(tmp_path)
+
+
+def test_a_temporary_file_is_not_written_through_a_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    os.symlink(victim, tmp_path / f".card.{os.getpid()}.tmp.md")
+    files.write_text(tmp_path / "card.md", "new")
+    assert victim.read_text() == "mine" and (tmp_path / "card.md").read_text() == "new"
