@@ -78,7 +78,7 @@ def test_a_run_leaves_a_pipeline_with_a_card(trained):
     "command, file",
     [
         ("hf-wgan generate wgan-digits --num_images 4", "generated/grid.png"),
-        ("hf-wgan evaluate wgan-digits --num_images 200", "wgan-digits/evaluation.json"),
+        ("hf-wgan evaluate wgan-digits --num_images 200 --features pixels", "wgan-digits/evaluation.json"),
         ("hf-wgan export wgan-digits --format onnx --output digits.onnx", "digits.onnx"),
         ("hf-wgan push wgan-digits --hub_model_id me/digits", "wgan-digits/README.md"),
         ("hf-wgan generate me/digits --num_images 4 --output_dir from-the-hub", "from-the-hub/grid.png"),

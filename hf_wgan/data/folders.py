@@ -9,14 +9,11 @@ import hashlib
 import io
 import json
 import os
-import stat
 import unicodedata
 import zipfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +23,7 @@ from .config import DataConfig
 from .decode import MAX_FILE_BYTES, Picture, image_extensions, is_image
 from .labels import class_mapping, printable
 from .splits import Part, concatenated, parse_split
+from .trees import DiskTree, File, Tree, ZipTree
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 STYLEGAN_LABELS = "dataset.json"
@@ -45,153 +43,6 @@ NEVER_IMAGES = ARCHIVES | {
     ".ini", ".cfg", ".toml", ".db", ".npy", ".npz", ".pt", ".pth", ".pkl", ".mat", ".h5", ".safetensors", ".parquet",
     ".arrow", ".pdf", ".doc", ".docx", ".svg", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".exe", ".aae",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of a folder or of a ZIP file."""
-
-    path: str  # relative, with "/"
-    place: str  # what the tree opens it by
-    state: tuple[int, ...]  # changes when the content does
-
-
-@dataclass
-class Listing:
-    """Every file of a tree: regular files, and how many others there are for each reason."""
-
-    files: list[File] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-
-
-class Tree(Protocol):
-    """Where files lie."""
-
-    name: str
-
-    def listing(self) -> Listing: ...
-
-    def open(self, file: File) -> BinaryIO: ...
-
-    def payload(self, file: File) -> Any: ...  # what `decode` takes
-
-
-class DiskTree:
-    """The files below a folder. Links are followed once each, so that a cycle of them ends."""
-
-    def __init__(self, folder: str):
-        self.name = folder
-
-    def listing(self) -> Listing:
-        root = os.path.realpath(self.name)
-        result = Listing()
-        walk = _Walk(result, _identity(os.stat(root)), _ancestors(root))
-        walk.folder(self.name, "")
-        while walk.links:  # after everything that is really there, which therefore keeps its own name
-            walk.links.sort(key=lambda link: link[1])
-            links, walk.links = walk.links, []
-            for place, path in links:
-                walk.link(place, path)
-        result.files.sort(key=lambda file: file.path)
-        return result
-
-    def open(self, file: File) -> BinaryIO:
-        return open(file.place, "rb")
-
-    def payload(self, file: File) -> str:
-        return file.place
-
-
-class _Walk:
-    def __init__(self, result: Listing, root: tuple[int, int], ancestors: set[tuple[int, int]]):
-        self.result = result
-        self.folders = {root} | ancestors
-        self.files: set[tuple[int, int]] = set()
-        self.links: list[tuple[str, str]] = []
-
-    def folder(self, place: str, path: str) -> None:
-        try:
-            with os.scandir(place) as scan:
-                entries = sorted(scan, key=lambda entry: entry.name)
-        except OSError:
-            self.result.left_out["folders that cannot be read"] += 1
-            return
-        for entry in entries:
-            inner = f"{path}/{entry.name}" if path else entry.name
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                hidden = _num_files(entry.path) if entry.is_dir(follow_symlinks=False) else 1
-                self.result.left_out["hidden"] += hidden
-            elif entry.is_symlink():
-                self.links.append((entry.path, inner))
-            elif entry.is_dir(follow_symlinks=False):
-                self.directory(entry.path, inner, entry.stat(follow_symlinks=False))
-            else:
-                self.file(entry.path, inner, entry.stat(follow_symlinks=False))
-
-    def directory(self, place: str, path: str, status: os.stat_result) -> bool:
-        identity = _identity(status)
-        if identity in self.folders:
-            return False
-        self.folders.add(identity)
-        self.folder(place, path)
-        return True
-
-    def file(self, place: str, path: str, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            self.result.left_out["no regular files"] += 1
-            return
-        self.files.add(_identity(status))
-        self.result.files.append(File(path, place, state_of(status)))
-
-    def link(self, place: str, path: str) -> None:
-        try:
-            status = os.stat(place)
-        except OSError:
-            self.result.left_out["broken links"] += 1
-            return
-        if stat.S_ISDIR(status.st_mode):
-            if not self.directory(place, path, status):
-                self.result.left_out["links to folders that are read already"] += 1
-        elif _identity(status) in self.files:
-            self.result.left_out["links to files that are read already"] += 1
-        else:
-            self.file(place, path, status)
-
-
-class ZipTree:
-    """The files of a ZIP file."""
-
-    def __init__(self, path: str):
-        self.name = path
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise InputError(f"train_data_dir={path!r}: cannot be read as a ZIP file ({one_line(error)})") from error
-
-    def __reduce__(self) -> Any:
-        return ZipTree, (self.name,)
-
-    def listing(self) -> Listing:
-        result = Listing()
-        for number, member in enumerate(self._zip.infolist()):
-            if member.is_dir():
-                continue
-            path = str(PurePosixPath("/", member.filename.replace("\\", "/")).relative_to("/"))
-            if any(part.startswith(".") or part == "__MACOSX" for part in path.split("/")):
-                result.left_out["hidden"] += 1
-            else:
-                result.files.append(File(path, str(number), (member.file_size, member.CRC)))
-        result.files.sort(key=lambda file: file.path)
-        return result
-
-    def open(self, file: File) -> BinaryIO:
-        return io.BytesIO(self.payload(file))
-
-    def payload(self, file: File) -> bytes:
-        member = self._zip.infolist()[int(file.place)]
-        if member.file_size > MAX_FILE_BYTES:
-            raise ValueError(f"it has {member.file_size:,} bytes, over the limit of {MAX_FILE_BYTES:,}")
-        return self._zip.read(member)
 
 
 class FolderSource:
@@ -405,11 +256,6 @@ def holds_images_only(path: Path) -> bool:
     return has_images
 
 
-def state_of(status: os.stat_result) -> tuple[int, int, int]:
-    """Return what changes when a file's content does: size, time of change, and the time that no program can set."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
 def _rows(path: str, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the file name and the other values of each row of a metadata file."""
     if path == STYLEGAN_LABELS:
@@ -455,16 +301,3 @@ def _split_folder(name: str, tops: Iterable[str]) -> str | None:
     synonyms = next((names for names in SPLIT_FOLDERS.values() if name in names), (name,))
     candidates = [top for word in (name, *synonyms) for top in tops if top and top.lower() == word.lower()]
     return candidates[0] if candidates else None
-
-
-def _num_files(folder: str) -> int:
-    return sum(len(files) + sum(os.path.islink(os.path.join(path, folder)) for folder in folders)
-               for path, folders, files in os.walk(folder))  # fmt: skip
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _ancestors(root: str) -> set[tuple[int, int]]:
-    return {_identity(os.stat(parent)) for parent in Path(root).parents if os.access(parent, os.F_OK)}

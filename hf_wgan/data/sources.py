@@ -21,9 +21,10 @@ from . import idx
 from .cells import Cells, Reach, can_hold_images, dtype_of, hub_reach, image_columns, looks_like_image, reach_of
 from .config import DataConfig
 from .decode import Picture
-from .folders import FolderSource, holds_images_only, open_folder, state_of
+from .folders import FolderSource, holds_images_only, open_folder
 from .labels import ClassMapping, class_mapping, labels_of
 from .splits import concatenated, parse_split
+from .trees import state_of
 
 DIGITS_MARGIN = 1  # pixels of background around the 8×8 digits, which otherwise touch the frame
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
