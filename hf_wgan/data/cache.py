@@ -30,11 +30,11 @@ import numpy as np
 import PIL
 import psutil
 from filelock import FileLock
-from huggingface_hub.constants import HF_HOME
 
 from ..utils.console import progress_bar, say
 from ..utils.errors import InputError
 from ..utils.files import flush
+from .config import cache_folder
 from .decode import (
     Preprocessing,
     ValueRange,
@@ -74,11 +74,6 @@ class Cached:
     builder: tuple[str, int, float] = ("", 0, 0)  # machine, process and time
     folder: Path | None = None
     checksums: np.ndarray | None = None  # (N,) CRC-32 of each image, of a cache that is not checked as a whole
-
-
-def cache_folder(cache_dir: str | Path | None) -> Path:
-    """Return the folder for everything that is computed of images once: by default in the Hugging Face cache."""
-    return Path(cache_dir) if cache_dir else Path(HF_HOME) / "hf_wgan"
 
 
 def open_cache(

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from huggingface_hub.constants import HF_HOME
+
 from ..utils.errors import InputError
 from ..utils.options import Options, option
 
@@ -128,3 +130,8 @@ class DataConfig(Options):
     def hub_id(self) -> str | None:
         """Return the dataset's name on the Hub; None if it is a local one."""
         return self.dataset_name if self.dataset_name and not Path(self.dataset_name).exists() else None
+
+
+def cache_folder(cache_dir: str | Path | None) -> Path:
+    """Return the folder for everything that is computed of images once: by default in the Hugging Face cache."""
+    return Path(cache_dir) if cache_dir else Path(HF_HOME) / "hf_wgan"

@@ -97,6 +97,8 @@ class FolderSource:
         file = self.files[number]
         try:
             return printable(file.path), self._tree.payload(file)
+        except ConnectionError:  # says nothing of the image
+            raise
         except Exception as error:  # of zipfile, and of zlib beneath it
             return printable(file.path), error
 
@@ -243,17 +245,26 @@ def open_folder(path: str, config: DataConfig, name: str | None = None) -> Folde
     return FolderSource(name or path, DiskTree(path), config)
 
 
-def holds_images_only(path: Path) -> bool:
-    """Return whether a folder is one of image files rather than of files that the datasets library has a reader for."""
+def holds_images_only(paths: Iterable[str]) -> bool:
+    """Return whether files are images, with their metadata, rather than what the datasets library has a reader for."""
     known, has_images = image_extensions(), False
-    for _, folders, files in os.walk(path):
-        folders[:] = [folder for folder in folders if not folder.startswith(".")]
-        for file in files:
-            extension = os.path.splitext(file)[1].lower()
-            if file not in METADATA and extension in {".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".tar", ".lance"}:
-                return False
-            has_images = has_images or extension in known
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        extension = os.path.splitext(name)[1].lower()
+        if any(part.startswith(".") for part in folder.split("/")):
+            continue
+        if name not in METADATA and extension in {".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".tar", ".lance"}:
+            return False
+        has_images = has_images or extension in known
     return has_images
+
+
+def paths_in(folder: Path) -> Iterator[str]:
+    """Yield the files of a folder, relative to it, with "/"."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(place).relative_to(folder)
+        yield from ((below / name).as_posix() for name in names)
 
 
 def _rows(path: str, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:

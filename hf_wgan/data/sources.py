@@ -21,8 +21,9 @@ from . import idx
 from .cells import Cells, Reach, can_hold_images, dtype_of, hub_reach, image_columns, looks_like_image, reach_of
 from .config import DataConfig
 from .decode import Picture
-from .folders import FolderSource, holds_images_only, open_folder
+from .folders import FolderSource, holds_images_only, open_folder, paths_in
 from .labels import ClassMapping, class_mapping, labels_of
+from .repositories import open_repository
 from .splits import concatenated, parse_split
 from .trees import state_of
 
@@ -186,10 +187,12 @@ def open_source(config: DataConfig) -> Source | Stream:
         files = [idx.find_images(path, part.name) for part in parts]
         if files and all(files):
             return _idx_source([file for file in files if file], config)
-        if holds_images_only(path):
+        if holds_images_only(paths_in(path)):
             return _folder(config.dataset_name, config)
     elif path.suffix.lower() == ".zip" and path.is_file():
         return _folder(config.dataset_name, config)
+    elif not path.exists() and (source := open_repository(config.dataset_name, config)):
+        return _folder_of(source, config, num_shards=min(SAVED_SHARDS, len(source)))
     dataset, reach = _load_dataset(config)
     return source_of(dataset, config, config.dataset_name, reach)
 
@@ -264,10 +267,13 @@ def _untyped_stream(dataset: datasets.IterableDataset, config: DataConfig, name:
 
 
 def _folder(path: str, config: DataConfig) -> Source | Stream:
-    source = open_folder(path, config)
+    return _folder_of(open_folder(path, config), config)
+
+
+def _folder_of(source: FolderSource, config: DataConfig, num_shards: int = 1) -> Source | Stream:
     if not config.streaming:
         return source
-    numbers = datasets.Dataset.from_dict({"number": range(len(source))}).to_iterable_dataset(num_shards=1)
+    numbers = datasets.Dataset.from_dict({"number": range(len(source))}).to_iterable_dataset(num_shards=num_shards)
     names = source.label_names
     return Stream(
         source.name, numbers, FolderRows(source), names is not None, _mapping_of(names), fingerprint=source.fingerprint

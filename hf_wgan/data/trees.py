@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
+from huggingface_hub import HfFileSystem
+
 from ..utils.errors import InputError, one_line
 from .decode import MAX_FILE_BYTES
+
+REPOSITORY_FILES = (".gitattributes", "README.md")  # which belong to a repository and not to its images
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class File:
 
     path: str  # relative, with "/"
     place: str  # what the tree opens it by
-    state: tuple[int, ...]  # changes when the content does
+    state: tuple[Any, ...]  # changes when the content does
 
 
 @dataclass
@@ -128,12 +132,12 @@ class _Walk:
 
 
 class ZipTree:
-    """The files of a ZIP file."""
+    """The files of a ZIP file, by its path or opened."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, content: BinaryIO | None = None):
         self.name = path
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(content or path)
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
             raise InputError(f"train_data_dir={path!r}: cannot be read as a ZIP file ({one_line(error)})") from error
 
@@ -161,6 +165,98 @@ class ZipTree:
         if member.file_size > MAX_FILE_BYTES:
             raise ValueError(f"it has {member.file_size:,} bytes, over the limit of {MAX_FILE_BYTES:,}")
         return self._zip.read(member)
+
+
+class RepositoryTree:
+    """The files of a dataset repository of the Hub: downloaded, or each read from the Hub when it is needed.
+
+    Args:
+        name: The repository.
+        commit: Its commit.
+        paths: The files of that commit.
+        folder: Where they have been downloaded to; None to keep nothing on the disk.
+    """
+
+    def __init__(self, name: str, commit: str, paths: list[str], folder: str | None = None):
+        self.name, self._commit, self._folder = name, commit, folder
+        self._paths = [path for path in paths if path not in REPOSITORY_FILES]
+
+    def listing(self) -> Listing:
+        result = Listing()
+        for path in sorted(self._paths):
+            if any(part.startswith(".") for part in path.split("/")):
+                result.left_out["hidden"] += 1
+                continue
+            place = os.path.join(self._folder, path) if self._folder else f"datasets/{self.name}@{self._commit}/{path}"
+            result.files.append(File(path, place, state_of(os.stat(place)) if self._folder else (self._commit,)))
+        return result
+
+    def open(self, file: File) -> BinaryIO:
+        return open(file.place, "rb") if self._folder else HfFileSystem().open(file.place, "rb")
+
+    def payload(self, file: File) -> str | bytes:
+        if self._folder:
+            return file.place
+        try:
+            with self.open(file) as content:
+                data = content.read(MAX_FILE_BYTES + 1)
+        except Exception as error:  # of the Hub's client and of the layers beneath it
+            raise ConnectionError(f"{file.path}: {type(error).__name__}: {one_line(error)}") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise ValueError(f"it has over {MAX_FILE_BYTES:,} bytes, the limit")
+        return data
+
+
+class UnzippedTree:
+    """A tree whose ZIP files are folders: their files lie beside a ZIP file, or below its name if there are several."""
+
+    def __init__(self, tree: Tree):
+        self.name, self._tree = tree.name, tree
+        self._zips: dict[str, ZipTree] = {}
+        self._members: dict[str, tuple[File, File]] = {}  # the ZIP file and the member, by place
+
+    def __reduce__(self) -> Any:
+        return _unzipped, (self._tree, self._members)
+
+    def listing(self) -> Listing:
+        listing = self._tree.listing()
+        archives = [file for file in listing.files if file.path.lower().endswith(".zip")]
+        num_beside = Counter(PurePosixPath(archive.path).parent for archive in archives)
+        result = Listing([file for file in listing.files if file not in archives], listing.left_out)
+        for archive in archives:
+            path = PurePosixPath(archive.path)
+            folder = path.with_suffix("") if num_beside[path.parent] > 1 else path.parent
+            try:
+                inner = self._zip(archive).listing()
+            except InputError:
+                result.left_out["ZIP files that cannot be read"] += 1
+                continue
+            result.left_out += inner.left_out
+            for member in inner.files:
+                place = f"{archive.path}::{member.place}"
+                self._members[place] = archive, member
+                result.files.append(File(str(folder / member.path), place, (*archive.state, *member.state)))
+        result.files.sort(key=lambda file: file.path)
+        return result
+
+    def open(self, file: File) -> BinaryIO:
+        archive, member = self._members.get(file.place, (None, file))
+        return self._tree.open(member) if archive is None else self._zip(archive).open(member)
+
+    def payload(self, file: File) -> Any:
+        archive, member = self._members.get(file.place, (None, file))
+        return self._tree.payload(member) if archive is None else self._zip(archive).payload(member)
+
+    def _zip(self, archive: File) -> ZipTree:
+        if archive.path not in self._zips:
+            self._zips[archive.path] = ZipTree(archive.path, self._tree.open(archive))
+        return self._zips[archive.path]
+
+
+def _unzipped(tree: Tree, members: dict[str, tuple[File, File]]) -> UnzippedTree:
+    result = UnzippedTree(tree)
+    result._members = members
+    return result
 
 
 def state_of(status: os.stat_result) -> tuple[int, int, int]:
