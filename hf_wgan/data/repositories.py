@@ -35,25 +35,25 @@ def open_repository(name: str, config: DataConfig) -> FolderSource | None:
 
 def _tree(name: str, config: DataConfig) -> Tree | None:
     try:
-        found = HfApi().dataset_info(name, revision=config.dataset_revision)
-        assert found.sha is not None
-        paths = [file.rfilename for file in found.siblings or ()]
+        repository = HfApi().dataset_info(name, revision=config.dataset_revision)
+        assert repository.sha is not None
+        paths = [file.rfilename for file in repository.siblings or ()]
         if not any(path.lower().endswith(".zip") for path in paths) and not holds_images_only(paths):
             return None
-        remote = UnzippedTree(RepositoryTree(name, found.sha, paths))
+        remote = UnzippedTree(RepositoryTree(name, repository.sha, paths))
         if not holds_images_only(file.path for file in remote.listing().files) or _says_what_to_take(
-            name, found.sha, paths
+            name, repository.sha, paths
         ):
             return None
         if config.streaming:
             return remote
-        folder = snapshot_download(name, repo_type="dataset", revision=found.sha)
+        folder = snapshot_download(name, repo_type="dataset", revision=repository.sha)
     except Exception:  # the datasets library meets it too, and says what to do about it
         return None
     record = _record(name, config)
     record.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(record, json.dumps({"commit": found.sha, "paths": paths, "folder": folder}))
-    return UnzippedTree(RepositoryTree(name, found.sha, paths, folder))
+    files.write_text(record, json.dumps({"commit": repository.sha, "paths": paths, "folder": folder}))
+    return UnzippedTree(RepositoryTree(name, repository.sha, paths, folder))
 
 
 def _says_what_to_take(name: str, commit: str, paths: list[str]) -> bool:
