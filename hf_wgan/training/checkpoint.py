@@ -245,16 +245,36 @@ def set_aside_after(output_dir: Path, step: int) -> list[Path]:
     aside = []
     for folder in files.checkpoints(output_dir):
         if files.step_of(folder) > step:
-            target = folder.with_name(SET_ASIDE + folder.name)
-            shutil.rmtree(target, ignore_errors=True)
-            aside.append(folder.rename(target))
+            aside.append(_set_aside(folder))
     return aside
 
 
+def _set_aside(folder: Path) -> Path:
+    """Rename a checkpoint, in place of an earlier one of that name; whatever else has that name stays."""
+    target, number = folder.with_name(SET_ASIDE + folder.name), 1
+    while target.exists() and not _is_only_checkpoint(target):
+        number += 1
+        target = folder.with_name(f"{SET_ASIDE}{folder.name}-{number}")
+    shutil.rmtree(target, ignore_errors=True)
+    return folder.rename(target)
+
+
 def _remove(folder: Path) -> None:
-    """Rename a checkpoint before removing it: whatever has the name of a checkpoint is whole."""
-    if folder.exists():
+    """Rename a checkpoint before removing it: whatever has the name of a checkpoint is whole.
+
+    One that holds something else, which a person may have put there, is set aside.
+    """
+    if not folder.exists():
+        return
+    if _is_only_checkpoint(folder):
         shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.old.tmp")), ignore_errors=True)
+    else:
+        _set_aside(folder)
+
+
+def _is_only_checkpoint(folder: Path) -> bool:
+    """Return whether a folder holds what a checkpoint's manifest names, and nothing else."""
+    return {path for path in folder.rglob("*") if not path.is_dir()} <= set(files.manifest_files(folder))
 
 
 def _host_copy(value: Any) -> Any:

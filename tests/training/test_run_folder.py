@@ -108,6 +108,17 @@ def test_overwriting_a_run_removes_its_own_files_only(run, tiny_config):
     assert [path.name for path in files.checkpoints(run)] == ["checkpoint-000002"]
 
 
+def test_checkpoints_that_a_person_put_something_into_are_set_aside_and_not_removed(run, tiny_config):
+    write(run, ["checkpoint-000002/notes.txt", "checkpoint-000001/weights.bin", "set-aside-checkpoint-000006/mine"])
+    train(tiny_config(max_train_steps=8, checkpoints_total_limit=1, resume_from_checkpoint="latest"))
+    assert [path.name for path in files.checkpoints(run)] == ["checkpoint-000008"]
+    train(tiny_config(max_train_steps=8, resume_from_checkpoint=str(run / "set-aside-checkpoint-000002")))
+    kept = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.read_bytes() == b"mine"}
+    assert kept == {
+        f"set-aside-checkpoint-{name}" for name in ("000002/notes.txt", "000001/weights.bin", "000006/mine")
+    }
+
+
 def test_nothing_is_removed_behind_a_link(run, tiny_config, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
