@@ -19,6 +19,7 @@ from .models import (
     ResNetCritic,
     ResNetGenerator,
 )
+from .models.factory import ARCHITECTURES
 from .pipelines import WGANPipeline
 from .utils.errors import InputError
 from .version import __version__
@@ -62,18 +63,15 @@ _ON_FIRST_USE = {
 
 # diffusers loads components only from the libraries in this table (huggingface/diffusers#6563). Without this a
 # component would be recorded under its module path, which loads from a folder but not from the Hub.
-_LOADABLE = {
-    network.__name__: ["save_pretrained", "from_pretrained"]
-    for network in (
-        *(DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator),
-        *(R3GANCritic, R3GANGenerator, ResNetCritic, ResNetGenerator),
-    )
-}
+_NETWORKS = {network.__name__: network for pair in ARCHITECTURES.values() for network in pair}
+_LOADABLE = {name: ["save_pretrained", "from_pretrained"] for name in _NETWORKS}
 pipeline_loading_utils.LOADABLE_CLASSES["hf_wgan"] = _LOADABLE
 pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _NETWORKS:  # of an architecture whose classes have no line above
+        return _NETWORKS[name]
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_ON_FIRST_USE[name], __name__), name)

@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from diffusers.pipelines import pipeline_loading_utils
 
 import hf_wgan
+from hf_wgan.models.factory import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,7 +17,10 @@ def test_importing_it_pulls_in_no_plotting_no_page_no_scikit_learn_and_no_datase
     code = """
 import sys, diffusers, diffusers.pipelines.pipeline_utils, diffusers.models
 before = set(sys.modules)
+from diffusers.pipelines import pipeline_loading_utils
+
 import hf_wgan
+from hf_wgan.models.factory import ARCHITECTURES
 heavy = {"gradio", "matplotlib", "sklearn", "datasets", "pandas", "pyarrow", "scipy"}
 print(sorted(heavy & (set(sys.modules) - before)))
 """
@@ -39,3 +44,10 @@ def test_names_are_nouns_and_verbs_of_the_field():
             names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
             names |= {getattr(node, "name", "") for node in ast.walk(tree)}
             assert not names & not_names, f"{path}: {names & not_names}"
+
+
+def test_an_architecture_in_the_registry_needs_no_other_line_to_be_saved_and_loaded():
+    networks = [network for pair in ARCHITECTURES.values() for network in pair]
+    assert set(pipeline_loading_utils.LOADABLE_CLASSES["hf_wgan"]) == {network.__name__ for network in networks}
+    for network in networks:
+        assert hf_wgan.__getattr__(network.__name__) is network

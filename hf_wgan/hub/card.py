@@ -134,7 +134,7 @@ def make_card(folder: Path, name: str) -> str:
         dataset=_shown(dataset),
         last=last,
         comparable=_shown(_comparable(evaluations)),
-        sample_grid=_last_samples(folder),
+        sample_grid=next((f"{files.SAMPLES}/{path.name}" for path in files.sample_grids(folder)[-1:]), None),
         curves=files.CURVES if (folder / files.CURVES).is_file() else None,
         command=public_command(run["command"]) if isinstance(run.get("command"), str) else None,
         machine=_shown(run.get("machine")),
@@ -328,16 +328,6 @@ def _size(sample_size: Any) -> str | None:
 
 def _is_repository(name: Any) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None
-
-
-def _last_samples(folder: Path) -> str | None:
-    """Return the newest sample grid, by its name in the folder."""
-    steps = {
-        int(step[1]): path.name
-        for path in (folder / files.SAMPLES).glob("step-*.png")
-        if (step := re.fullmatch(r"step-(\d+)\.png", path.name))
-    }
-    return f"{files.SAMPLES}/{steps[max(steps)]}" if steps else None
 
 
 def _shown(value: Any) -> Any:

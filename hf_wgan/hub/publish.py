@@ -28,7 +28,15 @@ from .code import SOURCE_MODULES, carried_code, import_options, source_module, w
 
 VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PATTERNS = [
-    *(files.INDEX, files.CARD, files.CONFIG, files.METRICS, files.EVALUATION, files.CURVES, f"{files.SAMPLES}/*.png"),
+    *(
+        files.INDEX,
+        files.CARD,
+        files.CONFIG,
+        files.METRICS,
+        files.EVALUATION,
+        files.CURVES,
+        f"{files.SAMPLES}/*{files.GRID_SUFFIX}",
+    ),
     *(f"{network}/{pattern}" for network in files.NETWORKS for pattern in ("config.json", "*.safetensors")),
 ]
 """What of a folder is pushed as it is. Code is not: it is generated again, so that only our own is ever published."""

@@ -84,7 +84,7 @@ class MetricsCallback(TrainerCallback):
 
 
 class SamplesCallback(TrainerCallback):
-    """Writes a grid of images as `samples/step-000500.png`; a notebook shows the newest."""
+    """Write a grid of images as `samples/step-000500.png`; a notebook shows the newest."""
 
     def __init__(self) -> None:
         self._shown: Any = None  # where a notebook shows it
@@ -98,7 +98,7 @@ class SamplesCallback(TrainerCallback):
         images: list[Image.Image],
         **kwargs: Any,
     ) -> None:
-        path = sample_grid(args, state)
+        path = files.sample_grid(Path(args.output_dir), state.global_step)
         path.parent.mkdir(exist_ok=True)
         with files.replacing(path) as temporary:
             image_grid(images).save(temporary)
@@ -114,11 +114,6 @@ class SamplesCallback(TrainerCallback):
             self._shown = display(Picture(path), display_id=True)
         else:
             self._shown.update(Picture(path))
-
-
-def sample_grid(args: TrainingConfig, state: TrainingState) -> Path:
-    """Return the file of the sample grid at the current step."""
-    return Path(args.output_dir, files.SAMPLES, f"step-{state.global_step:06d}.png")
 
 
 class TrackersCallback(TrainerCallback):
@@ -151,7 +146,7 @@ class TrackersCallback(TrainerCallback):
 
     def on_sample(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
         if self._trackers:
-            self._trackers.samples(state.global_step, sample_grid(args, state))
+            self._trackers.samples(state.global_step, files.sample_grid(Path(args.output_dir), state.global_step))
 
     def close(self) -> None:
         if self._trackers:

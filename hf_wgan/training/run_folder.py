@@ -87,7 +87,7 @@ def replaced_files(config: TrainingConfig) -> list[Path]:
         return []
     record = json.loads((folder / files.CONFIG).read_text(encoding="utf-8"))
     paths = [*_pipeline_files(folder), folder / files.METRICS, folder / files.EVALUATION, folder / files.CURVES]
-    paths += [path for path in (folder / files.SAMPLES).glob("step-*.png") if path.stem[5:].isdecimal()]
+    paths += files.sample_grids(folder)
     if is_run(folder / files.BEST):
         best = folder / files.BEST
         paths += [*_pipeline_files(best), best / files.EVALUATION, best / files.CARD, best / files.CONFIG]

@@ -19,6 +19,7 @@ CONFIG = "training_config.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 SAMPLES = "samples"
+GRID_SUFFIX = ".png"  # of sample grids: the name of any format that Pillow writes
 CURVES = "curves.png"
 BEST = "best"
 NEW_BEST, OLD_BEST = ".best.tmp", ".best.old.tmp"  # while one replaces the other
@@ -40,6 +41,17 @@ def checkpoints(output_dir: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """Return the step of a checkpoint, from the name of its folder."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def sample_grid(output_dir: Path, step: int) -> Path:
+    """Return the file of the sample grid of a step."""
+    return output_dir / SAMPLES / f"step-{step:06d}{GRID_SUFFIX}"
+
+
+def sample_grids(output_dir: Path) -> list[Path]:
+    """Return the sample grids of a run, oldest first."""
+    grids = [path for path in (output_dir / SAMPLES).glob(f"step-*{GRID_SUFFIX}") if path.stem[5:].isdecimal()]
+    return sorted(grids, key=lambda path: int(path.stem[5:]))
 
 
 def manifest_files(checkpoint: Path) -> list[Path]:
