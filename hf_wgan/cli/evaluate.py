@@ -51,7 +51,9 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     from ..metrics.features import load_feature_extractor
 
     parser = parser_for(evaluate, "evaluate", EvaluateConfig, DataConfig)
-    parser.epilog = "Without --dataset_name and --train_data_dir the images are those that the model was trained on."
+    parser.epilog = (
+        "Without --dataset_name and --train_data_dir the images are those that a model of this machine was trained on."
+    )
     parser.add_argument("model", help=MODEL_HELP)
     parsed = parser.parse(args)
     config, data_config = parsed.configs

@@ -45,7 +45,7 @@ class GenerateConfig(Options):
     num_neighbours: int = option(
         0,
         "Write neighbours.png: each row shows one of the first images and this many nearest training images by pixel "
-        "distance. They come from the model's own record, or from --dataset_name or --train_data_dir.",
+        "distance. They are those of --dataset_name or --train_data_dir, or of the record of a run of this machine.",
     )
     scores: bool = option(False, "Write the critic's scores to scores.csv, the highest first.")
     video: Literal["gif", "webp", "mp4", "frames"] | None = option(
