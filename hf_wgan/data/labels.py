@@ -41,11 +41,15 @@ def labels_of(values: Iterable[Any], column: str, names: Sequence[str] | None = 
     Raises:
         InputError: A value is a list, a dictionary, an image or the like.
     """
+    places = None
+    if isinstance(values, np.ndarray):  # of numbers, whose distinct values are quickly found
+        values, places = np.unique(values, return_inverse=True)
     values = list(values)
     mapping = class_mapping(values, column, names)
     if not mapping.names:
         return None
-    return Labels(np.fromiter(map(mapping, values), np.int64, len(values)), mapping.names)
+    numbers = np.fromiter(map(mapping, values), np.int64, len(values))
+    return Labels(numbers if places is None else numbers[places], mapping.names)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import datasets
 import numpy as np
 
-from ..utils.console import say
+from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
 from . import idx
 from .cells import Cells, Reach, can_hold_images, dtype_of, hub_reach, image_columns, looks_like_image, reach_of
@@ -128,7 +128,7 @@ class ArraySource:
         digest.update(np.ascontiguousarray(pixels).data)
         if labels is not None:
             digest.update(np.ascontiguousarray(labels).data)
-            known = labels_of(labels.tolist(), LABEL)
+            known = labels_of(labels, LABEL)
             self.labels, self.label_names = (known.numbers, known.names) if known else (None, None)
         self.fingerprint = digest.hexdigest()
 
@@ -213,7 +213,7 @@ def source_of(dataset: Any, config: DataConfig, name: str, reach: Reach | None =
     if isinstance(dataset, datasets.IterableDataset):
         return _stream_of(dataset, config, name, reach or Reach(anywhere=True))
     if dataset.format["type"] == "custom":
-        say(
+        say_once(
             f"{name}: its transform (set_transform, with_transform) is not applied; the options say how images are "
             "prepared."
         )
