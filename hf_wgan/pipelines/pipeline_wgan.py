@@ -20,6 +20,7 @@ PIXELS_PER_CHUNK = 2**20
 REFERENCE_SCORES = 1024  # samples of each class from which rejection learns the range of the scores
 REFERENCES_PER_CHUNK = 4096  # images that are compared at a time when neighbours are looked for
 MAX_ATTEMPTS = 1000  # samples for one image before rejection gives up
+RANGE_TOLERANCE = 1e-3  # by which images may leave [0, 1], as after resizing in low precision
 CHANNELS_LAST_FROM = 64  # images: with fewer, copying the weights costs more than the layout gains
 
 
@@ -200,6 +201,8 @@ class WGANPipeline(DiffusionPipeline):
                 raise InputError(f"latents of type {type(latents).__name__}: must be a tensor (N, {expected})")
             if latents.ndim != 2 or latents.shape[1] != expected or len(latents) == 0:
                 raise InputError(f"latents of shape {tuple(latents.shape)}: must be (N, {expected})")
+            if not latents.isfinite().all():
+                raise InputError("latents hold NaN or infinity: must be finite")
             if batch_size not in (1, len(latents)):
                 raise InputError(f"batch_size={batch_size} with {len(latents)} latents: leave batch_size out")
         _check_generator(generator, batch_size)
@@ -344,13 +347,19 @@ class WGANPipeline(DiffusionPipeline):
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = torch.from_numpy(images).permute(0, 3, 1, 2)
         expected = (config.out_channels, height, width)
-        if not isinstance(images, torch.Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        is_batch = isinstance(images, torch.Tensor) and images.ndim == 4 and len(images) > 0
+        if not is_batch or tuple(images.shape[1:]) != expected:
             kind = f"of shape {tuple(images.shape)}" if hasattr(images, "shape") else f"of type {type(images).__name__}"
             raise InputError(
                 f"images {kind}: must be PIL images, an array (N, {expected[1]}, {expected[2]}, {expected[0]}) or a "
                 f"tensor (N, {', '.join(map(str, expected))})"
             )
-        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        if images.dtype == torch.uint8:
+            return images.float() / 255
+        low, high = (float(value) for value in images.float().aminmax())
+        if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+            raise InputError(f"images from {low:g} to {high:g}: must be in [0, 1], or of uint8")
+        return images.float()
 
     @torch.no_grad()
     def neighbours(self, images: Any, references: Any, num_neighbours: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -605,6 +614,7 @@ def latent_path(latents: torch.Tensor, num_frames: int, method: str = "spherical
         raise InputError(
             f"latents of shape {tuple(latents.shape)}: must be (K, latent_dim), at least two to interpolate between"
         )
+    _check_whole("num_frames", num_frames)
     if num_frames < 2:
         raise InputError(f"num_frames={num_frames}: must be at least 2")
     stops = torch.cat([latents, latents[:1]]) if loop else latents
@@ -615,8 +625,8 @@ def latent_path(latents: torch.Tensor, num_frames: int, method: str = "spherical
     line = (1 - share) * start + share * end
     if method == "linear":
         return line
-    lengths = start.norm(dim=1, keepdim=True), end.norm(dim=1, keepdim=True)
-    cosine = (start * end).sum(dim=1, keepdim=True) / (lengths[0] * lengths[1]).clamp(min=1e-12)
+    lengths = [point.norm(dim=1, keepdim=True).clamp(min=1e-12) for point in (start, end)]
+    cosine = (start * end).sum(dim=1, keepdim=True) / (lengths[0] * lengths[1])
     angle = cosine.clamp(-1, 1).acos()
     sine = angle.sin()
     arc = ((1 - share) * angle).sin() * start / lengths[0] + (share * angle).sin() * end / lengths[1]

@@ -104,6 +104,8 @@ def check_networks(generator: Any, critic: Any) -> None:
                     f"{name} of type {type(network).__name__}: its config has no {entry}; make it an argument of "
                     "__init__, decorated with @register_to_config"
                 )
+        if not any(weight.requires_grad for weight in network.parameters()):
+            raise InputError(f"{name}: none of its weights can be trained; call {name}.requires_grad_(True)")
     if shape_of(generator) != shape_of(critic):
         raise InputError(
             f"the generator makes images of shape {shape_of(generator)}, the critic takes {shape_of(critic)}: "

@@ -131,6 +131,7 @@ def test_half_precision_shows_the_same_image_for_a_seed(dtype, tmp_path):
         ({"output_type": "jpeg"}, "output_type='jpeg'"),
         ({"latents": torch.zeros(2, 7)}, r"latents of shape \(2, 7\): must be \(N, 4\)"),
         ({"latents": torch.zeros(0, 4)}, r"latents of shape \(0, 4\)"),
+        ({"latents": torch.full((1, 4), float("inf"))}, "latents hold NaN or infinity"),
         ({"latents": torch.zeros(2, 4), "batch_size": 3}, "batch_size=3 with 2 latents"),
         ({"latents": torch.zeros(1, 4), "generator": torch.Generator()}, "generator and latents were both given"),
         ({"generator": seeded(1, 2), "batch_size": 3}, "list of 2 for batch_size=3"),

@@ -72,6 +72,10 @@ def test_scores_of_classes():
     ("given", "says"),
     [
         (torch.zeros(2, 1, 9, 8), r"of shape \(2, 1, 9, 8\): must be PIL images, an array \(N, 8, 8, 1\)"),
+        (torch.zeros(0, 1, 8, 8), r"of shape \(0, 1, 8, 8\)"),
+        (torch.full((1, 1, 8, 8), -1.0), r"images from -1 to -1: must be in \[0, 1\], or of uint8"),
+        (torch.full((1, 1, 8, 8), 255.0), "images from 255 to 255"),
+        (torch.full((1, 1, 8, 8), float("nan")), "images from nan to nan"),
         ("picture.png", "of type str"),
         ([], "of type list"),
         (Image.new("LAB", (0, 4)), "images: it has 0 × 4 pixels"),
@@ -205,6 +209,9 @@ def test_a_path_between_latents_of_one_direction():
     latents = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
     assert torch.allclose(latent_path(latents, 3), torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
     assert latent_path(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), 5).isfinite().all()
+    assert torch.allclose(
+        latent_path(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), 3)[[0, 2]], torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    )
 
 
 def test_frames_of_a_path():
@@ -214,6 +221,7 @@ def test_frames_of_a_path():
     for change, says in (
         ({"method": "cubic"}, "method='cubic'"),
         ({"num_frames": 1}, "num_frames=1"),
+        ({"num_frames": 2.5}, "num_frames=2.5"),
         ({"latents": torch.zeros(1, 4)}, r"latents of shape \(1, 4\)"),
     ):
         with pytest.raises(InputError, match=says):

@@ -147,6 +147,10 @@ class WithoutLatentDim(ModelMixin, ConfigMixin):
     "networks, message",
     [
         ({"generator": nn.Linear(4, 64)}, "generator of type Linear: must be a diffusers ModelMixin and .*Network"),
+        (
+            {"critic": tiny_critic().requires_grad_(False)},
+            r"critic: none of its weights .* critic.requires_grad_\(True",
+        ),
         ({"critic": nn.Sequential()}, "critic of type Sequential: must be a diffusers ModelMixin.*@register_to_config"),
         ({"generator": WithoutLatentDim()}, "generator of type WithoutLatentDim: its config has no latent_dim"),
         ({"critic": Linear(output="column")}, r"scores of shape \(2, 1\) for two images: must be \(2,\)"),
