@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,3 +64,8 @@ class SharedRandom:
 def seeded(first: int, number: int) -> list[torch.Generator]:
     """Return one source of random numbers for each image: image k of a seed is made from the seed plus k."""
     return [torch.Generator().manual_seed(first + index) for index in range(number)]
+
+
+def mixed_seed(*entropy: int) -> int:
+    """Return one well-mixed seed of several numbers."""
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)

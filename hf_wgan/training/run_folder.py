@@ -3,14 +3,15 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
@@ -114,6 +115,71 @@ def _pipeline_files(folder: Path) -> list[Path]:
             patterns.append(f"{entry[0].rpartition('.')[2]}.py")
         paths += [path for pattern in patterns for path in (folder / network).glob(pattern)]
     return paths
+
+
+class RunFolder:
+    """The folder of a run that trains: locked by the main process, and taken over once from the run before.
+
+    Args:
+        config: The options of the run.
+        accelerator: Knows the processes. All of them make the same calls.
+    """
+
+    def __init__(self, config: TrainingConfig, accelerator: Accelerator):
+        self.config, self.accelerator = config, accelerator
+        self._lock = ExitStack()
+        self._replaced: list[Path] = []  # files of the run that was there
+        self._is_locked = self._is_begun = False
+
+    def lock(self, is_begun: bool) -> None:
+        """Lock the folder unless this run has locked it, and check it once more; all processes raise the same error.
+
+        Args:
+            is_begun: Whether the run has begun, so that the folder is its own.
+
+        Raises:
+            InputError: Another process works in the folder, or has left a run there meanwhile.
+        """
+        if self._is_locked:
+            return
+        self.accelerator.wait_for_everyone()
+        problem: Exception | None = None
+        if self.accelerator.is_main_process:
+            try:
+                folder = Path(self.config.output_dir)
+                folder.mkdir(parents=True, exist_ok=True)
+                self._lock.enter_context(files.locked(folder))
+                if not is_begun:
+                    check_output_dir(self.config)
+            except (InputError, OSError) as error:
+                problem = error
+        if self.accelerator.num_processes > 1:
+            (problem,) = broadcast_object_list([problem])
+        if problem is not None:
+            self.close()
+            raise problem
+        self._is_locked = True
+
+    def note_replaced_files(self) -> None:
+        """Remember the files of the run that is replaced, before this run writes others."""
+        self._replaced = replaced_files(self.config)
+
+    def begin(self, state: TrainingState, describe: Callable[[], dict[str, Any]], metrics: str) -> None:
+        """Replace what was in the folder by the record of this run, once, when nothing else can fail at the start.
+
+        Args:
+            state: The state at the start.
+            describe: Returns the content of `training_config.json`.
+            metrics: The lines of `metrics.jsonl` so far.
+        """
+        if not self._is_begun and self.accelerator.is_main_process:
+            begin_folder(self.config, state, describe(), metrics, self._replaced)
+        self._is_begun = True
+
+    def close(self) -> None:
+        """Unlock the folder."""
+        self._lock.close()
+        self._is_locked = False
 
 
 def begin_folder(

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
@@ -15,14 +14,13 @@ from ..algorithm.derivatives import FastDerivatives
 from ..algorithm.execution import Execution
 from ..algorithm.latents import LatentPrior, prior_of, sample_normals
 from ..algorithm.lipschitz import Constraint
-from ..algorithm.random import SharedRandom
+from ..algorithm.random import SharedRandom, mixed_seed
 from ..algorithm.records import StepRecord
 from ..algorithm.step import RealBatch, WGANStep, critic_steps
 from ..data import ImageSet
 from ..pipelines import WGANPipeline
-from ..utils import files
 from ..utils.console import say
-from ..utils.errors import InputError, NotFiniteError
+from ..utils.errors import NotFiniteError
 from ..utils.memory import kept_memory
 from ..utils.signals import Interrupts
 from .agreement import Agreement
@@ -35,7 +33,7 @@ from .graphs import GraphedStep
 from .meter import Meter
 from .report import built_in_callbacks, opening_lines
 from .resume import Checkpoints
-from .run_folder import begin_folder, check_output_dir, describe_run, replaced_files, write_pipeline
+from .run_folder import RunFolder, check_output_dir, describe_run, write_pipeline
 from .setup import (
     build_accelerator,
     build_batches,
@@ -156,9 +154,8 @@ class WGANTrainer:
         self.checkpoints = Checkpoints(config, self.state, self.meter, self.real_batches, accelerator, self.describe)
         self.evaluations: Any = None
         self._interrupts = Interrupts()
-        self._lock = ExitStack()  # of the folder
-        self._replaced: list[Path] = []  # files of the run that was there
-        self._has_lock = self._has_begun = self._has_folder = False
+        self.folder = RunFolder(config, accelerator)
+        self._has_begun = False
 
     def train(self) -> WGANPipeline:
         """Take the remaining steps and write the files of the run.
@@ -198,13 +195,13 @@ class WGANTrainer:
         self.callbacks.failure = None
         self._begin()
         with (
-            self._lock,
+            closing(self.folder),
             explained_errors(self.output_dir, self.accelerator, self.checkpoints.writer),
             closing(self.callbacks),
         ):
             with Interrupts() as self._interrupts, kept_memory() if self.fast_paths.kept_memory else nullcontext():
                 self.callbacks.call("on_train_begin")
-                self._begin_folder()
+                self.folder.begin(self.state, self.describe, self.checkpoints.metrics)
                 self._agree()
                 while not self.ends:
                     try:
@@ -233,8 +230,8 @@ class WGANTrainer:
         self.checkpoints.resume()
         config, progress = self.config, self.state.progress
         key = (config.seed, progress.step, progress.restores)
-        self.random.seed(_mixed_seed(*key))
-        torch.manual_seed(_mixed_seed(*key, 1 + self.accelerator.process_index))  # for networks with dropout
+        self.random.seed(mixed_seed(*key))
+        torch.manual_seed(mixed_seed(*key, 1 + self.accelerator.process_index))  # for networks with dropout
         self.algorithm.num_critic_steps = progress.critic_steps
         with FastDerivatives() if self.fast_paths.bf16_derivatives else nullcontext():
             record = self.iteration(
@@ -266,9 +263,8 @@ class WGANTrainer:
             The metrics by name, in every process.
         """
         self._begin()
-        self._begin_folder()
-        if self.evaluations is None:
-            self.evaluations = self._build_evaluations()
+        self.folder.begin(self.state, self.describe, self.checkpoints.metrics)
+        self.evaluations = self.evaluations or self._build_evaluations()
         pipeline = self.pipeline()
         metrics = self.evaluations.measure(pipeline, self.state.global_step)
         if self.accelerator.num_processes > 1:
@@ -287,7 +283,7 @@ class WGANTrainer:
             DiskError: The checkpoint cannot be written. Earlier ones stay.
         """
         self._begin()
-        self._begin_folder()
+        self.folder.begin(self.state, self.describe, self.checkpoints.metrics)
         folder = self._save()
         self.checkpoints.writer.wait()
         return folder
@@ -306,15 +302,8 @@ class WGANTrainer:
 
     def describe(self) -> dict[str, Any]:
         """Return the record of the run, the content of `training_config.json`."""
-        run = describe_run(
-            self.config,
-            self.state.networks,
-            self.dataset,
-            self.accelerator,
-            self.global_batch_size,
-            self._components,
-        )
-        return {**self.record, **run}
+        of_trainer = self.dataset, self.accelerator, self.global_batch_size, self._components
+        return self.record | describe_run(self.config, self.state.networks, *of_trainer)
 
     @property
     def _measurement(self) -> dict[str, Any]:
@@ -386,9 +375,7 @@ class WGANTrainer:
 
     def _begin(self) -> None:
         """Lock the folder unless this run has it, and load the checkpoint to resume from once."""
-        if not self._has_lock:
-            self.accelerator.wait_for_everyone()
-            self._take_lock()
+        self.folder.lock(is_begun=self._has_begun)
         if self._has_begun:
             return
         try:
@@ -396,48 +383,14 @@ class WGANTrainer:
                 self.evaluations = self._build_evaluations()
             self.checkpoints.resume()
         except BaseException:
-            self._lock.close()
+            self.folder.close()
             raise
         self.meter.restart()
         self._has_begun = True
         if self.accelerator.is_main_process:
-            self._replaced = replaced_files(self.config)  # before trackers write theirs
+            self.folder.note_replaced_files()  # before trackers write theirs
             for line in opening_lines(self):
                 say(line)
 
-    def _take_lock(self) -> None:
-        """Let the main process lock the folder and check it once more; all processes raise the same error.
-
-        Raises:
-            InputError: Another process works in the folder, or has left a run there meanwhile.
-        """
-        problem: Exception | None = None
-        if self.accelerator.is_main_process:
-            try:
-                self.output_dir.mkdir(parents=True, exist_ok=True)
-                self._lock.enter_context(files.locked(self.output_dir))
-                if not self._has_begun:
-                    check_output_dir(self.config)
-            except (InputError, OSError) as error:
-                problem = error
-        if self.accelerator.num_processes > 1:
-            (problem,) = broadcast_object_list([problem])
-        if problem is not None:
-            self._lock.close()
-            raise problem
-        self._has_lock = True
-        self._lock.callback(setattr, self, "_has_lock", False)
-
-    def _begin_folder(self) -> None:
-        """Replace what was in the folder by the record of this run, once, when nothing else can fail at the start."""
-        if not self._has_folder and self.accelerator.is_main_process:
-            begin_folder(self.config, self.state, self.describe(), self.checkpoints.metrics, self._replaced)
-        self._has_folder = True
-
     def _build_evaluations(self) -> Any:
         return build_evaluations(self.config, self.dataset, self.held_out, self.accelerator.device)
-
-
-def _mixed_seed(*entropy: int) -> int:
-    """Return one well-mixed seed of several numbers."""
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
