@@ -115,7 +115,7 @@ def _peak(arguments: tuple[str, int, bool]) -> float:
         count = 1000
     else:
         (place,) = [path for path in Path(folder, "cache").iterdir() if path.is_dir()]
-        cached = cache._opened(place)
+        cached = cache.opened(place)
         images = ImageSet.from_cache(cached, "noise", DataConfig(resolution=64, memory_limit_gb=limit_mb / 1e3))
         count = len(images) // 64
     batches = RealBatches(images, 64, seed=0)

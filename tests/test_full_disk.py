@@ -24,7 +24,7 @@ from hf_wgan.cli.plot import plot
 from hf_wgan.cli.publish import push
 from hf_wgan.cli.train import train
 from hf_wgan.hub.card import write_card
-from hf_wgan.pipelines.demo import _stored
+from hf_wgan.pipelines.demo import stored
 from hf_wgan.training.checkpoint import damage
 from hf_wgan.utils import files
 
@@ -139,7 +139,7 @@ def demo_file(cache):
     class Component:
         GRADIO_CACHE = str(cache)
 
-    _stored(Component, "walk.gif", b"a video")
+    stored(Component, "walk.gif", b"a video")
 
 
 def print_errors(function):

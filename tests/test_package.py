@@ -1,4 +1,5 @@
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,26 @@ def test_an_architecture_in_the_registry_needs_no_other_line_to_be_saved_and_loa
     assert set(pipeline_loading_utils.LOADABLE_CLASSES["hf_wgan"]) == {network.__name__ for network in networks}
     for network in networks:
         assert hf_wgan.__getattr__(network.__name__) is network
+
+
+def test_tests_and_benchmarks_use_no_name_with_a_leading_underscore():
+    private = set()
+    for path in (ROOT / "hf_wgan").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            stored = isinstance(getattr(node, "ctx", ast.Store()), ast.Store)
+            names = [getattr(node, kind, None) for kind in ("name", "attr", "id") if stored]
+            private |= {name for name in names if isinstance(name, str) and re.match(r"_[a-z]", name)}
+    private -= {"_fields"}  # of every NamedTuple
+    used = set()
+    for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        own = {getattr(node, "name", None) for node in ast.walk(tree)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hf_wgan"):
+                used |= {(path.name, name.name) for name in node.names if name.name in private}
+            elif isinstance(node, ast.Attribute) and node.attr in private - own and ast.unparse(node.value) != "self":
+                used.add((path.name, node.attr))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr") and len(node.args) > 1:
+                name = getattr(node.args[1], "value", None)
+                used |= {(path.name, name)} if name in private else set()
+    assert used == set()

@@ -138,7 +138,7 @@ def _write_images(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path
     from ..utils.grids import image_grid, save_image
 
     pipeline.set_progress_bar_config(disable=True)
-    labels = _labels(config.class_labels, pipeline)
+    labels = split_labels(config.class_labels, pipeline)
     first: list[Image] = []
     scores: list[float] = []
     with progress_bar(config.num_images, " images") as progress:
@@ -200,7 +200,7 @@ def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path)
     from ..algorithm.random import seeded
     from ..utils.grids import FRAME_MILLISECONDS, VIDEO_WIDTH, image_grid, save_image, save_video
 
-    labels = _labels(config.class_labels, pipeline)
+    labels = split_labels(config.class_labels, pipeline)
     if labels and len(labels) > 1:
         raise InputError(f"class_labels={config.class_labels!r}: must be one class with --video")
     dim = pipeline.generator.config.latent_dim
@@ -270,7 +270,7 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
                 f"invert={config.invert!r}: {name} is no picture that can be read ({reason(error)})"
             ) from error
         targets.append(Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels))
-    labels = _labels(config.class_labels, pipeline)
+    labels = split_labels(config.class_labels, pipeline)
     classes = labels and [labels[number % len(labels)] for number in range(len(targets))]
     latents = pipeline.invert(targets, class_labels=classes, generator=torch.Generator().manual_seed(config.seed))
     inverted = pipeline(latents=latents, class_labels=classes, output_type="pt").images
@@ -285,7 +285,7 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
     print(f"Saved inverted.png and latents.safetensors in {folder}; mean squared error {errors.mean():.4g} of [0, 1].")
 
 
-def _labels(text: str | None, pipeline: "WGANPipeline") -> list[str] | None:
+def split_labels(text: str | None, pipeline: "WGANPipeline") -> list[str] | None:
     """Split class labels at their commas, unless the whole text is the name of a class.
 
     The pipeline takes each for the name of a class, and for its number where no class has that name.

@@ -190,7 +190,7 @@ def _run(options: LaunchOptions) -> int:
     num_machines = options.num_machines or 1
     num_here = (options.num_processes or 1) // num_machines
     os.environ[COMMAND] = command_line()
-    threads = options.num_cpu_threads_per_process or max(1, _num_cores() // num_here)
+    threads = options.num_cpu_threads_per_process or max(1, num_cores() // num_here)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     for name in SIGNAL_VARIABLES:
         os.environ.setdefault(name, SIGNALS)
@@ -219,7 +219,7 @@ def _run(options: LaunchOptions) -> int:
     return 0
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

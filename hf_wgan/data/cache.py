@@ -97,15 +97,15 @@ def open_cache(
     parent = cache_folder(cache_dir)
     key = [FORMAT, PIL.__version__, source.fingerprint, asdict(how), auto_channels]
     folder = parent / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-    cached = _opened(folder)
+    cached = opened(folder)
     if cached is None or _is_worth_another_try(cached):
         try:
             parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):
-                cached = _opened(folder)  # another process may have built it meanwhile
+                cached = opened(folder)  # another process may have built it meanwhile
                 if cached is None or _is_worth_another_try(cached):
                     _build(folder, source, how, auto_channels, stop_at_bad)
-                    cached = _opened(folder)
+                    cached = opened(folder)
         except OSError as error:
             if cached is None:
                 raise InputError(f"cache_dir={str(parent)!r}: decoded images cannot be kept there ({error})") from error
@@ -135,7 +135,7 @@ def _is_worth_another_try(cached: Cached) -> bool:
     return any(path is None or os.access(path, os.R_OK) for _, path in cached.unread)
 
 
-def _opened(folder: Path) -> Cached | None:
+def opened(folder: Path) -> Cached | None:
     """Return what `_build` left; None if it is not there, or not whole."""
     try:
         text = (folder / INFO).read_text()

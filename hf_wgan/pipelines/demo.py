@@ -119,14 +119,14 @@ def page(pipeline: Any, name: str) -> Any:
         @_errors_as_messages
         def make_images(seed: Any, images: Any, truncation: Any, label: Any) -> tuple[list[Any], str]:
             captioned = sample(pipeline, seed, images, truncation, label)
-            return captioned, _stored(download, "images.zip", zipped([image for image, _ in captioned]))
+            return captioned, stored(download, "images.zip", zipped([image for image, _ in captioned]))
 
         @_errors_as_messages
         def make_video(
             from_seed: Any, to_seed: Any, frames: Any, truncation: Any, label: Any, kind: Any
         ) -> tuple[str, str]:
             data = interpolation(pipeline, from_seed, to_seed, frames, truncation, label, kind)
-            path = _stored(video, f"walk.{kind}", data)
+            path = stored(video, f"walk.{kind}", data)
             return path, path
 
         # One request at a time. Values are checked here, not by each component with a message of its own.
@@ -318,7 +318,7 @@ def _errors_as_messages(function: Callable) -> Callable:
     return run
 
 
-def _stored(component: Any, name: str, data: bytes) -> str:
+def stored(component: Any, name: str, data: bytes) -> str:
     """Write a new file to where Gradio serves files of a component, and deletes them; return its path."""
     cache = Path(component.GRADIO_CACHE)
     cache.mkdir(parents=True, exist_ok=True)

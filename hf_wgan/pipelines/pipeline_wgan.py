@@ -129,7 +129,7 @@ class WGANPipeline(DiffusionPipeline):
         config, device = self.generator.config, self._execution_device
         batch_size = len(latents) if latents is not None else int(batch_size)
         chunk_size = chunk_size or max(1, PIXELS_PER_CHUNK // int(np.prod(np.broadcast_to(config.sample_size, 2))))
-        labels = self._class_numbers(class_labels, batch_size)
+        labels = self.class_numbers(class_labels, batch_size)
         conditions = [] if labels is None else [torch.tensor(labels, device=device)]
         prior = prior_of(self.generator)
 
@@ -321,7 +321,7 @@ class WGANPipeline(DiffusionPipeline):
         self._need_critic("score")
         _check_whole("chunk_size", chunk_size)
         tensor = self.pixels(images) * 2 - 1
-        numbers = self._class_numbers(class_labels, len(tensor))
+        numbers = self.class_numbers(class_labels, len(tensor))
         labels = [] if numbers is None else [torch.tensor(numbers)]
         chunks = [slice(start, start + chunk_size) for start in range(0, len(tensor), chunk_size)]
         scores = [self._scores(tensor[chunk], [batch[chunk] for batch in labels]).cpu() for chunk in chunks]
@@ -467,7 +467,7 @@ class WGANPipeline(DiffusionPipeline):
         device, network = self._execution_device, self.generator
         target = self.pixels(images).to(device) * 2 - 1  # (N, C, H, W)
         number = len(target)
-        numbers = self._class_numbers(class_labels, number)
+        numbers = self.class_numbers(class_labels, number)
         labels = None if numbers is None else torch.tensor(numbers, device=device)
         prior = prior_of(network)
 
@@ -507,7 +507,7 @@ class WGANPipeline(DiffusionPipeline):
         best = errors.view(number, num_starts).argmin(dim=1)
         return latents.detach().view(number, num_starts, -1)[torch.arange(number, device=device), best]
 
-    def _class_numbers(self, class_labels: Any, batch_size: int) -> list[int] | None:
+    def class_numbers(self, class_labels: Any, batch_size: int) -> list[int] | None:
         """Return the numbers of the classes of a batch; None for a model without classes."""
         num_classes = self.generator.config.get("num_classes")
         if not num_classes:

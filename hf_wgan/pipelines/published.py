@@ -330,13 +330,13 @@ def _push_of(options: dict[str, Any]) -> Push:
     return Push(**{name: value for name, value in options.items() if value is not None})
 
 
-_said: set[str] = set()
+SAID: set[str] = set()
 
 
 def _say_once(message: str) -> None:
     """Say something once in a process: a run saves often."""
-    if message not in _said:
-        _said.add(message)
+    if message not in SAID:
+        SAID.add(message)
         say(message)
 
 

@@ -41,7 +41,7 @@ def agent(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "default_config_file", str(tmp_path / "default.yaml"))
     monkeypatch.setattr(launch, "elastic_launch", elastic_launch)
     monkeypatch.setattr(launch.logging, "disable", lambda level: None)
-    monkeypatch.setattr(launch, "_num_cores", lambda: 8)
+    monkeypatch.setattr(launch, "num_cores", lambda: 8)
     monkeypatch.setattr(sys, "argv", ["hf-wgan train", "--seed", "1"])
     return started
 

@@ -547,10 +547,10 @@ def test_a_grid_enlarges_small_images_by_whole_factors():
 
 
 def test_class_labels_are_names_before_they_are_numbers():
-    from hf_wgan.cli.generate import _labels
+    from hf_wgan.cli.generate import split_labels
 
     pipeline = WGANPipeline(tiny_generator(num_classes=3, class_names=["cat, domestic", " dog ", "7"]))
-    assert _labels("cat, domestic", pipeline) == ["cat, domestic"]
-    assert _labels("7, dog ,1", pipeline) == ["7", " dog ", "1"]
-    assert _labels(None, pipeline) is None
-    assert pipeline._class_numbers(_labels("7, dog ,0", pipeline), 3) == [2, 1, 0]
+    assert split_labels("cat, domestic", pipeline) == ["cat, domestic"]
+    assert split_labels("7, dog ,1", pipeline) == ["7", " dog ", "1"]
+    assert split_labels(None, pipeline) is None
+    assert pipeline.class_numbers(split_labels("7, dog ,0", pipeline), 3) == [2, 1, 0]

@@ -260,7 +260,7 @@ def test_a_build_killed_at_any_moment_leaves_nothing_that_is_trusted_wrongly(idx
             duration *= 0.9  # it was faster than the one that was timed
         for place in (tmp_path / "cache").glob("[!.]*"):
             if place.is_dir():  # whatever bears a final name is whole
-                opened = cache._opened(place)
+                opened = cache.opened(place)
                 assert opened is not None and opened.fingerprint == whole.fingerprint
                 shutil.rmtree(place)  # the next kill needs a build again
     images = load_images(config)

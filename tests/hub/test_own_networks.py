@@ -217,7 +217,7 @@ NOT_SELF_CONTAINED = {
 def test_code_that_cannot_travel_is_a_clear_word_and_the_model_still_loads(
     kind, tmp_path, import_module, monkeypatch, capsys
 ):
-    monkeypatch.setattr(published, "_said", set())
+    monkeypatch.setattr(published, "SAID", set())
     source, reason = NOT_SELF_CONTAINED[kind]
     header = "from hf_wgan import DCGANCritic\n"
     write(tmp_path, mylayers=LAYERS, mynets2=header + source + "\n\nclass MyCritic(DCGANCritic):\n    pass\n")
@@ -238,7 +238,7 @@ def test_code_that_cannot_travel_is_a_clear_word_and_the_model_still_loads(
 
 
 def test_a_network_of_a_notebook_says_how_it_is_loaded_again_and_that_works(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(published, "_said", set())
+    monkeypatch.setattr(published, "SAID", set())
     code = f"""
 import sys
 sys.path[:0] = {[os.path.dirname(os.path.dirname(__file__))]!r}
@@ -263,7 +263,7 @@ else:
 
 
 def test_a_prior_in_another_module_is_a_clear_word(tmp_path, import_module, monkeypatch, capsys):
-    monkeypatch.setattr(published, "_said", set())
+    monkeypatch.setattr(published, "SAID", set())
     source = "from hf_wgan.algorithm.latents import LatentPrior\n\n\nclass Mine(LatentPrior):\n    pass\n"
     import_module(write(tmp_path, mypriors=source), "mypriors")
     WGANPipeline(tiny_generator(latent_prior="mypriors:Mine")).save_pretrained(tmp_path / "model")

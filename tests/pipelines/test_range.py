@@ -260,7 +260,7 @@ def test_many_images_leave_the_weights_as_they_can_be_saved(tmp_path):
 def test_names_of_classes_win_over_their_numbers():
     pipeline = make(num_classes=4)
     pipeline.generator.register_to_config(class_names=["2", "10", "cat", "7"])
-    numbers = pipeline._class_numbers(["2", "10", "cat", "7", "3", "0", 2, 0], 8)
+    numbers = pipeline.class_numbers(["2", "10", "cat", "7", "3", "0", 2, 0], 8)
     assert numbers == [0, 1, 2, 3, 3, 0, 2, 0]
     for wrong in ("4", "dog", "-1", 4, True, 1.0):
         with pytest.raises(
