@@ -90,18 +90,14 @@ class Whole(NamedTuple):
 
     outcomes: list
     shapes: list
-    seconds: float
 
 
 def whole_runs(folder):
     """Train both runs undisturbed."""
-    Life(folder / "first", RUNS[0]).ended()  # what processes are forked from is up before a run is timed
-    began = time.monotonic()
     for seed, words in enumerate(RUNS):
         assert (life := Life(folder / str(seed), words)).ended() == 0, life.said.decode()
-    seconds = (time.monotonic() - began) / len(RUNS)
     folders = [folder / str(seed) for seed in range(len(RUNS))]
-    return Whole([outcome(each) for each in folders], [shapes(each) for each in folders], seconds)
+    return Whole([outcome(each) for each in folders], [shapes(each) for each in folders])
 
 
 class Accident(NamedTuple):
@@ -116,7 +112,7 @@ def happen(kind, folder, rng, whole):
     shutil.rmtree(folder, ignore_errors=True)
     lives = [Life(folder, RUNS[0])]
     if kind != "two starts at once":
-        time.sleep(rng.uniform(0, 1.1 * whole.seconds))
+        wait_for_a_moment(lives[0], folder, rng)
     if kind in SIGNALS:
         with suppress(ProcessLookupError):  # it was faster
             os.kill(lives[0].process.pid, SIGNALS[kind])
@@ -140,6 +136,14 @@ def happen(kind, folder, rng, whole):
     if problems:
         problems += [life.said.decode() for life in (*lives, again)]
     return Accident(codes, problems)
+
+
+def wait_for_a_moment(life, folder, rng):
+    """Wait for a random moment: of the start, of a step, or of the end of a run. By its steps, as machines are busy."""
+    step = rng.randint(-3, STEPS)
+    while step > 0 and life.process.is_alive() and max(map(files.step_of, files.checkpoints(folder)), default=0) < step:
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, {STEPS: 0.3}.get(step, 0.05) if step > 0 else 0.5))
 
 
 def allowed(kind):

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 MODULES = ["warm", "processes"]
 SMALL_RUN = {
@@ -28,14 +29,12 @@ _context = multiprocessing.get_context("forkserver")
 
 def start(function, *arguments, **keywords):
     """The function in a process of its own, which uses one core."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # the server keeps what it finds at the first start
-    try:
+    # The server keeps what it finds at the first start, and Python 3.11's looks for MODULES on PYTHONPATH alone.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    with patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=path):
         _context.set_forkserver_preload(MODULES)
         process = _context.Process(target=function, args=arguments, kwargs=keywords, daemon=True)
         process.start()
-    finally:
-        os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
     return process
 
 
