@@ -83,7 +83,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None) -> 
         (temporary / PROGRESS).write_text(json.dumps(asdict(checkpoint.progress)) + "\n")
         (temporary / files.CONFIG).write_text(json.dumps(checkpoint.record, indent=2) + "\n")
         (temporary / files.METRICS).write_text(checkpoint.metrics)
-        contents = {str(path.relative_to(temporary)): path for path in sorted(temporary.rglob("*")) if path.is_file()}
+        contents = {
+            path.relative_to(temporary).as_posix(): path for path in sorted(temporary.rglob("*")) if path.is_file()
+        }
         manifest = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in contents.items()}
         (temporary / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         for path in [*temporary.rglob("*"), temporary]:
@@ -168,25 +170,22 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def checkpoints_for(output_dir: Path, choice: str) -> list[Path]:
-    """Return the folders that `--resume_from_checkpoint` may mean, the first choice first.
+    """Return the folders that `--resume_from_checkpoint` may mean, the first choice first; `"latest"` may find none.
 
     Whether they are whole is not checked: that takes reading all of them.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none where a path says.
     """
     if choice != "latest":
         if not Path(choice).is_dir():
             raise InputError(f"resume_from_checkpoint={choice!r}: there is no checkpoint there")
         return [Path(choice)]
-    folders = files.checkpoints(output_dir)
-    if not folders:
-        raise InputError(f"resume_from_checkpoint='latest': there is no checkpoint in {output_dir}")
-    return folders[::-1]
+    return files.checkpoints(output_dir)[::-1]
 
 
-def find_checkpoint(output_dir: Path, choice: str, say: Callable[[str], None] = lambda line: None) -> Path:
-    """Return the folder that `--resume_from_checkpoint` means.
+def find_checkpoint(output_dir: Path, choice: str, say: Callable[[str], None] = lambda line: None) -> Path | None:
+    """Return the folder that `--resume_from_checkpoint` means; None for `"latest"` before the first checkpoint.
 
     Args:
         output_dir: The run's folder.
@@ -194,9 +193,12 @@ def find_checkpoint(output_dir: Path, choice: str, say: Callable[[str], None] = 
         say: Called with a line for each damaged checkpoint that is passed over.
 
     Raises:
-        InputError: There is none, or the one that `choice` names is damaged.
+        InputError: There is none where `choice` says, or none that is whole.
     """
-    for folder in checkpoints_for(output_dir, choice):
+    folders = checkpoints_for(output_dir, choice)
+    if not folders:
+        return None
+    for folder in folders:
         problem = damage(folder)
         if not problem:
             return folder

@@ -36,7 +36,10 @@ class TrainingConfig(Options):
         False, "Replace the run that an earlier command left in the output folder.", matters=False
     )
     resume_from_checkpoint: str | None = option(
-        None, "Checkpoint to resume from: latest, or the path of a checkpoint folder.", common=True, matters=False
+        None,
+        "Checkpoint to resume from: latest, which begins the run where there is none yet, or the path of one.",
+        common=True,
+        matters=False,
     )
     allow_config_change: bool = option(
         False, "Allow a resumed run to continue with options that make it another experiment.", matters=False

@@ -1,17 +1,39 @@
 """The choice of fast paths: faster ways to compute the same numbers."""
 
+import time
 from typing import NamedTuple
 
+import torch
 from accelerate import Accelerator
 
 from ..algorithm.step import WGANStep
 from .config import TrainingConfig
 
 
+def has_bf16_arithmetic() -> bool:
+    """Return whether the CPU computes in bfloat16 rather than converting every number."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
+
+
+def bf16_slowdown(size: int = 256) -> float:
+    """Measure how many times as long a product of bfloat16 matrices takes as one of float32, in a tenth of a second."""
+    return _seconds(torch.bfloat16, size) / _seconds(torch.float32, size)
+
+
+def _seconds(dtype: torch.dtype, size: int) -> float:
+    matrix = torch.ones(size, size, dtype=dtype)
+    times: list[float] = []
+    while len(times) < 20:
+        begin = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
 class FastPaths(NamedTuple):
     """The fast paths of a run. All are off with `--no-fast_paths`."""
 
-    channels_last: bool  # the layout in which convolutions are fastest, on all devices
+    channels_last: bool  # the layout in which convolutions are fastest
     fused_optimizers: bool  # of Adam and AdamW
     bf16_derivatives: bool  # gradients of bfloat16 weights by matrix products
     kept_memory: bool  # freed memory stays with the process
@@ -23,7 +45,9 @@ class FastPaths(NamedTuple):
         # A fused optimizer hides from Accelerate that a float16 loss scaler skipped its step.
         fused = config.optimizer != "rmsprop" and accelerator.mixed_precision != "fp16"
         bf16_derivatives = on_cpu and accelerator.mixed_precision == "bf16" and not config.compile
-        return cls(fast, fast and fused, fast and bf16_derivatives, fast and on_cpu)
+        # On MPS batch norm computes wrong gradients in this layout (pytorch/pytorch#175189).
+        channels_last = accelerator.device.type != "mps"
+        return cls(fast and channels_last, fast and fused, fast and bf16_derivatives, fast and on_cpu)
 
     def names(self, step: WGANStep) -> list[str]:
         """Return the names of the fast paths in use, those of the step included."""

@@ -64,14 +64,20 @@ class Checkpoints:
     def resume(self) -> None:
         """Load the checkpoint that the options name, once, unless steps were taken before.
 
+        `"latest"` in a folder without a checkpoint begins the run, as a job does that is started again by the same
+        command.
+
         Raises:
-            InputError: There is none, or it is of another experiment.
+            InputError: There is none where a path says, or it is of another experiment.
         """
         if self.config.resume_from_checkpoint and not self._has_resumed and self.state.global_step == 0:
             folder = find_checkpoint(self.output_dir, self.config.resume_from_checkpoint, self._say)
-            for change in check_changes(folder, self.describe(), self.config.allow_config_change):
-                self._say(f"Changed since {folder.name}: {change}.")
-            self._load(folder)
+            if folder is None:
+                self._say(f"There is no checkpoint in {self.output_dir} yet: the run begins at step 0.")
+            else:
+                for change in check_changes(folder, self.describe(), self.config.allow_config_change):
+                    self._say(f"Changed since {folder.name}: {change}.")
+                self._load(folder)
         self._has_resumed = True
 
     def restore_after(self, error: NotFiniteError) -> None:
@@ -85,8 +91,10 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         try:
             folder = find_checkpoint(self.output_dir, "latest", self._say)
-        except InputError as no_checkpoint:
-            raise NotFiniteError(f"{error}. There is no whole checkpoint in {self.output_dir}") from no_checkpoint
+        except InputError:  # all are damaged
+            folder = None
+        if folder is None:
+            raise NotFiniteError(f"{error}. There is no whole checkpoint in {self.output_dir}")
         if self.config.on_nan == "stop":
             raise NotFiniteError(
                 f"{error}. {folder} is whole: resume with --resume_from_checkpoint latest, or let runs restore it by "

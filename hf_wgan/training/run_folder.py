@@ -54,6 +54,11 @@ def check_output_dir(config: TrainingConfig) -> None:
             f"output_dir={config.output_dir!r}: is not empty and holds no run ({files.CONFIG} is missing or is none of "
             "hf_wgan's), so nothing in it is replaced; name another folder"
         )
+    if config.resume_from_checkpoint == "latest":
+        raise InputError(
+            f"resume_from_checkpoint='latest': there is no checkpoint in {folder}, and its model is not replaced by a "
+            "run that begins; name another folder, or leave resume_from_checkpoint out and set overwrite_output_dir"
+        )
     if not config.overwrite_output_dir:
         raise InputError(
             f"output_dir={config.output_dir!r}: is not empty; name another folder, resume the run in it with "
@@ -62,11 +67,11 @@ def check_output_dir(config: TrainingConfig) -> None:
 
 
 def _continues(config: TrainingConfig) -> bool:
-    """Return whether a run continues from a checkpoint in its own folder."""
-    choice = config.resume_from_checkpoint
-    return choice == "latest" or (
-        choice is not None and Path(choice).resolve().is_relative_to(Path(config.output_dir).resolve())
-    )
+    """Return whether a run continues the run in its folder."""
+    choice, folder = config.resume_from_checkpoint, Path(config.output_dir)
+    if choice == "latest":  # also a run that ended before its first checkpoint
+        return bool(files.checkpoints(folder)) or (is_run(folder) and not (folder / files.INDEX).exists())
+    return choice is not None and Path(choice).resolve().is_relative_to(folder.resolve())
 
 
 def is_run(folder: Path) -> bool:

@@ -1,21 +1,23 @@
 """The parts of a trainer: accelerator, optimizers, schedules, average; and the checks of its networks and images."""
 
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
 from ..models.factory import shape_of
+from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
 from .config import TrainingConfig
-from .fast import FastPaths
+from .fast import FastPaths, bf16_slowdown, has_bf16_arithmetic
 from .graphs import check_graphs
 from .state import TrainingState
 from .trackers import LOGS, tracker_names
@@ -31,9 +33,19 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     # (pytorch/pytorch#175024). Batch-norm statistics are measured again for the saved pipeline in any case.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     trackers = tracker_names(config.report_to)
+    in_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"RANK", "MASTER_ADDR"} <= os.environ.keys()
+    if in_group and not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # without it, each process takes itself for the only one
+    precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
+    if precision == "bf16" and PartialState().device.type == "cpu" and not has_bf16_arithmetic():
+        say_once(
+            f"mixed_precision='bf16': this CPU has no bf16 arithmetic, and a product takes {bf16_slowdown():.0f} times "
+            "as long as in float32; the run uses float32."
+        )
+        precision = "no"
     try:
         accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
+            mixed_precision=precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             kwargs_handlers=handlers,
             log_with=trackers or None,
@@ -41,6 +53,11 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         )
     except ValueError as error:
         raise InputError(f"mixed_precision={config.mixed_precision!r}: {error}") from error
+    if int(os.environ.get("WORLD_SIZE", "1")) > accelerator.num_processes:
+        raise InputError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} processes were started, of which Accelerate knows "
+            f"{accelerator.num_processes}: start them with hf-wgan train --num_processes or accelerate launch"
+        )
     if accelerator.mixed_precision != "no" and not accelerator.native_amp:
         # Accelerate would train in float32 and call it float16.
         raise InputError(

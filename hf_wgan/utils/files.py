@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from .errors import InputError, one_line
 
+IS_WINDOWS = os.name == "nt"
 INDEX = "model_index.json"
 CARD = "README.md"
 CONFIG = "training_config.json"
@@ -208,8 +209,16 @@ def leads_outside(path: Path, folder: Path) -> bool:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file or a folder is on the disk.
+
+    Windows writes out only what is open for writing, and has nothing of the kind for folders.
+    """
+    if path.is_dir():
+        if IS_WINDOWS:
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+    else:
+        descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -231,7 +231,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
         ("--discriminator dcgan", "unrecognized arguments: --discriminator dcgan"),
         ("--mixed_precision fp8", "mixed_precision='fp8': must be one of no, fp16, bf16"),
         ("--n_critic 0", "n_critic=0: must be a whole number at least 1"),
-        ("--resume_from_checkpoint latest", "there is no checkpoint in"),
+        ("--resume_from_checkpoint checkpoint-000001", "there is no checkpoint there"),
     ],
 )
 def test_bad_input_to_training_is_one_clear_line(arguments, message, tmp_path, capsys):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -469,6 +470,34 @@ def test_overwriting_replaces_a_run_and_nothing_else(tiny_config, tmp_path):
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
+def test_latest_begins_a_run_that_has_no_checkpoint_yet_and_resumes_it_later(tiny_config, tmp_path, capsys):
+    config = tiny_config(resume_from_checkpoint="latest", checkpointing_steps=3)
+    trainer(tiny_config(output_dir=str(tmp_path / "whole"), checkpointing_steps=3)).train()
+    begun = trainer(config).iterate()
+    next(begun), next(begun)  # killed before its first checkpoint
+    begun.close()
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    again = trainer(config)
+    steps = again.iterate()
+    next(steps), next(steps), next(steps)
+    assert again.save_checkpoint().name == "checkpoint-000003"
+    steps.close()
+    capsys.readouterr()
+    trainer(config).train()
+    assert "begins at step 0" not in capsys.readouterr().err
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_latest_does_not_replace_a_model_without_checkpoints(tiny_config, tmp_path):
+    trainer(tiny_config()).train()
+    for folder in (tmp_path / "run").glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    before = weights(tmp_path / "run")
+    with pytest.raises(InputError, match=r"there is no checkpoint in .*, and its model is not replaced"):
+        trainer(tiny_config(resume_from_checkpoint="latest"))
+    assert weights(tmp_path / "run") == before
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -478,7 +507,6 @@ def test_overwriting_replaces_a_run_and_nothing_else(tiny_config, tmp_path):
         (lambda c: trainer(c(train_batch_size=25)), "train_batch_size=25"),
         (lambda c: trainer(c(mixed_precision="fp16")), "mixed_precision='fp16': not available on cpu"),
         (lambda c: trainer(c(), [1, 2, 3]), "dataset of type list"),
-        (lambda c: trainer(c(resume_from_checkpoint="latest")), "there is no checkpoint in"),
         (lambda c: trainer(c(resume_from_checkpoint="nowhere")), "resume_from_checkpoint='nowhere'"),
     ],
 )

@@ -1,0 +1,89 @@
+"""Machines that are not this one, as far as they can be imitated: CPUs without bf16, Windows, a Mac's GPU."""
+
+import errno
+import fcntl
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+from conftest import tiny_critic, tiny_generator, tiny_images
+from PIL import Image
+from processes import ended, start_run
+
+from hf_wgan import InputError, TrainingConfig, WGANPipeline, WGANTrainer, load_images
+from hf_wgan.data import DataConfig
+from hf_wgan.training import setup
+from hf_wgan.training.fast import FastPaths, bf16_slowdown
+from hf_wgan.utils import files
+
+
+def test_bf16_is_left_out_with_a_line_where_the_cpu_has_none(tiny_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(setup, "has_bf16_arithmetic", lambda: False)
+    monkeypatch.setattr(setup, "bf16_slowdown", lambda: 73.2)
+    WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(mixed_precision="bf16")).train()
+    said = capsys.readouterr().err
+    assert said.count("this CPU has no bf16 arithmetic, and a product takes 73 times as long as in float32") == 1
+    assert "bfloat16 weights" not in said, "no fast path for it"
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    assert record["machine"]["mixed_precision"] == "no"
+
+
+def test_the_slowdown_of_bf16_is_measured():
+    assert 0 < bf16_slowdown(16) < 1e4
+
+
+def as_torchrun_does():
+    os.environ.pop("ACCELERATE_USE_CPU")
+
+
+def test_processes_of_torchrun_on_a_cpu_find_each_other(tmp_path):
+    options = ["--train_batch_size", "4", "--max_train_steps", "2"]
+    assert ended(start_run(tmp_path / "run", options, num_processes=2, before=as_torchrun_does)) == [0, 0]
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    assert record["machine"]["num_processes"] == 2
+
+
+def test_processes_that_accelerate_does_not_know_are_refused(tiny_config, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        InputError, match=r"WORLD_SIZE=2 processes were started, of which Accelerate knows 1: .*hf-wgan"
+    ):
+        WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config())
+
+
+def test_a_macs_gpu_gets_contiguous_memory():
+    on_mac = SimpleNamespace(device=SimpleNamespace(type="mps"), mixed_precision="no")
+    assert not FastPaths.of(TrainingConfig(), on_mac).channels_last
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """Refuse what Windows refuses: to open a folder, and to flush what is open for reading only."""
+    open_, fsync = os.open, os.fsync
+
+    def opened(path, flags, *rest, **options):
+        if os.path.isdir(path) and not flags & os.O_DIRECTORY:  # which Python's own functions set, on Linux
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return open_(path, flags, *rest, **options)
+
+    def flushed(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(files, "IS_WINDOWS", True)
+
+
+def test_windows_can_cache_train_and_save(windows, tiny_config, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(24):
+        Image.new("L", (8, 8), 10 * number).save(tmp_path / "photos" / f"{number}.png")
+    options = {"train_data_dir": str(tmp_path / "photos"), "cache_dir": str(tmp_path / "cache"), "channels": 1}
+    images = load_images(DataConfig(resolution=8, **options))
+    WGANTrainer(tiny_generator(), tiny_critic(), images, tiny_config()).train()
+    assert len(WGANPipeline.from_pretrained(tmp_path / "run")(2).images) == 2
+    manifest = json.loads((files.checkpoints(tmp_path / "run")[-1] / files.MANIFEST).read_text())
+    assert not any("\\" in name for name in manifest)
