@@ -56,7 +56,7 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     if int(os.environ.get("WORLD_SIZE", "1")) > accelerator.num_processes:
         raise InputError(
             f"WORLD_SIZE={os.environ['WORLD_SIZE']} processes were started, of which Accelerate knows "
-            f"{accelerator.num_processes}: start them with hf-wgan train --num_processes or accelerate launch"
+            f"{accelerator.num_processes}: set num_processes instead, or use accelerate launch"
         )
     if accelerator.mixed_precision != "no" and not accelerator.native_amp:
         # Accelerate would train in float32 and call it float16.
