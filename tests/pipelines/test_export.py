@@ -32,7 +32,6 @@ from hf_wgan.cli.generate import generate
 from hf_wgan.hub.publish import Push, push_folder
 from hf_wgan.pipelines import export as export_module
 from hf_wgan.pipelines.export import export_pipeline, load_exported
-from hf_wgan.utils.errors import ExportError
 
 NAMES = ["bag", "coat", "shoe"]
 NETWORKS = {
