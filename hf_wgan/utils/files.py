@@ -213,12 +213,9 @@ def flush(path: Path) -> None:
 
     Windows writes out only what is open for writing, and has nothing of the kind for folders.
     """
-    if path.is_dir():
-        if IS_WINDOWS:
-            return
-        descriptor = os.open(path, os.O_RDONLY)
-    else:
-        descriptor = os.open(path, os.O_RDWR)
+    if IS_WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if IS_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
