@@ -25,7 +25,7 @@ ELSEWHERE = {
     ("hub/publish.py", "push_copy"): NEW,
     ("pipelines/published.py", "_push"): NEW,
     ("pipelines/published.py", "_take_along"): NEW,
-    ("pipelines/demo.py", "_stored"): NEW,
+    ("pipelines/demo.py", "stored"): NEW,
     ("pipelines/demo.py", "interpolation"): "into memory",
     ("pipelines/demo.py", "zipped"): "into memory",
     ("utils/grids.py", "save_video"): CHECKED,

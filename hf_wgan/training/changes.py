@@ -21,6 +21,7 @@ that of all processes and accumulation steps together, counts. So is the option 
 precision in force."""
 IN_THE_FINGERPRINT = ("dataset.name", "dataset.hub_id", "dataset.num_images", "dataset.config.")
 NOT_IN_THE_FINGERPRINT = ("dataset.config.random_flip",)
+OF_THE_START = ("resume_from_checkpoint", "overwrite_output_dir", "allow_config_change")  # how a run was started
 CONSTANT_SCHEDULERS = ("constant", "constant_with_warmup")
 SECTIONS = ("training", "constraint", "augmentation", "generator", "critic", "dataset", "machine", "versions")
 
@@ -38,7 +39,10 @@ class Change(NamedTuple):
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
-    """Return the differences between two records of runs. Entries that only one of them has are left out."""
+    """Return the differences between two records of runs.
+
+    Entries that only one of them has are left out, and so is how the runs were started.
+    """
     before, now = (_flat({name: record.get(name) or {} for name in SECTIONS}) for record in (before, now))
     same_images = (
         bool(now.get("dataset.fingerprint")) and before.get("dataset.fingerprint") == now["dataset.fingerprint"]
@@ -54,7 +58,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
     return [
         Change(name, before[name], value, harmless(name))
         for name, value in now.items()
-        if name in before and before[name] != value
+        if name in before and before[name] != value and name.removeprefix("training.") not in OF_THE_START
     ]
 
 

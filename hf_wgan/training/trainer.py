@@ -354,12 +354,15 @@ class WGANTrainer:
 
     def _log(self) -> None:
         is_evaluated, self.control.should_evaluate = self.control.should_evaluate, False
+        if is_evaluated:
+            self.meter.gather()  # names a value that is no number, which samples would only show
         metrics = self.evaluate() if is_evaluated else {}
         has_penalty = self.algorithm.constraint.has_penalty
         logs = self.meter.read(has_penalty, metrics.get("evaluation_seconds", 0.0)) | metrics
         self.callbacks.call("on_log", logs=logs)
 
     def _sample(self) -> None:
+        self.meter.gather()  # likewise
         if self.accelerator.is_main_process:
             rng = torch.Generator().manual_seed(self.config.seed)
             latents = sample_normals(self.config.num_validation_images, self.generator.config.latent_dim, rng)

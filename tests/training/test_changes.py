@@ -25,7 +25,7 @@ HARMLESS = {
     "license": "mit",
     "max_train_minutes": 5.0,
 }
-GRAVE = {
+OF_ANOTHER_EXPERIMENT = {
     "seed": 1,
     "critic_learning_rate": 1e-3,
     "lipschitz": "none",
@@ -41,14 +41,14 @@ def test_what_leaves_the_experiment_what_it_is_is_said(name, tiny_config, capsys
     trainer(tiny_config(resume_from_checkpoint="latest", **{name: HARMLESS[name]})).train()
     said = capsys.readouterr().err
     assert f"Changed since checkpoint-000004: {name} is {HARMLESS[name]!r}, was " in said
-    assert said.count("Changed since") == 2, "and that it is resumed"
+    assert said.count("Changed since") == 1, "not that it is resumed"
 
 
-@pytest.mark.parametrize("name", GRAVE)
+@pytest.mark.parametrize("name", OF_ANOTHER_EXPERIMENT)
 def test_what_would_make_it_another_experiment_is_refused_unless_it_is_allowed(name, tiny_config, tmp_path, capsys):
     trainer(tiny_config()).train()
     before = outcome(tmp_path / "run")
-    options = {"resume_from_checkpoint": "latest", "max_train_steps": 6, name: GRAVE[name]}
+    options = {"resume_from_checkpoint": "latest", "max_train_steps": 6, name: OF_ANOTHER_EXPERIMENT[name]}
     shown = {"train_batch_size": "machine.global_batch_size"}.get(name, name)
     with pytest.raises(
         InputError, match=rf"checkpoint-000004 is of another experiment: .*{shown} is .*, was "
@@ -58,7 +58,7 @@ def test_what_would_make_it_another_experiment_is_refused_unless_it_is_allowed(n
     assert outcome(tmp_path / "run") == before
     if name != "optimizer":  # whose state is of another form
         trainer(tiny_config(**options, allow_config_change=True)).train()
-        assert f"{shown} is {GRAVE[name]!r}" in capsys.readouterr().err
+        assert f"{shown} is {OF_ANOTHER_EXPERIMENT[name]!r}" in capsys.readouterr().err
         rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
