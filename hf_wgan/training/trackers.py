@@ -99,7 +99,12 @@ def _log_picture(tracker: GeneralTracker, step: int, path: Path) -> None:
 
         tracker.log({"samples": trackio.Image(str(path))}, step=step)
     elif tracker.name == "tensorboard":
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-        tracker.log_images({"samples": pixels[None]}, step=step, dataformats="NHWC")
+        tracker.log_images({"samples": np.asarray(_picture(path))[None]}, step=step, dataformats="NHWC")
     elif hasattr(tracker, "log_images"):
-        tracker.log_images({"samples": [Image.open(path).convert("RGB")]}, step=step)
+        tracker.log_images({"samples": [_picture(path)]}, step=step)
+
+
+def _picture(path: Path) -> Image.Image:
+    """Return a picture in colour, with its transparency if it has some."""
+    picture = Image.open(path)
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")

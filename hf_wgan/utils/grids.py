@@ -46,5 +46,9 @@ def save_video(frames: Sequence[Image.Image], file: Any, kind: str) -> None:
         file: A path, or a file to write to.
         kind: `"gif"`, of 256 colours, or `"webp"`, which loses nothing.
     """
-    options = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MILLISECONDS, "loop": 0}
-    frames[0].save(file, kind, **options, **({"lossless": True} if kind == "webp" else {}))
+    options: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MILLISECONDS, "loop": 0}
+    if kind == "webp":
+        options["lossless"] = True
+    if frames[0].has_transparency_data:  # or frames pile up in GIF, and WebP loses the transparency
+        options |= {"kmin": 0, "kmax": 1} if kind == "webp" else {"disposal": 2}
+    frames[0].save(file, kind, **options)
