@@ -249,10 +249,8 @@ def holds_images_only(paths: Iterable[str]) -> bool:
     """Return whether files are images, with their metadata, rather than what the datasets library has a reader for."""
     known, has_images = image_extensions(), False
     for path in paths:
-        folder, _, name = path.rpartition("/")
+        name = path.rpartition("/")[2]
         extension = os.path.splitext(name)[1].lower()
-        if any(part.startswith(".") for part in folder.split("/")):
-            continue
         if name not in METADATA and extension in {".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".tar", ".lance"}:
             return False
         has_images = has_images or extension in known

@@ -38,8 +38,6 @@ def _tree(name: str, config: DataConfig) -> Tree | None:
         repository = HfApi().dataset_info(name, revision=config.dataset_revision)
         assert repository.sha is not None
         paths = [file.rfilename for file in repository.siblings or ()]
-        if not any(path.lower().endswith(".zip") for path in paths) and not holds_images_only(paths):
-            return None
         remote = UnzippedTree(RepositoryTree(name, repository.sha, paths))
         if not holds_images_only(file.path for file in remote.listing().files) or _says_what_to_take(
             name, repository.sha, paths

@@ -150,7 +150,7 @@ class ZipTree:
             if member.is_dir():
                 continue
             path = str(PurePosixPath("/", member.filename.replace("\\", "/")).relative_to("/"))
-            if any(part.startswith(".") or part == "__MACOSX" for part in path.split("/")):
+            if _is_hidden(path):
                 result.left_out["hidden"] += 1
             else:
                 result.files.append(File(path, str(number), (member.file_size, member.CRC)))
@@ -184,7 +184,7 @@ class RepositoryTree:
     def listing(self) -> Listing:
         result = Listing()
         for path in sorted(self._paths):
-            if any(part.startswith(".") for part in path.split("/")):
+            if _is_hidden(path):
                 result.left_out["hidden"] += 1
                 continue
             place = os.path.join(self._folder, path) if self._folder else f"datasets/{self.name}@{self._commit}/{path}"
@@ -215,14 +215,16 @@ class UnzippedTree:
         self._zips: dict[str, ZipTree] = {}
         self._members: dict[str, tuple[File, File]] = {}  # the ZIP file and the member, by place
 
-    def __reduce__(self) -> Any:
-        return _unzipped, (self._tree, self._members)
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_zips": {}}  # which every process opens for itself
 
     def listing(self) -> Listing:
         listing = self._tree.listing()
-        archives = [file for file in listing.files if file.path.lower().endswith(".zip")]
+        result = Listing(left_out=listing.left_out)
+        archives: list[File] = []
+        for file in listing.files:
+            (archives if file.path.lower().endswith(".zip") else result.files).append(file)
         num_beside = Counter(PurePosixPath(archive.path).parent for archive in archives)
-        result = Listing([file for file in listing.files if file not in archives], listing.left_out)
         for archive in archives:
             path = PurePosixPath(archive.path)
             folder = path.with_suffix("") if num_beside[path.parent] > 1 else path.parent
@@ -253,10 +255,8 @@ class UnzippedTree:
         return self._zips[archive.path]
 
 
-def _unzipped(tree: Tree, members: dict[str, tuple[File, File]]) -> UnzippedTree:
-    result = UnzippedTree(tree)
-    result._members = members
-    return result
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
 def state_of(status: os.stat_result) -> tuple[int, int, int]:
