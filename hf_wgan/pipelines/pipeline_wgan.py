@@ -356,10 +356,11 @@ class WGANPipeline(DiffusionPipeline):
             )
         if images.dtype == torch.uint8:
             return images.float() / 255
-        low, high = (float(value) for value in images.float().aminmax())
+        images = images.float()
+        low, high = (float(value) for value in images.aminmax())
         if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
             raise InputError(f"images from {low:g} to {high:g}: must be in [0, 1], or of uint8")
-        return images.float()
+        return images
 
     @torch.no_grad()
     def neighbours(self, images: Any, references: Any, num_neighbours: int = 1) -> tuple[torch.Tensor, torch.Tensor]:

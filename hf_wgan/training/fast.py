@@ -16,7 +16,7 @@ def has_bf16_arithmetic() -> bool:
 
 
 def bf16_slowdown(size: int = 256) -> float:
-    """Measure how many times as long a product of bfloat16 matrices takes as one of float32, in a tenth of a second."""
+    """Measure how many times as long a product of bfloat16 matrices takes as one of float32."""
     return _seconds(torch.bfloat16, size) / _seconds(torch.float32, size)
 
 

@@ -33,7 +33,8 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     # (pytorch/pytorch#175024). Batch-norm statistics are measured again for the saved pipeline in any case.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     trackers = tracker_names(config.report_to)
-    in_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"RANK", "MASTER_ADDR"} <= os.environ.keys()
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    in_group = world_size > 1 and {"RANK", "MASTER_ADDR"} <= os.environ.keys()
     if in_group and not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # without it, each process takes itself for the only one
     precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
@@ -53,9 +54,9 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         )
     except ValueError as error:
         raise InputError(f"mixed_precision={config.mixed_precision!r}: {error}") from error
-    if int(os.environ.get("WORLD_SIZE", "1")) > accelerator.num_processes:
+    if world_size > accelerator.num_processes:
         raise InputError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']} processes were started, of which Accelerate knows "
+            f"WORLD_SIZE={world_size} processes were started, of which Accelerate knows "
             f"{accelerator.num_processes}: set num_processes instead, or use accelerate launch"
         )
     if accelerator.mixed_precision != "no" and not accelerator.native_amp:
