@@ -47,16 +47,24 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise InputError(
             f"dataset_name={str(path)!r}: holds {images.ndim} dimensions, not (N, H, W); are these labels?"
         )
+    labels_path = find_labels(path)
+    if labels_path is None:
+        return images, None
+    labels = _read(labels_path)
+    if labels.shape != (len(images),):
+        raise InputError(f"{labels_path} has {labels.size} labels for {len(images)} images")
+    return images, labels.astype(np.int64)
+
+
+def find_labels(path: Path) -> Path | None:
+    """Return the file with the labels of a file of images, if one lies beside it."""
     for other in ("labels-idx1", "labels.idx1"):
         name = path.name.replace("images-idx3", other).replace("images.idx3", other)
         for candidate in (name, name.removesuffix(".gz"), f"{name}.gz"):
             labels_path = path.with_name(candidate)
             if labels_path != path and labels_path.is_file():
-                labels = _read(labels_path)
-                if labels.shape != (len(images),):
-                    raise InputError(f"{labels_path} has {labels.size} labels for {len(images)} images")
-                return images, labels.astype(np.int64)
-    return images, None
+                return labels_path
+    return None
 
 
 def _read(path: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 Nothing is decoded here. A source hands out encoded images by number, and a stream in turn.
 """
 
+import functools
 import hashlib
 import itertools
 import os
@@ -24,7 +25,7 @@ from .decode import Picture
 from .folders import FolderSource, holds_images_only, open_folder, paths_in
 from .labels import ClassMapping, class_mapping, labels_of
 from .repositories import open_repository
-from .splits import concatenated, parse_split
+from .splits import parse_split
 from .trees import state_of
 
 DIGITS_MARGIN = 1  # pixels of background around the 8×8 digits, which otherwise touch the frame
@@ -139,6 +140,58 @@ class ArraySource:
         return [(f"image {number}", self.pixels[number]) for number in range(start, stop)]
 
 
+class IdxSource:
+    """The images of IDX files, one file of images per part of a split; unpacked only when an image is asked for.
+
+    Raises:
+        InputError: They are to be streamed.
+    """
+
+    def __init__(self, paths: list[Path], config: DataConfig):
+        if config.streaming:
+            raise InputError("streaming: IDX files are read whole; leave it out")
+        self.name = config.dataset_name or str(paths[0])
+        self.left_out: Counter[str] = Counter()
+        self._config = config
+        self._parts = parse_split(config.dataset_split)
+        self._paths = paths * len(self._parts) if len(paths) == 1 else paths  # one file by its name holds every part
+        digest = hashlib.sha256(repr((self._parts, config.max_train_samples)).encode())
+        for path in self._paths:
+            for file in filter(None, (path, idx.find_labels(path))):
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+        self.fingerprint = digest.hexdigest()
+
+    @functools.cached_property
+    def _arrays(self) -> ArraySource:
+        images, labels = [], []
+        for part, path in zip(self._parts, self._paths):
+            all_images, all_labels = idx.read_images(path)
+            rows = slice(*part.bounds(len(all_images)))
+            images.append(all_images[rows])
+            if all_labels is not None:
+                labels.append(all_labels[rows])
+        if len({batch.shape[1:] for batch in images}) > 1:
+            raise InputError(f"dataset_split={self._config.dataset_split!r}: the images of these splits differ in size")
+        all_have_labels = len(labels) == len(images)
+        return _arrays(
+            self.name, np.concatenate(images), np.concatenate(labels) if all_have_labels else None, self._config
+        )
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return self._arrays.labels
+
+    @property
+    def label_names(self) -> list[str] | None:
+        return self._arrays.label_names
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def read(self, start: int, stop: int) -> list[Picture]:
+        return self._arrays.read(start, stop)
+
+
 class DatasetSource:
     """The images of a `datasets.Dataset`."""
 
@@ -181,12 +234,12 @@ def open_source(config: DataConfig) -> Source | Stream:
         return _arrays("scikit-learn digits", *_digits(), config)
     path = Path(config.dataset_name)
     if path.is_file() and idx.num_dimensions(path) is not None:
-        return _idx_source([path], config)
+        return IdxSource([path], config)
     if path.is_dir():
         parts = parse_split(config.dataset_split)
         files = [idx.find_images(path, part.name) for part in parts]
         if files and all(files):
-            return _idx_source([file for file in files if file], config)
+            return IdxSource([file for file in files if file], config)
         if holds_images_only(paths_in(path)):
             return _folder(config.dataset_name, config)
     elif path.suffix.lower() == ".zip" and path.is_file():
@@ -448,23 +501,6 @@ def _hint(features: datasets.Features) -> str:
 
 def _columns(features: datasets.Features) -> str:
     return "its columns are " + ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
-
-
-def _idx_source(paths: list[Path], config: DataConfig) -> ArraySource:
-    if config.streaming:
-        raise InputError("streaming: IDX files are read whole; leave it out")
-    parts = parse_split(config.dataset_split)
-    if len(paths) != len(parts):  # one file by its name
-        paths = paths * len(parts)
-    contents = [idx.read_images(path) for path in paths]
-    rows = [(part, range(len(images))) for part, (images, _) in zip(parts, contents)]
-    chosen = [np.array(concatenated([row]), np.int64) for row in rows]
-    images = [images[numbers] for (images, _), numbers in zip(contents, chosen)]
-    labels = [labels[numbers] for (_, labels), numbers in zip(contents, chosen) if labels is not None]
-    if len({batch.shape[1:] for batch in images}) > 1:
-        raise InputError(f"dataset_split={config.dataset_split!r}: the images of these splits differ in size")
-    all_labels = np.concatenate(labels) if len(labels) == len(images) else None
-    return _arrays(config.dataset_name or str(paths[0]), np.concatenate(images), all_labels, config)
 
 
 def _arrays(name: str, images: np.ndarray, labels: np.ndarray | None, config: DataConfig) -> ArraySource:
