@@ -10,9 +10,13 @@ from ..algorithm.step import WGANStep
 from .config import TrainingConfig
 
 
-def has_bf16_arithmetic() -> bool:
-    """Return whether the CPU computes in bfloat16 rather than converting every number."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
+def has_bf16_arithmetic(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16 rather than converting every number."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
+    return True
 
 
 def bf16_slowdown(size: int = 256) -> float:
@@ -45,8 +49,7 @@ class FastPaths(NamedTuple):
         # A fused optimizer hides from Accelerate that a float16 loss scaler skipped its step.
         fused = config.optimizer != "rmsprop" and accelerator.mixed_precision != "fp16"
         bf16_derivatives = on_cpu and accelerator.mixed_precision == "bf16" and not config.compile
-        # On MPS batch norm computes wrong gradients in this layout (pytorch/pytorch#175189).
-        channels_last = accelerator.device.type != "mps"
+        channels_last = on_cpu or _uses_tensor_cores(config, accelerator)
         return cls(fast and channels_last, fast and fused, fast and bf16_derivatives, fast and on_cpu)
 
     def names(self, step: WGANStep) -> list[str]:
@@ -60,3 +63,17 @@ class FastPaths(NamedTuple):
             "one pass over real and generated images": step.scores_in_one_pass,
         }
         return [name for name, used in in_use.items() if used]
+
+
+def _uses_tensor_cores(config: TrainingConfig, accelerator: Accelerator) -> bool:
+    """Return whether convolutions run on tensor cores of an NVIDIA GPU, which read the channels-last layout.
+
+    Its other cores are faster in the default layout; on MPS batch norm computes wrong gradients in channels-last
+    (pytorch/pytorch#175189), and nothing is known of other devices.
+    """
+    if accelerator.device.type != "cuda" or torch.version.hip is not None:
+        return False
+    major, _ = torch.cuda.get_device_capability(accelerator.device)  # 7: Volta, Turing; 8: Ampere
+    if accelerator.mixed_precision == "fp16":
+        return major >= 7
+    return major >= 8 and (accelerator.mixed_precision == "bf16" or config.allow_tf32)

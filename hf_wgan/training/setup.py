@@ -38,11 +38,12 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     if in_group and not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # without it, each process takes itself for the only one
     precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
-    if precision == "bf16" and PartialState().device.type == "cpu" and not has_bf16_arithmetic():
-        say_once(
-            f"mixed_precision='bf16': this CPU has no bf16 arithmetic, and a product takes {bf16_slowdown():.0f} times "
-            "as long as in float32; the run uses float32."
-        )
+    if precision == "bf16" and not has_bf16_arithmetic(device := PartialState().device):
+        if device.type == "cpu":
+            why = f"CPU has no bf16 arithmetic, and a product takes {bf16_slowdown():.0f} times as long as in float32"
+        else:
+            why = "GPU has no bf16 arithmetic (--mixed_precision fp16 may be faster)"
+        say_once(f"mixed_precision='bf16': this {why}; the run uses float32.")
         precision = "no"
     try:
         accelerator = Accelerator(
@@ -67,9 +68,19 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         )
     if config.cuda_graphs:
         check_graphs(config, accelerator)
-    torch.backends.cudnn.allow_tf32 = config.allow_tf32
-    torch.set_float32_matmul_precision("high" if config.allow_tf32 else "highest")
+    choose_tf32(config.allow_tf32)
     return accelerator
+
+
+def choose_tf32(allowed: bool) -> None:
+    """Set whether float32 convolutions and matrix products may use TF32.
+
+    The older settings alone would leave convolutions to `torch.backends.fp32_precision`, if a script has set that.
+    """
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    for operations in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
+        operations.fp32_precision = "tf32" if allowed else "ieee"
 
 
 def training_images(config: TrainingConfig, dataset: Any, generator: ModelMixin) -> ImageSet | ImageStream:

@@ -104,10 +104,11 @@ def test_spectral_normalisation_takes_its_power_iterations_in_every_pass(tiny_co
     assert not trainer.algorithm.scores_in_one_pass
 
 
-def test_a_float16_loss_scaler_sees_every_step(tiny_config):
+def test_a_float16_loss_scaler_sees_every_step(tiny_config, monkeypatch):
     class OnGPU:
         device, mixed_precision = torch.device("cuda"), "fp16"
 
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert not FastPaths.of(tiny_config(optimizer="adam"), OnGPU).fused_optimizers
     OnGPU.mixed_precision = "bf16"
     assert FastPaths.of(tiny_config(optimizer="adam"), OnGPU).fused_optimizers

@@ -1,5 +1,6 @@
 """Machines that are not this one, as far as they can be imitated: CPUs without bf16, Windows, a Mac's GPU."""
 
+import copy
 import errno
 import fcntl
 import json
@@ -7,6 +8,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
 from PIL import Image
 from processes import ended, start_run
@@ -19,7 +21,7 @@ from hf_wgan.utils import files
 
 
 def test_bf16_is_left_out_with_a_line_where_the_cpu_has_none(tiny_config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(setup, "has_bf16_arithmetic", lambda: False)
+    monkeypatch.setattr(setup, "has_bf16_arithmetic", lambda device: False)
     monkeypatch.setattr(setup, "bf16_slowdown", lambda: 73.2)
     WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(mixed_precision="bf16")).train()
     said = capsys.readouterr().err
@@ -52,9 +54,50 @@ def test_processes_that_accelerate_does_not_know_are_refused(tiny_config, monkey
         WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config())
 
 
-def test_a_macs_gpu_gets_contiguous_memory():
-    on_mac = SimpleNamespace(device=SimpleNamespace(type="mps"), mixed_precision="no")
-    assert not FastPaths.of(TrainingConfig(), on_mac).channels_last
+@pytest.mark.parametrize("device", ["mps", "xpu"])
+def test_gpus_of_other_makers_get_contiguous_memory(device):
+    other = SimpleNamespace(device=torch.device(device), mixed_precision="no")
+    assert not FastPaths.of(TrainingConfig(), other).channels_last
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "allow_tf32", "expected"),
+    [
+        ((7, 5), "no", True, False),  # a T4 has no TF32
+        ((7, 0), "fp16", True, True),
+        ((7, 5), "bf16", True, False),  # and no bf16
+        ((8, 0), "no", True, True),
+        ((9, 0), "no", False, False),
+        ((9, 0), "bf16", False, True),
+        ((9, 0), "fp16", False, True),
+    ],
+)
+def test_channels_last_is_for_tensor_cores(monkeypatch, capability, precision, allow_tf32, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    gpu = SimpleNamespace(device=torch.device("cuda"), mixed_precision=precision)
+    assert FastPaths.of(TrainingConfig(allow_tf32=allow_tf32), gpu).channels_last == expected
+
+
+@pytest.mark.parametrize("before", ["tf32", "ieee", "none"])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_as_the_options_say_whatever_a_script_has_set(monkeypatch, before, allowed):
+    monkeypatch.setattr(torch.backends, "fp32_precision", before)
+    setup.choose_tf32(allowed)
+    for operations in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+        assert operations.fp32_precision == ("tf32" if allowed else "ieee")
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_the_average_returns_to_its_device(tiny_config):
+    """The meta device stands for a GPU: what comes from the disk is on the CPU."""
+    state = WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(use_ema=True)).state
+    saved = copy.deepcopy(state.state_dict())
+    for part in (*state.networks.values(), state.ema):
+        part.to("meta")
+    for checkpoint in (saved, {name: part for name, part in saved.items() if name != "ema"}):
+        state.load_state_dict(checkpoint)
+        assert {weights.device.type for weights in state.ema.shadow_params} == {"meta"}
+        state.ema.step(state.generator.parameters())
 
 
 @pytest.fixture
