@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any
 from ..utils import files
 from ..utils.commands import shell_command
 from ..utils.console import without_controls
-from ..utils.errors import BadImageError, ExportError, InputError, ProcessLostError, PushError, one_line
+from ..utils.errors import (
+    BadImageError,
+    DeviceMemoryError,
+    ExportError,
+    InputError,
+    ProcessLostError,
+    PushError,
+    is_out_of_memory,
+    one_line,
+)
 from ..utils.options import OptionParser
 from ..utils.own import is_own_record
 
@@ -32,6 +41,8 @@ Command = Callable[..., int]
 """A function of the arguments (by default those of this process) that returns an exit code."""
 MODEL_HELP = "Folder left by training, or name of a model on the Hub."
 IMPORT = "--import"
+EXPLAINED = (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError, DeviceMemoryError)
+"""Errors whose message is for the person at the command line."""
 EXTRAS = {"ot": "train", "scipy": "train", "sklearn": "train", "gradio": "demo"}
 """Optional modules, and the extra of this package that installs each."""
 
@@ -44,11 +55,17 @@ def command(function: Command) -> Command:
         try:
             import_modules(sys.argv[1:] if not args or args[0] is None else args[0])
             return function(*args, **kwargs)
-        except (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError) as error:
+        except EXPLAINED as error:
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"error: {without_controls(str(error))}", file=sys.stderr)
             mistake = isinstance(error, (InputError, PushError)) and not isinstance(error, BadImageError)
             return 2 if mistake else 1
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            cause = one_line(error) or "out of memory"
+            print(f"error: {cause}: use smaller batches, or a device with more memory", file=sys.stderr)
+            return 1
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
                 raise

@@ -13,6 +13,7 @@ from .config import DataConfig
 from .images import TOUCHED_PER_IMAGE, ImageSet
 
 BATCHES_AHEAD = 3
+BLOCK_BYTES = 1 << 26  # copied to the device at once
 
 
 class Batch(NamedTuple):
@@ -69,7 +70,7 @@ class RealBatches(Iterator[Batch]):
         fits = dataset.num_bytes <= self.memory_limit
         self._resident = None
         if fits and dataset.is_square and self.device.type != "cpu":
-            self._resident = dataset.images.to(self.device)
+            self._resident = copied(dataset, self.device)
         self._reader = (
             None if self._resident is not None or (fits and self.device.type == "cpu") else ThreadPoolExecutor(1)
         )
@@ -137,6 +138,17 @@ class RealBatches(Iterator[Batch]):
             self._permutations = {at: kept for at, kept in self._permutations.items() if abs(at - epoch) <= 1}
             self._permutations[epoch] = permutation
         return permutation
+
+
+def copied(dataset: ImageSet, device: torch.device) -> torch.Tensor:
+    """Copy all images to a device, `(N, C, H, W)` uint8, a block at a time: the host never holds a second copy."""
+    channels, height, width = dataset.shape
+    pixels = torch.empty(len(dataset), height, width, channels, dtype=torch.uint8, device=device)
+    for numbers in np.array_split(np.arange(len(dataset)), -(-pixels.nbytes // BLOCK_BYTES)):
+        block = dataset.gather(numbers, np.zeros((len(numbers), 2)))
+        pixels[int(numbers[0]) : int(numbers[-1]) + 1] = torch.from_numpy(block)
+    dataset.release()
+    return pixels.permute(0, 3, 1, 2)
 
 
 def normalised(pixels: torch.Tensor, flips: np.ndarray | None) -> torch.Tensor:

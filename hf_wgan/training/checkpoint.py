@@ -230,11 +230,15 @@ def damage(folder: Path) -> str:
 def what_is_left(output_dir: Path) -> str:
     """Return how much of the disk is free and which checkpoint a run can resume from."""
     try:
-        free = f"{shutil.disk_usage(output_dir).free:,} bytes are free"
-        whole = next((folder for folder in reversed(files.checkpoints(output_dir)) if not damage(folder)), None)
+        return f"{shutil.disk_usage(output_dir).free:,} bytes are free; {what_to_resume(output_dir)}"
     except OSError as error:
         return f"the folder cannot be read ({one_line(error)})"
-    return f"{free}; " + (f"{whole} is whole, to resume from" if whole else "there is no checkpoint to resume from")
+
+
+def what_to_resume(output_dir: Path) -> str:
+    """Return which checkpoint a run can resume from."""
+    whole = next((folder for folder in reversed(files.checkpoints(output_dir)) if not damage(folder)), None)
+    return f"{whole} is whole, to resume from" if whole else "there is no checkpoint to resume from"
 
 
 def set_aside_after(output_dir: Path, step: int) -> list[Path]:

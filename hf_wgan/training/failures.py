@@ -9,8 +9,9 @@ from accelerate import Accelerator
 
 from ..algorithm.records import StepRecord
 from ..utils.console import say
-from ..utils.errors import DiskError, InputError, ProcessLostError, one_line
-from .checkpoint import CheckpointWriter, what_is_left
+from ..utils.errors import DeviceMemoryError, DiskError, InputError, ProcessLostError, is_out_of_memory, one_line
+from .checkpoint import CheckpointWriter, what_is_left, what_to_resume
+from .config import TrainingConfig
 
 CONNECTION_ERRORS = (
     "Connection closed by peer",
@@ -48,13 +49,13 @@ def first_not_finite(records: torch.Tensor, steps: range) -> str:
 
 
 @contextmanager
-def explained_errors(output_dir: Path, accelerator: Accelerator, writer: CheckpointWriter) -> Iterator[None]:
+def explained_errors(config: TrainingConfig, accelerator: Accelerator, writer: CheckpointWriter) -> Iterator[None]:
     """Complete the checkpoint in progress after an error, and explain the error.
 
     Errors of the disk name the folder, and every process reports its own error.
 
     Args:
-        output_dir: The run's folder.
+        config: The options of the run.
         accelerator: Knows the processes.
         writer: Writes the checkpoints.
     """
@@ -62,8 +63,8 @@ def explained_errors(output_dir: Path, accelerator: Accelerator, writer: Checkpo
         yield
     except Exception as error:
         writer.settle()  # the checkpoint that is being written is one more to resume from
-        explanation = explained(error, output_dir, accelerator)
-        if isinstance(explanation, (DiskError, InputError)) and not accelerator.is_main_process:
+        explanation = explained(error, config, accelerator)
+        if isinstance(explanation, (DiskError, InputError, DeviceMemoryError)) and not accelerator.is_main_process:
             say(f"process {accelerator.process_index}: {explanation}")
         if explanation is error:
             raise
@@ -73,8 +74,11 @@ def explained_errors(output_dir: Path, accelerator: Accelerator, writer: Checkpo
             del explanation  # or its traceback would hold it, and the run, in a circle
 
 
-def explained(error: Exception, output_dir: Path, accelerator: Accelerator) -> Exception:
-    """Return the error that tells a person what a disk's or a connection's error means for the run."""
+def explained(error: Exception, config: TrainingConfig, accelerator: Accelerator) -> Exception:
+    """Return the error that tells a person what an error of disk, memory or connection means for the run."""
+    output_dir = Path(config.output_dir)
+    if is_out_of_memory(error):
+        return DeviceMemoryError(_out_of_memory(error, config, accelerator))
     if isinstance(error, OSError) and not isinstance(error, DiskError):
         return DiskError(f"{output_dir}: {one_line(error)}; {what_is_left(output_dir)}")
     lost = isinstance(error, RuntimeError) and any(words in str(error) for words in CONNECTION_ERRORS)
@@ -84,3 +88,18 @@ def explained(error: Exception, output_dir: Path, accelerator: Accelerator) -> E
             f"why; {what_is_left(output_dir)}"
         )
     return error
+
+
+def _out_of_memory(error: Exception, config: TrainingConfig, accelerator: Accelerator) -> str:
+    size, parts, precision = config.train_batch_size, config.gradient_accumulation_steps, accelerator.mixed_precision
+    remedies = []
+    if size > 1:  # which is the same experiment
+        remedies.append(f"--train_batch_size {-(-size // 2)} --gradient_accumulation_steps {2 * parts}")
+    if precision == "no":
+        remedies.append("--mixed_precision bf16")
+    cause = one_line(error).split(". ")[0] or type(error).__name__
+    return (
+        f"train_batch_size={size} with gradient_accumulation_steps={parts} and mixed_precision={precision!r} takes "
+        f"more memory than there is ({cause}): use {', '.join([*remedies, 'smaller networks'])}; "
+        f"{what_to_resume(Path(config.output_dir))}"
+    )

@@ -79,7 +79,8 @@ def choose_tf32(allowed: bool) -> None:
     """
     torch.backends.cudnn.allow_tf32 = allowed
     torch.set_float32_matmul_precision("high" if allowed else "highest")
-    for operations in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
+    backends: Any = torch.backends  # whose attributes PyTorch does not declare
+    for operations in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
         operations.fp32_precision = "tf32" if allowed else "ieee"
 
 

@@ -169,9 +169,9 @@ class WGANTrainer:
             The pipeline, as saved in `output_dir`.
 
         Raises:
-            NotFiniteError: A score, loss, gradient or weight is no longer finite. Checkpoints and samples written
-                before stay.
+            NotFiniteError: A score, loss, gradient or weight is no longer finite. Checkpoints and samples stay.
             DiskError: The folder cannot be written to. Checkpoints written before stay.
+            DeviceMemoryError: Memory is used up. Checkpoints written before stay.
             InputError: The checkpoint to resume from is one of another experiment.
             CallbackError: A callback raised an error. The run was saved.
         """
@@ -196,7 +196,7 @@ class WGANTrainer:
         self._begin()
         with (
             closing(self.folder),
-            explained_errors(self.output_dir, self.accelerator, self.checkpoints.writer),
+            explained_errors(self.config, self.accelerator, self.checkpoints.writer),
             closing(self.callbacks),
         ):
             with Interrupts() as self._interrupts, kept_memory() if self.fast_paths.kept_memory else nullcontext():

@@ -21,6 +21,10 @@ class ProcessLostError(RuntimeError):
     """Another process of the run has ended, and this one cannot go on alone."""
 
 
+class DeviceMemoryError(RuntimeError):
+    """The memory of a device or of the host is used up. The message names the options that need less."""
+
+
 class CallbackError(RuntimeError):
     """A training callback that raised an error. The message names the callback, the event and the step."""
 
@@ -36,3 +40,10 @@ class PushError(RuntimeError):
 def one_line(error: Exception) -> str:
     """Return the message of another library's error on one line, to be part of a message of ours."""
     return " ".join(str(error).split())[:300]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory was used up: on CUDA, which has a type of error for it, on MPS, or on the host."""
+    words = ("MPS backend out of memory", "can't allocate memory", "not enough memory")
+    is_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return is_torch or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

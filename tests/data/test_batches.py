@@ -8,6 +8,7 @@ from datasets import Dataset, Features, Image
 
 from hf_wgan import ImageSet, InputError
 from hf_wgan.data import DataConfig, RealBatches, images_of
+from hf_wgan.data import batches as module
 
 
 def drawn(batches, count):
@@ -64,6 +65,19 @@ def test_labels_travel_with_their_images():
         batch = next(batches)
         assert torch.equal(((batch.images[:, 0, 0, 0] + 1) * 127.5).round().long() * 10, batch.labels)
     assert next(RealBatches(tiny_images(), 7, seed=0)).labels is None
+
+
+def test_images_go_to_a_device_a_block_at_a_time(monkeypatch):
+    images, blocks = tiny_images(25, channels=3), []
+    gather = images.gather
+    monkeypatch.setattr(images, "gather", lambda numbers, crops: blocks.append(len(numbers)) or gather(numbers, crops))
+    monkeypatch.setattr(module, "BLOCK_BYTES", 7 * 3 * 8 * 8)
+    copy = module.copied(images, torch.device("cpu"))
+    assert max(blocks) <= 7 and sum(blocks) == 25
+    assert torch.equal(copy, images.images) and copy.stride() == images.images.stride()
+    blocks.clear()
+    RealBatches(images, 4, seed=0, device="meta")
+    assert sum(blocks) == 25 and max(blocks) <= 7, "a device gets them this way"
 
 
 def test_every_image_comes_equally_often():

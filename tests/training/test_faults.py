@@ -11,17 +11,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
 from processes import ended, outcome, start_run
 
 from hf_wgan import InputError, WGANTrainer
 from hf_wgan.algorithm import step as step_module
+from hf_wgan.cli.common import command
 from hf_wgan.training import checkpoint as checkpoint_module
 from hf_wgan.training import run_folder
 from hf_wgan.training.checkpoint import damage
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.utils import files
-from hf_wgan.utils.errors import DiskError, NotFiniteError
+from hf_wgan.utils.errors import DeviceMemoryError, DiskError, NotFiniteError
 from hf_wgan.utils.signals import STOPPING
 
 STEPS = ["--max_train_steps", "30", "--train_batch_size", "4"]
@@ -202,6 +204,39 @@ def test_metrics_that_cannot_be_written_name_the_folder_and_what_is_left(tiny_co
     )
     with pytest.raises(DiskError, match=r"run: .*Is a directory.*bytes are free; .*checkpoint-000002 is whole"):
         run.train()
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 1.00 GB). Tried to allocate 256 bytes."),
+    MemoryError(),
+]
+
+
+def raises(error):
+    def act():
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+def test_memory_that_is_used_up_names_the_options_that_need_less(tiny_config, error):
+    run = trainer(tiny_config())
+    at_step(run, 3, raises(error))
+    options = "--train_batch_size 4 --gradient_accumulation_steps 2, --mixed_precision bf16"
+    with pytest.raises(
+        DeviceMemoryError, match=f"^train_batch_size=8 with .*: use {options}.*checkpoint-000002 is whole"
+    ):
+        run.train()
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+def test_a_command_whose_memory_is_used_up_says_so_in_a_line(error, capsys):
+    assert command(lambda args: raises(error)())([]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
 
 
 # Damaged checkpoints.
