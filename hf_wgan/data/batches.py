@@ -76,6 +76,11 @@ class RealBatches(Iterator[Batch]):
         )
         self._ahead: dict[int, Future] = {}
 
+    @property
+    def class_labels(self) -> torch.Tensor | None:
+        """Return the labels of all images, `(N,)` int64; None if there are none."""
+        return self.dataset.labels
+
     def indices(self, position: int) -> np.ndarray:
         """Return the numbers of the images that this process takes in batch `position`, `(batch_size,)` int64."""
         start = self._start(position)

@@ -38,7 +38,7 @@ from .decode import (
     union,
 )
 from .labels import UNLABELLED, ClassMapping
-from .sources import Stream
+from .sources import LABELS_TO_LOOK_AT, Stream
 
 PICTURES_TO_LOOK_AT = 64  # to tell whether a stream is grey, which values it has, and whether it has changed
 PICTURES_TO_JUDGE = 50  # before which no share of bad ones stops a run
@@ -136,6 +136,7 @@ class StreamedBatches(Iterator[Batch]):
         self.seed, self.device, self.process_index = seed, torch.device(device), process_index
         self.random_flip = images.config.random_flip
         self._drawn = 0
+        self._labels: list[np.ndarray] = []
         dataset = split_dataset_by_node(images.stream.dataset, rank=process_index, world_size=num_processes)
         loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             _Decoded(images, dataset, seed, process_index),
@@ -157,14 +158,7 @@ class StreamedBatches(Iterator[Batch]):
         atexit.register(_end_workers, weakref.ref(self._batches))
 
     def __next__(self) -> Batch:
-        while self._drawn <= self.position:
-            drawn: Any = self._draw()
-            if isinstance(drawn, Exception):
-                try:
-                    raise drawn
-                finally:
-                    del drawn  # or its traceback would hold it, and the workers, in a circle
-            self._drawn += 1
+        drawn = self._draw_up_to(self.position + 1)
         # Workers send arrays, through pipes: tensors would go through /dev/shm, which is small in containers.
         pixels, labels = (None if array is None else torch.from_numpy(array) for array in drawn)
         assert pixels is not None
@@ -176,6 +170,28 @@ class StreamedBatches(Iterator[Batch]):
         pixels = pixels.pin_memory() if self.device.type == "cuda" else pixels
         pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         return Batch(normalised(pixels, flips), None if labels is None else labels.to(self.device))
+
+    @property
+    def class_labels(self) -> torch.Tensor | None:
+        """Return the labels of the images drawn so far, of the first 100,000 at most; None before there are any."""
+        self._draw_up_to(self.position)
+        return torch.from_numpy(np.concatenate(self._labels)) if self._labels else None
+
+    def _draw_up_to(self, position: int) -> Any:
+        """Read batches until `position` of them are drawn, and return the last."""
+        drawn: Any = None
+        while self._drawn < position:
+            drawn = self._draw()
+            if isinstance(drawn, Exception):
+                try:
+                    raise drawn
+                finally:
+                    del drawn  # or its traceback would hold it, and the workers, in a circle
+            self._drawn += 1
+            _, labels = drawn
+            if labels is not None and len(self._labels) * len(labels) < LABELS_TO_LOOK_AT:
+                self._labels.append(labels)
+        return drawn
 
     def _draw(self) -> Any:
         why = "it has fewer images than a batch: lower train_batch_size"

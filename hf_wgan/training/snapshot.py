@@ -73,8 +73,8 @@ def measured(generator: ModelMixin, batch_size: int, seed: int, class_labels: to
         batch_size: Images of a batch, at least. A batch of a conditional generator holds 64 or more: the average over
             batches leaves out by how much classes differ from batch to batch.
         seed: Seed of latents and of the order of classes.
-        class_labels: Labels of the training images, `(N,)`; None if they are not known, as those of a stream: all
-            classes are equally frequent then.
+        class_labels: Labels of training images, `(N,)`; None if none is known, as before a stream is read: all classes
+            are equally frequent then.
     """
     rng = torch.Generator(generator.device).manual_seed(seed)
     num_batches, labels = BATCH_NORM_BATCHES, None

@@ -308,7 +308,7 @@ class WGANTrainer:
     @property
     def _measurement(self) -> dict[str, Any]:
         """Return the settings by which batch-norm statistics are measured before saving."""
-        labels = self.dataset.labels if self.config.class_conditional and isinstance(self.dataset, ImageSet) else None
+        labels = self.real_batches.class_labels if self.config.class_conditional else None
         return {"batch_size": self.config.train_batch_size, "seed": self.config.seed, "class_labels": labels}
 
     def _training_batches(self) -> Iterator[RealBatch]:

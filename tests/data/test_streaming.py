@@ -64,6 +64,15 @@ def test_the_same_seed_gives_the_same_stream_and_position_skips():
     assert next(other).labels.tolist() == in_turn[5]
 
 
+def test_class_labels_are_those_drawn_so_far_also_after_the_position_is_set():
+    batches, resumed = (StreamedBatches(stream(numbered(24)), 6, seed=0) for _ in range(2))
+    assert batches.class_labels is None
+    drawn = numbers(batches, 3)
+    resumed.position = 3
+    assert batches.class_labels.tolist() == drawn == resumed.class_labels.tolist()
+    assert numbers(batches, 2) == numbers(resumed, 2), "the next batches are the same"
+
+
 @pytest.mark.parametrize("num_shards", [1, 4])
 def test_processes_share_a_stream_without_overlap(num_shards):
     images = numbered(24)
