@@ -11,6 +11,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from torch import nn
 
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
 from ..models.factory import shape_of
@@ -21,6 +22,8 @@ from .fast import FastPaths, bf16_slowdown, has_bf16_arithmetic
 from .graphs import check_graphs
 from .state import TrainingState
 from .trackers import LOGS, tracker_names
+
+BOUNDED = (nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.Softmax)
 
 
 def build_accelerator(config: TrainingConfig) -> Accelerator:
@@ -140,6 +143,12 @@ def check_networks(generator: Any, critic: Any) -> None:
         raise InputError(
             f"the generator makes images of shape {shape_of(generator)}, the critic takes {shape_of(critic)}: "
             "build them for the same images"
+        )
+    *_, last = (layer for layer in critic.modules() if not [*layer.children()])
+    if isinstance(last, BOUNDED):
+        say_once(
+            f"critic: its last layer is a {type(last).__name__}, which bounds the scores; a critic ends in a linear "
+            "layer (Arjovsky et al. 2017): remove it."
         )
 
 

@@ -166,6 +166,15 @@ def test_networks_that_cannot_be_trained_are_refused_in_one_line(networks, messa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_critic_whose_scores_are_bounded_is_named(tiny_config, capsys):
+    critic = Linear()
+    trainer(tiny_config(), critic=critic)
+    assert "last layer" not in capsys.readouterr().err
+    critic.add_module("last", nn.Sigmoid())
+    trainer(tiny_config(), critic=critic)
+    assert "critic: its last layer is a Sigmoid, which bounds the scores" in capsys.readouterr().err
+
+
 def test_networks_of_ones_own_train(tiny_config):
     trainer(tiny_config(), critic=Linear()).train()
 
