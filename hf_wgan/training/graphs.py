@@ -4,25 +4,46 @@ Five critic steps and a generator step of a DCGAN are some thousand kernels. A G
 and a CPU takes about as long to launch it. A graph of all of them costs one launch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ..algorithm.records import StepRecord
 from ..algorithm.step import RealBatch, WGANStep
-from ..utils.errors import InputError
+from ..utils.console import say
+from ..utils.errors import InputError, one_line
 from .config import TrainingConfig
 
 WARM_UP_STEPS = 3  # optimizers create their states in them, and libraries choose their kernels
 Capture = Callable[[Callable[[], StepRecord]], tuple[Callable[[], None], StepRecord]]
-"""Capture a function without running it; return a function that replays it, and the tensor with its result."""
+"""Capture a function without running it; return a function that replays it, and the record that each replay overwrites.
+
+It raises a RuntimeError, and leaves everything as it was, if the function cannot be captured.
+"""
+
+
+class Graph(NamedTuple):
+    """A captured iteration."""
+
+    batches: list[RealBatch]  # where it reads
+    replay: Callable[[], None]
+    record: StepRecord  # where it writes
 
 
 class GraphedStep:
     """Runs a `WGANStep` as a graph. It is called like the step and returns the same numbers.
 
-    The first steps, and those with another number of critic steps, run without a graph.
+    A graph repeats what Python decided while it was captured. Iterations that differ therefore have graphs of their
+    own: with a lazy penalty, one for each phase in which an iteration can begin. Before it is captured, every kind of
+    iteration runs without a graph; so do iterations with another number of critic steps. Where an iteration waits for
+    the device, or its capture fails, a line says so, and the run goes on without graphs.
+
+    A graph also keeps to the memory it was captured with: whatever the step reads or writes is changed in place between
+    two iterations, as `TrainingState.load_state_dict` does.
 
     Args:
         step: The step to capture. Its optimizers must be capturable, and its random numbers must come from `rng` or
@@ -34,50 +55,120 @@ class GraphedStep:
 
     def __init__(self, step: WGANStep, n_critic: int, rng: torch.Generator, capture: Capture | None = None):
         self.step, self.n_critic = step, n_critic
-        self.capture = capture or (lambda function: capture_on_device(function, rng))
-        self.calls = 0
-        self._batches: list[RealBatch] = []  # where the graph reads
-        self._replay: Callable[[], None] | None = None
-        self._record: StepRecord
+        self.capture = capture or DeviceCapture(rng)
+        self._graphs: dict[int, Graph] = {}  # by phase
+        self._warmed_up: list[int] = []  # phases of the iterations so far that ran without a graph
+        self._is_off = False
 
     def __call__(self, real_batches: Iterator[RealBatch], n_critic: int) -> StepRecord:
-        if n_critic != self.n_critic or self.calls < WARM_UP_STEPS:
-            self.calls += 1
+        if n_critic != self.n_critic or self._is_off:
             return self.step(real_batches, n_critic)
-        new = [next(real_batches) for _ in range(n_critic)]
+        if len(self._warmed_up) < WARM_UP_STEPS or self._phase not in self._warmed_up:
+            return self._warm_up(real_batches)
+        batches = [next(real_batches) for _ in range(n_critic)]
+        if self._phase not in self._graphs and not self._captures(batches):
+            return self.step(iter(batches), n_critic)
+        return self._replayed(self._graphs[self._phase], batches)
+
+    @property
+    def _phase(self) -> int:
+        step = self.step
+        return step.num_critic_steps % step.penalty_interval if step.constraint.has_penalty else 0
+
+    def _warm_up(self, real_batches: Iterator[RealBatch]) -> StepRecord:
+        """Run an iteration without a graph, and see whether it could be captured."""
+        self._warmed_up.append(self._phase)
+        with HostWaits() as waits:
+            record = self.step(real_batches, self.n_critic)
+        if waits.operators:
+            self._stop(f"{', '.join(sorted(waits.operators))} makes the host wait for the device")
+        return record
+
+    def _captures(self, batches: Sequence[RealBatch]) -> bool:
+        """Capture an iteration, and return whether that succeeded."""
         num_critic_steps = self.step.num_critic_steps
-        if self._replay is None:
-            self._batches = [
-                RealBatch(images.clone(), None if labels is None else labels.clone()) for images, labels in new
-            ]
-            self._replay, self._record = self.capture(lambda: self.step(iter(self._batches), n_critic))
-        for batch, (images, labels) in zip(self._batches, new):
-            batch.images.copy_(images, non_blocking=True)
-            if batch.class_labels is not None and labels is not None:
-                batch.class_labels.copy_(labels, non_blocking=True)
-        self._replay()
-        self.step.num_critic_steps = num_critic_steps + n_critic
-        return StepRecord._make(value.clone() for value in self._record)
+        own = [RealBatch(images.clone(), None if labels is None else labels.clone()) for images, labels in batches]
+        try:
+            replay, record = self.capture(lambda: self.step(iter(own), self.n_critic))
+        except RuntimeError as error:
+            self._stop(one_line(error))
+        self.step.num_critic_steps = num_critic_steps
+        if not self._is_off:
+            self._graphs[self._phase] = Graph(own, replay, record)
+        return not self._is_off
+
+    def _replayed(self, graph: Graph, batches: Sequence[RealBatch]) -> StepRecord:
+        torch._foreach_copy_(_tensors(graph.batches), _tensors(batches), non_blocking=True)
+        graph.replay()
+        self.step.num_critic_steps += self.n_critic
+        return StepRecord._make(torch.stack(graph.record).unbind())
+
+    def _stop(self, reason: str) -> None:
+        self._is_off = True
+        self._graphs.clear()
+        say(f"cuda_graphs: an iteration cannot be recorded ({reason}); the run goes on without --cuda_graphs.")
 
 
-def capture_on_device(
-    function: Callable[[], StepRecord], rng: torch.Generator
-) -> tuple[Callable[[], None], StepRecord]:
-    """Capture a function as a CUDA graph.
+class HostWaits(TorchDispatchMode):
+    """Collects the names of the operators inside a context that make the host wait for the device.
+
+    They invalidate the capture of a CUDA graph, after which some versions of PyTorch cannot draw random numbers any
+    more: it is better to know before.
+    """
+
+    WAITING = frozenset({"_local_scalar_dense", "equal", "is_nonzero", "masked_select", "nonzero", "_unique2"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function._overloadpacket.__name__
+        devices = {tensor.device.type for tensor in _tensors((args, kwargs, result))}
+        by_mask = name == "index" and any(index.dtype == torch.bool for index in _tensors(args[1]))
+        is_copy = name in ("_to_copy", "copy_") and len(devices) > 1
+        if name in self.WAITING or by_mask or is_copy:
+            self.operators.add(name)
+        return result
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+class DeviceCapture:
+    """Captures functions as CUDA graphs, which share their memory, as only one of them runs at a time.
 
     Args:
-        function: The function.
-        rng: Its source of random numbers.
-
-    Returns:
-        A function that replays the graph, and the record that each replay overwrites.
+        rng: The functions' source of random numbers, beside the device's own.
     """
-    graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(rng)
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
-        record = function()
-    return graph.replay, record
+
+    def __init__(self, rng: torch.Generator):
+        self.rng = rng
+        self._pool: Any = None
+
+    def __call__(self, function: Callable[[], StepRecord]) -> tuple[Callable[[], None], StepRecord]:
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        if hasattr(graph, "register_generator_state"):  # later versions of PyTorch notice which are used
+            graph.register_generator_state(self.rng)
+        torch.cuda.synchronize()
+        try:
+            # Meanwhile other threads may read and pin batches. The outer context returns to the current stream where
+            # the capture fails, which the inner one then does not.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"),
+            ):
+                record = function()
+        except RuntimeError:
+            graph.reset()
+            # They would take themselves for captured still (pytorch/pytorch#171263).
+            for rng in (self.rng, torch.cuda.default_generators[torch.cuda.current_device()]):
+                rng.graphsafe_set_state(rng.clone_state())
+            raise
+        return graph.replay, record
 
 
 def check_graphs(config: TrainingConfig, accelerator: Accelerator) -> None:
@@ -94,9 +185,6 @@ def check_graphs(config: TrainingConfig, accelerator: Accelerator) -> None:
         ),
         f"has a fixed learning rate; use --lr_scheduler constant, not {config.lr_scheduler}": (
             config.lr_scheduler != "constant"
-        ),
-        f"contains {config.n_critic} critic steps; penalty_interval={config.penalty_interval} must divide that": (
-            config.n_critic % config.penalty_interval != 0
         ),
         f"takes a batch in one part, not in {config.gradient_accumulation_steps}": config.gradient_accumulation_steps
         > 1,

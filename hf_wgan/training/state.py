@@ -6,6 +6,7 @@ Latents, the order of the images and every other random number follow from the s
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from torch.optim.lr_scheduler import LambdaLR
@@ -133,13 +134,19 @@ class TrainingState:
 
 
 def _load_optimizer(optimizer: Any, state: dict[str, Any], name: str) -> None:
-    """Load the moments of an optimizer, and keep its own hyperparameters."""
+    """Load the moments of an optimizer in place, and keep its own hyperparameters."""
     groups = []
     for saved, own in zip(state["param_groups"], optimizer.param_groups):
         if ("betas" in saved) != ("betas" in own):
             raise ValueError(f"the {name} in it is of another kind, with another state")
         groups.append({**own, "params": saved["params"]})
+    before = {parameter: dict(moments) for parameter, moments in optimizer.state.items()}
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    for parameter, moments in before.items():  # a recorded graph goes on with the tensors that were there before
+        loaded = optimizer.state[parameter]
+        for name, tensor in moments.items():
+            if isinstance(tensor, torch.Tensor):
+                loaded[name] = tensor.copy_(loaded[name]) if name in loaded else tensor.zero_()
 
 
 def _load_scheduler(scheduler: LambdaLR, optimizer: Any, state: dict[str, Any]) -> None:

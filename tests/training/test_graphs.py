@@ -1,58 +1,144 @@
+"""Recorded iterations against plain ones, by a recorder that replays operators as a CUDA graph does."""
+
+import math
+from functools import partial
+
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import tiny_critic, tiny_generator, tiny_images
+from recorder import recorded
 
-from hf_wgan import InputError, WGANTrainer
-from hf_wgan.algorithm.records import StepRecord
+from hf_wgan import ImageSet, InputError, WGANTrainer
+from hf_wgan.algorithm.augment import OPERATIONS
+from hf_wgan.algorithm.lipschitz import CONSTRAINTS, Constraint
+from hf_wgan.algorithm.step import RealBatch
+from hf_wgan.data import DataConfig
 from hf_wgan.training.graphs import WARM_UP_STEPS, GraphedStep, check_graphs
 
+ADAM = {"optimizer": "adam", "adam_beta1": 0.0, "adam_beta2": 0.9}
+RUNS = {
+    **{name: {"lipschitz": name} for name in CONSTRAINTS},
+    "averaged generator": {"use_ema": True},
+    "Adam": {"lipschitz": "gp", **ADAM},
+    "lazy penalty": {"lipschitz": "r1r2", "penalty_interval": 2, "optimizer": "adamw"},
+    "lazy penalty in another phase each time": {"lipschitz": "gp", "penalty_interval": 3, **ADAM},
+    "classes": {"class_conditional": True},
+    "classes with a penalty": {"class_conditional": True, "lipschitz": "dragan"},
+    "flips": {"random_flip": True},
+    "augmentation": {"lipschitz": "gp", "augmentation": ",".join(OPERATIONS)},
+    "bf16": {"mixed_precision": "bf16"},
+    "bf16 with a penalty": {"mixed_precision": "bf16", "lipschitz": "lp", **ADAM},
+    "plain paths": {"lipschitz": "gp", "fast_paths": False},
+}
 
-def recorded(calls):
-    """What stands for CUDA here: the outcome lies in the same tensors after every run, and nothing runs before."""
 
-    def capture(function):
-        outcome = StepRecord._make(torch.full((), torch.nan) for _ in StepRecord._fields)
+def trainer_of(make_config, graphed, random_flip=False, constraint=None, **settings):
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps one precision for a process
+    config = make_config(overwrite_output_dir=True, generator_learning_rate=1e-3, **settings)
+    classes = 3 if config.class_conditional else None
+    spectral = config.lipschitz == "spectral"
+    norm_type = "none" if spectral else "layer" if CONSTRAINTS[config.lipschitz].has_penalty else "batch"
+    trainer = WGANTrainer(
+        tiny_generator(num_classes=classes),
+        tiny_critic(num_classes=classes, norm_type=norm_type, spectral_norm=spectral),
+        ImageSet(tiny_images().images, labels=torch.arange(24) % 3, config=DataConfig(random_flip=random_flip)),
+        config,
+        constraint=constraint,
+    )
+    if graphed:
+        captures = []
+        trainer.iteration = GraphedStep(
+            trainer.algorithm,
+            config.n_critic,
+            trainer.random.rng,
+            lambda function: captures.append(function) or recorded(function),
+        )
+        trainer.captures = captures
+    return trainer
 
-        def replay():
-            calls.append("replay")
-            for there, value in zip(outcome, function()):
-                there.copy_(value)
 
-        calls.append("capture")
-        return replay, outcome
-
-    return capture
+def state_of(trainer):
+    tensors = [tensor for network in trainer.state.networks.values() for tensor in network.state_dict().values()]
+    tensors += trainer.state.ema.shadow_params if trainer.state.ema else []
+    return torch.cat([tensor.detach().flatten().double() for tensor in tensors])
 
 
-@pytest.mark.parametrize("settings", [{}, {"lipschitz": "gp", "penalty_interval": 2, "optimizer": "adam"}])
-def test_the_numbers_are_those_of_the_plain_step(tiny_config, settings):
-    def steps(graphed):
-        config = tiny_config(overwrite_output_dir=True, **settings)
-        norm_type = "layer" if "lipschitz" in settings else "batch"
-        trainer = WGANTrainer(tiny_generator(), tiny_critic(norm_type=norm_type), tiny_images(), config)
-        if graphed:
-            trainer.iteration = GraphedStep(trainer.algorithm, config.n_critic, trainer.random.rng, recorded(calls))
-        records = torch.stack([torch.stack(trainer.step()) for _ in range(50)])
-        return records, torch.cat([each.flatten() for each in trainer.generator.parameters()]), trainer.state.progress
+def steps(trainer, number=9):
+    records = torch.stack([torch.stack(trainer.step()) for _ in range(number)])
+    return records, state_of(trainer)
 
-    calls = []
-    (plain, plain_weights, plain_progress), (records, weights, progress) = steps(False), steps(True)
-    assert calls == ["capture", *["replay"] * (50 - WARM_UP_STEPS)]
-    assert torch.equal(records, plain) and torch.equal(weights, plain_weights)
-    assert progress == plain_progress, "images and critic steps are counted"
+
+def assert_equal_to_the_bit(make_config, num_captures=1, **settings):
+    plain, graphed = (trainer_of(make_config, graphed, **settings) for graphed in (False, True))
+    (records, state), (own_records, own_state) = steps(plain), steps(graphed)
+    assert len(graphed.captures) == num_captures
+    assert records.isfinite().all() and records.std(dim=0)[:4].sum() > 0
+    assert torch.equal(own_records, records) and torch.equal(own_state, state)
+    assert graphed.state.progress == plain.state.progress, "images and critic steps are counted"
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_numbers_are_those_of_the_plain_step(tiny_config, run):
+    num_phases = 3 if "phase" in run else 1
+    assert_equal_to_the_bit(tiny_config, num_phases, **RUNS[run])
+
+
+@pytest.mark.parametrize(("n_critic", "phases"), [(2, 2), (6, 2), (4, 3)])
+def test_longer_iterations_between_move_the_phase_of_a_lazy_penalty(tiny_config, monkeypatch, n_critic, phases):
+    monkeypatch.setattr("hf_wgan.training.trainer.critic_steps", lambda step, n, warmup: n + 1 if step == 5 else n)
+    interval = 2 if n_critic == 2 else 3
+    assert_equal_to_the_bit(tiny_config, phases, lipschitz="gp", n_critic=n_critic, penalty_interval=interval)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lipschitz": "gp", "use_ema": True, **ADAM}], ids=str)
+def test_a_graph_goes_on_after_a_restore(tiny_config, settings):
+    def restored(graphed):
+        config = partial(tiny_config, max_train_steps=10, checkpointing_steps=6, validation_steps=10, on_nan="restore")
+        trainer = trainer_of(config, graphed, **settings)
+        for _ in trainer.iterate():
+            progress = trainer.state.progress
+            if progress.step == 7 and not progress.restores:
+                with torch.no_grad():
+                    next(trainer.critic.parameters()).view(-1)[0] = math.nan
+        return trainer
+
+    plain, graphed = restored(False), restored(True)
+    assert plain.state.progress.restores == graphed.state.progress.restores == len(graphed.captures) == 1
+    assert torch.equal(state_of(graphed), state_of(plain))
+
+
+class Reading(Constraint):
+    """A constraint whose host waits for the device."""
+
+    def penalty(self, score, real_images, fake_images):
+        mean = score(real_images).mean()
+        return mean * float(mean.detach())
+
+
+@pytest.mark.parametrize("fails", ["while it warms up", "while it is captured"])
+def test_where_recording_fails_one_line_says_so_and_the_run_goes_on_without(tiny_config, capfd, monkeypatch, fails):
+    constraint = Reading() if fails == "while it warms up" else None
+    if not constraint:
+        monkeypatch.setattr("recorder.HostWaits.WAITING", frozenset({"leaky_relu_backward"}))
+        monkeypatch.setattr("hf_wgan.training.graphs.HostWaits.__torch_dispatch__", lambda self, f, t, a, k: f(*a, **k))
+    plain, graphed = (trainer_of(tiny_config, graphed, constraint=constraint) for graphed in (False, True))
+    (records, state), (own_records, own_state) = steps(plain), steps(graphed)
+    assert torch.equal(own_records, records) and torch.equal(own_state, state)
+    assert graphed.state.progress == plain.state.progress
+    assert len(graphed.captures) == (0 if constraint else 1)
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "cuda_graphs" in line]
+    assert ("_local_scalar_dense" if constraint else "leaky_relu_backward") in line
+    assert line.endswith("the run goes on without --cuda_graphs.")
 
 
 def test_iterations_of_another_length_are_taken_one_kernel_at_a_time(tiny_config):
-    config, calls = tiny_config(critic_warmup=True), []
-    trainer = WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), config)
-    step = GraphedStep(trainer.algorithm, config.n_critic, trainer.random.rng, recorded(calls))
-    batches = (batch for batch in trainer.real_batches)
-    for _ in range(WARM_UP_STEPS + 1):
-        step(batches, 5)
-    assert calls == []
-    step(batches, config.n_critic)
-    assert calls == ["capture", "replay"]
-    assert trainer.algorithm.num_critic_steps == 5 * (WARM_UP_STEPS + 1) + config.n_critic
+    trainer = trainer_of(tiny_config, True)
+    batches = (RealBatch(images) for images, _ in trainer.real_batches)
+    for n_critic, num_captures in [(2, 0)] * WARM_UP_STEPS + [(5, 0), (2, 1), (5, 1), (2, 1)]:
+        trainer.iteration(batches, n_critic)
+        assert len(trainer.captures) == num_captures
+    assert trainer.algorithm.num_critic_steps == 2 * WARM_UP_STEPS + 5 + 2 + 5 + 2
 
 
 class OneGPU:
@@ -66,7 +152,6 @@ class OneGPU:
         ({}, {"num_processes": 2}, "one process, and there are 2"),
         ({}, {"mixed_precision": "fp16"}, "bf16"),
         ({"lr_scheduler": "linear"}, {}, "--lr_scheduler constant, not linear"),
-        ({"lipschitz": "gp", "penalty_interval": 3}, {}, "penalty_interval=3"),
         ({"gradient_accumulation_steps": 4}, {}, "not in 4"),
         ({"compile": True}, {}, "--compile"),
     ],
