@@ -26,7 +26,14 @@ from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig
 
 def pytest_addoption(parser):
     parser.addoption("--screenshots", help="Folder for the demo's screenshots, of a trained model given by --model.")
+    parser.addoption("--gpu", action="store_true", help="Let the tests see the GPU, for those that need one.")
     parser.addoption("--model", help="The demo's model in a browser, a folder; by default a tiny one, untrained.")
+
+
+def pytest_configure(config):
+    """What a test says of numbers and processes is meant for the CPU, also where there is a GPU."""
+    if not config.getoption("--gpu"):
+        os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def tiny_generator(**changes):

@@ -84,4 +84,5 @@ def _uniform(images: Tensor, rand: Rand) -> Tensor:
 
 
 def _integers(limit: int, number: int, images: Tensor, rand: Rand) -> Tensor:
-    return (limit * rand((number,), device=images.device, dtype=torch.float64)).long()
+    # float32, as not every device has float64; a product of numbers below 1 never rounds up to the limit
+    return (limit * rand((number,), device=images.device, dtype=torch.float32)).long()

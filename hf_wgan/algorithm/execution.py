@@ -121,11 +121,13 @@ class Execution:
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network inside a DistributedDataParallel wrapper.
+    """Return the network inside the wrappers of DistributedDataParallel and `torch.compile`.
 
     A player whose gradients are not taken bypasses its wrapper, which would wait for gradients that never come.
     """
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+    inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+    inner = getattr(inner, "_orig_mod", inner)
+    return inner if inner is network else unwrapped(inner)
 
 
 @contextmanager

@@ -52,6 +52,9 @@ def command(function: Command) -> Command:
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a console of Windows lacks characters that texts and file names have
+                stream.reconfigure(errors="replace")
         try:
             import_modules(sys.argv[1:] if not args or args[0] is None else args[0])
             return function(*args, **kwargs)

@@ -2,9 +2,10 @@
 
 import errno
 import os
+import signal
 import socket
 import tempfile
-import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ def demo(args: Sequence[str] | None = None) -> int:
 
     hf-wgan demo wgan-digits
     """
-    import torch
+    from accelerate import PartialState
 
     from ..pipelines.demo import launch, page
 
@@ -41,7 +42,7 @@ def demo(args: Sequence[str] | None = None) -> int:
     (config,), model = parsed.configs, parsed.others["model"]
     _check_address(config.host, config.port)
     pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.to(PartialState().device)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks = page(pipeline, Path(model).resolve().name if Path(model).is_dir() else model)
@@ -50,9 +51,10 @@ def demo(args: Sequence[str] | None = None) -> int:
             launch(blocks, **address, ssr_mode=False, quiet=True, prevent_thread_lock=True)
         except Exception as error:  # Gradio raises plain exceptions, such as where a proxy hides this machine from it
             raise InputError(f"host={config.host!r}: the page cannot be served ({one_line(error)})") from error
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell lets its background jobs ignore
         print(f"Serving {model} at {blocks.local_url} until Ctrl-C.", flush=True)
-        threading.Event().wait()
-    return 0
+        while True:
+            time.sleep(60)  # which Ctrl-C also ends on Windows, unlike the wait for a lock
 
 
 def _check_address(host: str, port: int | None) -> None:

@@ -88,7 +88,7 @@ def generate(args: Sequence[str] | None = None) -> int:
 
     hf-wgan generate wgan-digits --num_images 1000 --output_dir generated
     """
-    import torch
+    from accelerate import PartialState
 
     from ..data import DataConfig, load_image_set
 
@@ -105,7 +105,7 @@ def generate(args: Sequence[str] | None = None) -> int:
     training_images = None
     if config.num_neighbours:
         training_images = load_image_set(training_data_of(model, pipeline, data_config, parsed.explicit))
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.to(PartialState().device)
     if config.invert:
         _write_inversion(pipeline, config, folder)
     elif config.video:

@@ -24,6 +24,7 @@ from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args
 from torch.distributed.run import parse_args as parse_torchrun
 
+from ..training.setup import NOT_SUPPORTED, UNSUPPORTED
 from ..utils.commands import program
 from ..utils.errors import InputError, one_line
 from ..utils.options import Options, option
@@ -38,7 +39,6 @@ SIGNAL_VARIABLES = ("PET_SIGNALS_TO_HANDLE", "TORCHELASTIC_SIGNALS_TO_HANDLE")
 SECONDS_TO_SAVE = 600  # from a signal on; torchrun's own limit of 30 may cut a checkpoint off
 WORLD_SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 STARTED_BY_ACCELERATE = "ACCELERATE_MIXED_PRECISION"  # which `accelerate launch` sets for every process
-UNSUPPORTED = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,7 @@ def _filled(options: LaunchOptions, config_file: str | None) -> LaunchOptions:
         raise InputError(f"config_file={config_file!r}: cannot be read ({one_line(error)})") from error
     kind = str(getattr(config.distributed_type, "value", config.distributed_type))
     if not isinstance(config, ClusterConfig) or kind in UNSUPPORTED:
-        raise InputError(
-            f"config_file={config_file!r}: distributed_type {kind} is not supported, as these networks fit every "
-            "device; use MULTI_GPU, MULTI_CPU or NO"
-        )
+        raise InputError(f"config_file={config_file!r}: {NOT_SUPPORTED.format(kind)}")
     os.environ.setdefault(STARTED_BY_ACCELERATE, str(config.mixed_precision or "no"))
     recorded: dict[str, Any] = {name: getattr(config, name, None) for name in NAMES}
     recorded["cpu"] = bool(getattr(config, "use_cpu", False))

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -595,9 +596,9 @@ def truncated(latents: torch.Tensor, limit: Optional[float]) -> torch.Tensor:  #
     if limit is None:
         return latents
     _check_positive("truncation", limit)
-    share = torch.erf(torch.tensor(limit / 2**0.5, dtype=torch.float64))
-    quantiles = torch.erf(latents.double() / 2**0.5) * share.to(latents.device)
-    return (2**0.5 * torch.erfinv(quantiles)).to(latents.dtype)
+    # In float64, which not every device has.
+    quantiles = torch.erf(latents.to("cpu", torch.float64) / 2**0.5) * math.erf(limit / 2**0.5)
+    return (2**0.5 * torch.erfinv(quantiles)).to(latents)
 
 
 def latent_path(latents: torch.Tensor, num_frames: int, method: str = "spherical", loop: bool = False) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import parse_flag_from_env
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -24,14 +25,22 @@ from .state import TrainingState
 from .trackers import LOGS, tracker_names
 
 BOUNDED = (nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.Softmax)
+UNSUPPORTED = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
+NOT_SUPPORTED = (
+    "distributed_type {} is not supported, as these networks fit every device; use MULTI_GPU, MULTI_CPU or NO"
+)
 
 
 def build_accelerator(config: TrainingConfig) -> Accelerator:
     """Build the accelerator of a run and set PyTorch's precision of float32 products.
 
     Raises:
-        InputError: The machine does not have the requested precision, trackers or CUDA graphs.
+        InputError: The machine does not have the requested precision, trackers or CUDA graphs, or its processes were
+            started for something that is not supported.
     """
+    for kind in UNSUPPORTED:
+        if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):  # which `accelerate launch` sets
+            raise InputError(NOT_SUPPORTED.format(kind))
     # Broadcasting buffers would make two passes of a wrapped critic before one backward pass fail on CUDA
     # (pytorch/pytorch#175024). Batch-norm statistics are measured again for the saved pipeline in any case.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]

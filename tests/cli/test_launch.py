@@ -36,7 +36,8 @@ def agent(monkeypatch, tmp_path):
         return lambda *arguments: started.append((config, [program, *arguments]))
 
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    for name in (*launch.WORLD_SIZES, launch.COMMAND, launch.STARTED_BY_ACCELERATE, "OMP_NUM_THREADS"):
+    set_by_launchers = (launch.COMMAND, launch.STARTED_BY_ACCELERATE, "OMP_NUM_THREADS", "ACCELERATE_USE_CPU")
+    for name in (*launch.WORLD_SIZES, *set_by_launchers):
         os.environ.pop(name, None)
     monkeypatch.setattr(launch, "default_config_file", str(tmp_path / "default.yaml"))
     monkeypatch.setattr(launch, "elastic_launch", elastic_launch)

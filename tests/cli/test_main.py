@@ -1,10 +1,13 @@
 """The `hf-wgan` command."""
 
+import contextlib
+import io
 import json
 import sys
 
 import pytest
 
+from hf_wgan.cli.common import command
 from hf_wgan.cli.main import COMMANDS, main
 from hf_wgan.version import __version__
 
@@ -36,6 +39,26 @@ def test_every_command_explains_itself(name, capsys):
         main([name, "--help"])
     assert end.value.code == 0
     assert f"usage: hf-wgan {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_console_of_windows_shows_the_help_of_every_command(name, monkeypatch):
+    """Its encoding lacks the ellipsis and the times sign."""
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp437")
+    monkeypatch.setattr(sys, "stdout", console)
+    for option in ("--help", "--help-all"):  # of which some commands have the first only
+        with contextlib.suppress(SystemExit):
+            main([name, option])
+    console.flush()
+    assert f"usage: hf-wgan {name}" in console.buffer.getvalue().decode("cp437")
+
+
+def test_a_name_that_the_console_lacks_is_no_error(tmp_path, monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp437", errors="strict")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert command(lambda args: print("写真×\udcff") or 0)([]) == 0
+    console.flush()
+    assert console.buffer.getvalue().decode("cp437").rstrip() == "????"
 
 
 def test_training_records_the_command_as_it_was_typed(tmp_path):

@@ -213,6 +213,7 @@ def test_the_command_listens_on_loopback_only_and_ends_without_a_trace(model, tm
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as `nohup … &` does
     )
     try:
         address = f"http://127.0.0.1:{port}/"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
-from processes import ended, outcome, start_run
+from processes import SMALL, ended, outcome, start, start_run, train
 
 from hf_wgan import InputError, WGANTrainer
 from hf_wgan.algorithm import step as step_module
@@ -57,6 +57,34 @@ class Signalling:
             return one_step(run)
 
         WGANTrainer.step = signalled
+
+
+def launcher(folder):
+    """Wait for a run as `accelerate launch` does, which ends at a SIGTERM without a word to the run."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if os.fork() == 0:
+        os.environ["TORCHELASTIC_RUN_ID"] = "1"
+        train(folder, [*SMALL, "--max_train_steps", "100000", "--train_batch_size", "4"], 0, 1, None, None)
+    signal.pause()
+
+
+def test_a_run_whose_launcher_is_gone_is_saved(tmp_path):
+    folder = tmp_path / "run"
+    process = start(launcher, str(folder))
+    until(lambda: files.checkpoints(folder))
+    process.terminate()
+    assert ended([process]) == [-signal.SIGTERM]
+    until(lambda: "Interrupted at step" in log(folder))
+    assert "The launcher of this process has ended" in log(folder)
+    until(lambda: (folder / "model_index.json").exists())
+    assert not damage(files.checkpoints(folder)[-1])
+
+
+def until(condition, seconds=100):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "too long"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])

@@ -9,12 +9,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from conftest import tiny_critic, tiny_generator, tiny_images
 from PIL import Image
 from processes import ended, start_run
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hf_wgan import InputError, TrainingConfig, WGANPipeline, WGANTrainer, load_images
+from hf_wgan.algorithm.augment import OPERATIONS
+from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.data import DataConfig
+from hf_wgan.pipelines.pipeline_wgan import truncated
 from hf_wgan.training import setup
 from hf_wgan.training.fast import FastPaths, bf16_slowdown
 from hf_wgan.utils import files
@@ -48,6 +57,7 @@ def test_processes_of_torchrun_on_a_cpu_find_each_other(tmp_path):
 
 def test_processes_that_accelerate_does_not_know_are_refused(tiny_config, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
     with pytest.raises(
         InputError, match=r"WORLD_SIZE=2 processes were started, of which Accelerate knows 1: set num_processes"
     ):
@@ -85,6 +95,87 @@ def test_tf32_is_as_the_options_say_whatever_a_script_has_set(monkeypatch, befor
     setup.choose_tf32(allowed)
     for operations in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
         assert operations.fp32_precision == ("tf32" if allowed else "ieee")
+
+
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP", "MEGATRON_LM"])
+def test_launchers_for_large_networks_are_refused_in_a_line(tiny_config, monkeypatch, kind):
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(InputError, match=f"distributed_type {kind} is not supported.*; use MULTI_GPU, MULTI_CPU or NO"):
+        WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config())
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_accelerate_may_compile_the_networks(tiny_config, monkeypatch, precision):
+    """As `accelerate launch --dynamo_backend eager` does."""
+
+    def trained(**settings):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        config = tiny_config(lipschitz="gp", optimizer="adam", mixed_precision=precision, **settings)
+        trainer = WGANTrainer(tiny_generator(), tiny_critic(norm_type="layer"), tiny_images(), config)
+        return trainer, torch.stack([torch.stack(trainer.step()) for _ in range(3)])
+
+    _, plain = trained()
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    trainer, compiled = trained()
+    assert hasattr(trainer.algorithm.critic, "_orig_mod")
+    torch.testing.assert_close(compiled, plain, rtol=0.02 if precision == "bf16" else 1e-4, atol=1e-3)
+
+
+class Refusing(TorchDispatchMode):
+    """Refuse numbers of float64 on a device, as a Mac's GPU does."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and (tensor.device.type, tensor.dtype) == (self.device, torch.float64):
+                raise TypeError(f"Cannot convert a tensor to float64 on {self.device}: {function}")
+        return result
+
+
+class WithoutSources(TorchFunctionMode):
+    """Draw from no source of random numbers, of which the meta device has none."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if function in (torch.rand, torch.randn):
+            kwargs.pop("generator", None)
+        return function(*args, **kwargs)
+
+
+@pytest.fixture
+def on_the_meta_device(monkeypatch):
+    """The meta device stands for a GPU: whatever makes the host wait for a number fails there."""
+    generator, autocast = torch.Generator, torch.autocast
+    monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
+    monkeypatch.setattr(torch, "Generator", lambda device="cpu": generator())
+    monkeypatch.setattr(torch, "autocast", lambda device, *rest, **options: autocast("cpu", enabled=False))
+    with WithoutSources():
+        yield
+
+
+@pytest.mark.parametrize("lipschitz", CONSTRAINTS)
+def test_training_needs_neither_float64_on_the_device_nor_its_numbers_on_the_host(
+    on_the_meta_device, tiny_config, lipschitz
+):
+    networks = tiny_generator(), tiny_critic(norm_type="none", spectral_norm=lipschitz == "spectral")
+    config = tiny_config(lipschitz=lipschitz, use_ema=True, augmentation=",".join(OPERATIONS), fast_paths=False)
+    with Refusing("meta"):
+        trainer = WGANTrainer(*networks, tiny_images(), config)
+        for _ in range(2):
+            record = trainer.step()
+    assert {value.device.type for value in record} == {"meta"}
+
+
+def test_truncation_needs_no_float64_on_the_device():
+    with FakeTensorMode(), Refusing("mps"), torch.no_grad():
+        latents = torch.empty(4, 8, device="mps")
+        assert truncated(latents, 0.5).device == latents.device
+        with pytest.raises(TypeError, match="float64"):
+            latents.double()
 
 
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
