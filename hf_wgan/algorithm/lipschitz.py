@@ -175,8 +175,8 @@ class LipschitzPenalty(GradientPenalty):
 class DRAGAN(GradientPenalty):
     """Penalise gradients whose norm is not 1, around real images only.
 
-    `weight · E[(‖∇D(x + δ)‖ − 1)²]` (Kodali et al. 2017, arXiv 1705.07215), where δ is noise, uniform between 0 and
-    half the standard deviation of the batch.
+    `weight · E[(‖∇D(x + δ)‖ − 1)²]` (Kodali et al. 2017, arXiv 1705.07215). As in the authors' code, δ is
+    `α · ½ · std · u`: std is the standard deviation of the batch, α uniform in [0, 1) for each image, u for each pixel.
     """
 
     summary = "gradient penalty around the data"
@@ -184,7 +184,8 @@ class DRAGAN(GradientPenalty):
     def points(self, real_images: Tensor, fake_images: Tensor) -> Tensor:
         real_images = _at_least_float32(real_images)
         noise = self.rand(tuple(real_images.shape), device=real_images.device)
-        return real_images + 0.5 * real_images.std() * noise
+        share = self.rand((len(real_images), *[1] * (real_images.ndim - 1)), device=real_images.device)
+        return real_images + share * 0.5 * real_images.std(correction=0) * noise
 
 
 class R1(GradientPenalty):
