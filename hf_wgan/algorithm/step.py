@@ -38,6 +38,7 @@ class WGANStep:
         augment: Differentiable function of images that real and generated images pass before the critic scores them.
         penalty_interval: The penalty is computed every `penalty_interval` critic steps and scaled by that factor (lazy
             regularisation, Karras et al. 2020, arXiv 1912.04958, appendix B).
+        generator_batch_ratio: Images of a generator step, as a multiple of those of a critic step.
         execution: How the passes are run; by default plainly, in one process.
 
     Example:
@@ -63,13 +64,14 @@ class WGANStep:
         sample_latents: Callable[[int], Tensor],
         augment: Callable[[Tensor], Tensor] = lambda images: images,
         penalty_interval: int = 1,
+        generator_batch_ratio: int = 1,
         execution: Execution | None = None,
     ):
         self.generator, self.critic = generator, critic
         self.generator_optimizer, self.critic_optimizer = generator_optimizer, critic_optimizer
         self.constraint = constraint
         self.sample_latents, self.augment = sample_latents, augment
-        self.penalty_interval = penalty_interval
+        self.penalty_interval, self.generator_batch_ratio = penalty_interval, generator_batch_ratio
         self.execution = execution or Execution()
         # Critics with a penalty score each image on its own, so one pass gives the scores of two. But spectral
         # normalisation takes a power iteration per pass.
@@ -132,8 +134,9 @@ class WGANStep:
 
     def generator_objective(self, real_images: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Compute what the generator minimises, a scalar, and the same as `(1,)`: lines 9 and 10."""
-        labels = () if class_labels is None else (class_labels,)
-        latents = self.sample_latents(len(real_images))  # line 9
+        ratio = self.generator_batch_ratio
+        labels = () if class_labels is None else (class_labels.repeat_interleave(ratio),)
+        latents = self.sample_latents(ratio * len(real_images))  # line 9
         fake_images = self.augment(self.generator(latents, *labels))
         loss = generator_loss(unwrapped(self.critic)(fake_images, *labels))  # line 10
         return loss, loss[None]

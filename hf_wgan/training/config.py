@@ -117,6 +117,9 @@ class TrainingConfig(Options):
         group="Algorithm 1",
         common=True,
     )
+    generator_batch_ratio: int = option(
+        1, "Images of a generator update, as a multiple of those of a critic step.", minimum=1
+    )
     # Off by default: at the same number of updates it brought nothing on the digits (docs/recipes.md has the figures).
     critic_warmup: bool = option(
         False,

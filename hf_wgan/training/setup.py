@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
 
+from ..algorithm.execution import Execution
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
 from ..models.factory import shape_of
 from ..utils.console import say_once
@@ -392,6 +394,18 @@ def build_evaluations(
     from .evaluation import Evaluations  # needs what hf_wgan[train] installs
 
     return Evaluations(config, dataset, held_out, device, dataset.config.cache_dir if dataset.config else None)
+
+
+def build_execution(config: TrainingConfig, accelerator: Accelerator, begin_part: Callable[[int], None]) -> Execution:
+    """Build how the passes of a step are run."""
+    return Execution(
+        backward=accelerator.backward,
+        num_parts=accelerator.gradient_accumulation_steps,
+        begin_part=begin_part,
+        no_sync=accelerator.no_sync,
+        penalty_dtype=penalty_dtype(config, accelerator),
+        fast_paths=config.fast_paths,
+    )
 
 
 def penalty_dtype(config: TrainingConfig, accelerator: Accelerator) -> torch.dtype:

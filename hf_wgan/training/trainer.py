@@ -11,7 +11,6 @@ from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 
 from ..algorithm.derivatives import FastDerivatives
-from ..algorithm.execution import Execution
 from ..algorithm.latents import LatentPrior, prior_of, sample_normals
 from ..algorithm.lipschitz import Constraint
 from ..algorithm.random import SharedRandom, mixed_seed
@@ -38,11 +37,11 @@ from .setup import (
     build_accelerator,
     build_batches,
     build_evaluations,
+    build_execution,
     build_state,
     check_classes,
     check_networks,
     held_out_images,
-    penalty_dtype,
     training_images,
 )
 from .snapshot import build_pipeline, measured, portable_copy
@@ -129,14 +128,8 @@ class WGANTrainer:
             sample_latents=self._sample_latents,
             augment=augmentation,
             penalty_interval=config.penalty_interval,
-            execution=Execution(
-                backward=accelerator.backward,
-                num_parts=num_parts,
-                begin_part=self.random.begin,
-                no_sync=accelerator.no_sync,
-                penalty_dtype=penalty_dtype(config, accelerator),
-                fast_paths=config.fast_paths,
-            ),
+            generator_batch_ratio=config.generator_batch_ratio,
+            execution=build_execution(config, accelerator, self.random.begin),
         )
         self.iteration: Callable[[Iterator[RealBatch], int], StepRecord] = self.algorithm
         if config.cuda_graphs:

@@ -163,6 +163,31 @@ def test_a_critic_step_widens_the_gap_and_a_generator_step_narrows_it():
     assert gap(step, latents, images) < widened
 
 
+def test_a_generator_step_takes_a_multiple_of_the_batch_and_each_label_as_often():
+    step, seen = make_step(generator_batch_ratio=3), []
+    step.generator = Recording(step.generator, seen)
+    step.critic = Recording(step.critic, seen)
+    batch = RealBatch(next(real_batches()).images[:2], torch.tensor([5, 7]))
+    step.generator_objective(*batch)
+    assert [len(inputs[0]) for inputs in seen] == [6, 6]
+    assert [inputs[1].tolist() for inputs in seen] == [[5, 5, 5, 7, 7, 7]] * 2
+    seen.clear()
+    step.critic_objective(*batch)
+    assert max(len(inputs[0]) for inputs in seen) <= 4, "the critic's batch stays"
+
+
+class Recording(nn.Module):
+    """Note the inputs of an unconditional network, and leave its labels out."""
+
+    def __init__(self, network, seen):
+        super().__init__()
+        self.network, self.seen = network, seen
+
+    def forward(self, *inputs):
+        self.seen.append(inputs)
+        return self.network(inputs[0])
+
+
 def test_the_reported_losses_are_those_of_the_objective():
     step = make_step()
     images, latents = next(real_batches()).images, torch.randn(8, 4)
