@@ -49,8 +49,9 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
     )
 
     def harmless(name: str) -> bool:
-        if name == "training.max_train_steps":  # the length of the schedule
-            return now["training.lr_scheduler"] in CONSTANT_SCHEDULERS
+        if name == "training.max_train_steps":  # the length of the schedules
+            ends = (now.get(f"training.{option}") for option in ("gradient_penalty_weight_end", "adam_beta2_end"))
+            return now["training.lr_scheduler"] in CONSTANT_SCHEDULERS and not any(ends)
         if same_images and name.startswith(IN_THE_FINGERPRINT):
             return name not in NOT_IN_THE_FINGERPRINT
         return name in HARMLESS or name.startswith("versions.")

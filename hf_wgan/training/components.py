@@ -16,7 +16,7 @@ from ..utils.errors import InputError
 from .config import TrainingConfig
 
 INSTEAD_OF = {
-    "constraint": ("lipschitz", "clip_value", "gradient_penalty_weight"),
+    "constraint": ("lipschitz", "clip_value", "gradient_penalty_weight", "gradient_penalty_weight_end"),
     "augmentation": ("augmentation",),
 }
 """The options that do not act where an object was given instead."""

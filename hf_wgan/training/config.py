@@ -141,6 +141,11 @@ class TrainingConfig(Options):
         "Weight of the penalty (lambda; gamma for r1 and r1r2).",
         above=0,
     )
+    gradient_penalty_weight_end: float | None = option(
+        None,
+        "Weight of the penalty at the end of the run, which it approaches by half a cosine (default: it is constant).",
+        above=0,
+    )
     penalty_interval: int = option(
         1,
         "Compute the penalty every penalty_interval critic steps, scaled by that factor (lazy regularisation).",
@@ -171,6 +176,12 @@ class TrainingConfig(Options):
     )
     adam_beta1: float = option(0.5, "Decay rate of Adam's mean of the gradients.", minimum=0, below=1)
     adam_beta2: float = option(0.999, "Decay rate of Adam's mean of the squared gradients.", minimum=0, below=1)
+    adam_beta2_end: float | None = option(
+        None,
+        "Value of adam_beta2 at the end of the run, which it approaches by half a cosine (default: it is constant).",
+        minimum=0,
+        below=1,
+    )
     adam_weight_decay: float = option(
         0.01,
         "Weight decay of AdamW.",
@@ -189,6 +200,12 @@ class TrainingConfig(Options):
     )
     lr_num_cycles: int = option(
         1, "Number of cosine cycles with cosine_with_restarts; each starts at the full learning rate.", minimum=1
+    )
+    lr_end_ratio: float = option(
+        0.0,
+        "Lowest learning rate of a schedule that decays, as a share of the initial one.",
+        minimum=0,
+        below=1,
     )
     lr_power: float = option(1.0, "Power of the polynomial schedule; 1 is linear.", above=0)
 

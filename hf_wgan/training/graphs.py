@@ -186,6 +186,9 @@ def check_graphs(config: TrainingConfig, accelerator: Accelerator) -> None:
         f"has a fixed learning rate; use --lr_scheduler constant, not {config.lr_scheduler}": (
             config.lr_scheduler != "constant"
         ),
+        "has fixed weights and betas; leave gradient_penalty_weight_end and adam_beta2_end out": (
+            config.gradient_penalty_weight_end is not None or config.adam_beta2_end is not None
+        ),
         f"takes a batch in one part, not in {config.gradient_accumulation_steps}": config.gradient_accumulation_steps
         > 1,
         "cannot be combined with --compile; leave one of them out": config.compile,

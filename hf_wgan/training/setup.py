@@ -14,6 +14,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..algorithm.execution import Execution
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
@@ -322,14 +323,14 @@ def build_optimizer(
     return torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=config.adam_weight_decay, **options)
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LambdaLR:
+def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> LambdaLR:
     """Build the schedule of one optimizer's learning rate.
 
     Raises:
         InputError: The schedule is not defined for this learning rate.
     """
     try:
-        return get_scheduler(
+        scheduler = get_scheduler(
             config.lr_scheduler,
             optimizer,
             num_warmup_steps=config.lr_warmup_steps,
@@ -339,6 +340,10 @@ def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) ->
         )
     except ValueError as error:
         raise InputError(f"lr_scheduler={config.lr_scheduler!r}: {one_line(error)}") from error
+    if not config.lr_end_ratio:
+        return scheduler
+    (factor,), ratio, warmup = scheduler.lr_lambdas, config.lr_end_ratio, config.lr_warmup_steps
+    return LambdaLR(optimizer, lambda step: factor(step) if step < warmup else ratio + (1 - ratio) * factor(step))
 
 
 def build_ema(generator: ModelMixin, config: TrainingConfig) -> EMAModel:

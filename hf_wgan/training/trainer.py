@@ -33,6 +33,7 @@ from .meter import Meter
 from .report import built_in_callbacks, opening_lines
 from .resume import Checkpoints
 from .run_folder import RunFolder, check_output_dir, describe_run, write_pipeline
+from .schedules import apply_schedules
 from .setup import (
     build_accelerator,
     build_batches,
@@ -226,6 +227,7 @@ class WGANTrainer:
         self.random.seed(mixed_seed(*key))
         torch.manual_seed(mixed_seed(*key, 1 + self.accelerator.process_index))  # for networks with dropout
         self.algorithm.num_critic_steps = progress.critic_steps
+        apply_schedules(progress.step, config, self.algorithm)
         with FastDerivatives() if self.fast_paths.bf16_derivatives else nullcontext():
             record = self.iteration(
                 self._training_batches(), critic_steps(progress.step, config.n_critic, config.critic_warmup)
