@@ -93,6 +93,16 @@ class NetworkConfig(Options):
     critic_norm_type: Literal["batch", "layer", "instance", "none"] | None = option(
         None, f"Normalisation in the critic, only {_having('norm_type')} ({_defaults('norm_type', 1)})."
     )
+    critic_pooling: Literal["mean", "sum", "flatten"] | None = option(
+        None,
+        "What the critic's last layer gets: the mean or the sum over space, or the whole map, only "
+        f"{_having('pooling')} ({_defaults('pooling', 1)}).",
+    )
+    num_blocks: int | None = option(
+        None,
+        f"Residual blocks at each size in both networks, only {_having('num_blocks')} ({_defaults('num_blocks')}).",
+        minimum=1,
+    )
 
 
 def build_networks(
@@ -123,11 +133,14 @@ def build_networks(
         "generator_width": config.generator_width,
         "num_extra_layers": config.num_extra_layers or None,
         "generator_norm_type": config.generator_norm_type,
+        "num_blocks": config.num_blocks,
     }
     critic_options = {
         "critic_width": config.critic_width,
         "num_extra_layers": config.num_extra_layers or None,
         "critic_norm_type": config.critic_norm_type,
+        "critic_pooling": config.critic_pooling,
+        "num_blocks": config.num_blocks,
     }
     return (
         generator_class(
@@ -147,16 +160,20 @@ def build_networks(
     )
 
 
-def has_norm_type(architecture: str) -> bool:
-    """Return whether the critic's normalisation can be chosen."""
-    return _takes(ARCHITECTURES[architecture][1], "norm_type")
+def has_option(architecture: str, option_name: str) -> bool:
+    """Return whether an option that shapes the critic, or both networks, exists for an architecture."""
+    return _takes(ARCHITECTURES[architecture][1], _argument_of(option_name))
+
+
+def _argument_of(option_name: str) -> str:
+    return option_name.removeprefix("generator_").removeprefix("critic_")
 
 
 def _arguments(network_class: type[ModelMixin], options: dict[str, Any], architecture: str) -> dict[str, Any]:
     """Return the options that are set, by the names of the network's arguments."""
     arguments = {}
     for option_name, value in options.items():
-        name = option_name.removeprefix("generator_").removeprefix("critic_")
+        name = _argument_of(option_name)
         if value is None:
             continue
         if not _takes(network_class, name):

@@ -1,7 +1,7 @@
-"""A modern pair in the spirit of the R3GAN baseline: Huang et al. 2024 (arXiv 2501.05441), section 4, made small.
+"""The pair of the R3GAN baseline: Huang et al. 2024 (arXiv 2501.05441), section 4; by default a small one.
 
 Residual blocks without normalisation, with grouped convolutions; resampling without aliasing; no tricks. Both networks
-mirror each other. Theirs have two blocks at each size and hundreds of channels; these defaults are for a CPU.
+mirror each other. The authors' have two blocks at each size and up to 768 channels; these defaults are for a CPU.
 """
 
 import math
@@ -37,6 +37,7 @@ from .network import Network
 EXPANSION = 2  # channels inside a block, by those outside
 CHANNELS_PER_GROUP = 16  # of the 3×3 convolutions, which makes the cardinality width / 8
 WIDEST = 8  # the channels double from the image inwards, up to this many times the width
+MAX_CHANNELS = 768  # and up to as many as the authors' networks have, unless the width is above them
 SLOPE = 0.2  # of leaky ReLU below zero
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the variance through a leaky ReLU (He et al. 2015)
 
@@ -54,7 +55,7 @@ class R3GANGenerator(Network):
         out_channels: Channels of the images, 1 to 4.
         latent_dim: Length of a latent vector.
         width: Channels of the finest map, a multiple of 8; each coarser one has twice those of the next finer, up to 8
-            times the width.
+            times the width and 768.
         num_blocks: Residual blocks at each size, 1 to 100.
         num_classes: Number of classes, each with a learned vector beside the latent one; None for an
             unconditional generator.
@@ -133,7 +134,8 @@ class R3GANCritic(Network):
     Args:
         sample_size: Height and width of the images in pixels: 16, 32, 64, 128 or 256, or two multiples of 16 up to 256.
         in_channels: Channels of the images, 1 to 4.
-        width: Channels of the first map, a multiple of 8; they double at each coarser one, up to 8 times the width.
+        width: Channels of the first map, a multiple of 8; they double at each coarser one, up to 8 times the width
+            and 768.
         num_blocks: Residual blocks at each size, 1 to 100.
         num_classes: Number of classes; None for an unconditional critic. With classes the score is
             ψ(φ(x)) + ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4), where φ is what the linear
@@ -253,7 +255,7 @@ def _widths(width: int, num_blocks: int, halvings: int) -> list[int]:
     check_at_least("num_blocks", num_blocks, 1, 100)
     if width * EXPANSION % CHANNELS_PER_GROUP:
         raise InputError(f"width={width}: must be a multiple of {CHANNELS_PER_GROUP // EXPANSION}")
-    return [width * min(2**level, WIDEST) for level in range(halvings + 1)]
+    return [min(width * min(2**level, WIDEST), max(width, MAX_CHANNELS)) for level in range(halvings + 1)]
 
 
 def _num_weights(widths: list[int], num_blocks: int) -> int:

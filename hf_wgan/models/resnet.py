@@ -1,7 +1,8 @@
 """The residual pair of WGAN-GP: Gulrajani et al. 2017 (arXiv 1704.00028), section 5 and the appendix's tables.
 
 At 32 pixels the networks are those of the CIFAR-10 table. At 64 and 128 pixels the widths double from the image inwards
-as in the 64 pixel table, and the critic keeps the head of the smaller one: ReLU, the mean over space, a linear layer.
+as in the authors' code for 64 pixels, whose critic has `pooling="flatten"`. With `pooling="sum"` the critic is that of
+Miyato et al. 2018 (arXiv 1802.05957, tables 4 and 5).
 """
 
 from itertools import pairwise
@@ -35,6 +36,7 @@ from .network import Network
 
 GENERATOR_NORM_TYPES = ("batch", "none")
 CRITIC_NORM_TYPES = ("layer", "batch", "instance", "none")
+POOLINGS = ("mean", "sum", "flatten")
 
 
 class ResNetGenerator(Network):
@@ -98,7 +100,8 @@ class ResNetGenerator(Network):
         self.norm = _Normalization(norm_type, widths[-1])
         self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
         _initialize(self)
-        nn.init.xavier_uniform_(self.to_image.weight)  # no ReLU follows, so without the factor of He et al.
+        if halvings == 3:  # no ReLU follows, so without the factor of He et al.; with it in the code for larger images
+            nn.init.xavier_uniform_(self.to_image.weight)
 
     def forward(self, latents: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """Generate images.
@@ -125,7 +128,7 @@ class ResNetCritic(Network):
     """Map images to scores: unbounded, one for each image, high for images that look real.
 
     At 32 pixels two residual blocks that halve the size and two that do not; at more, blocks that halve it to 4 pixels,
-    and one that does not.
+    and one that does not. With `pooling="flatten"` a convolution at full size, then blocks that halve it to 4 pixels.
 
     By default 1,055,360 parameters, and 537,854,208 FLOPs for an image of 32 pixels (two a multiply-add).
 
@@ -137,8 +140,9 @@ class ResNetCritic(Network):
         norm_type: Normalisation before every ReLU but those at either end: `"layer"` as in the paper, `"instance"`,
             `"none"`, or `"batch"`, with which a score depends on the other images of the batch.
         num_classes: Number of classes; None for an unconditional critic. With classes the score is
-            ψ(φ(x)) + ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4), where φ is the last map's mean
-            over space.
+            ψ(φ(x)) + ⟨embed(y), φ(x)⟩ (Miyato & Koyama 2018, arXiv 1802.05637, eq. 4), where φ is the pooled last map.
+        pooling: What the linear layer gets: the `"mean"` or the `"sum"` over space after a ReLU, or the whole last map
+            (`"flatten"`).
         spectral_norm: Whether every layer divides its weight by its largest singular value, that of the reshaped
             kernel (Miyato et al. 2018, arXiv 1802.05957).
 
@@ -155,27 +159,40 @@ class ResNetCritic(Network):
         norm_type: str = "layer",
         num_classes: int | None = None,
         spectral_norm: bool = False,
+        pooling: str = "mean",
     ):
         super().__init__()
         check_choice("in_channels", in_channels, (1, 2, 3, 4))
         check_choice("norm_type", norm_type, CRITIC_NORM_TYPES)
         check_choice("spectral_norm", spectral_norm, (True, False))
+        check_choice("pooling", pooling, POOLINGS)
         check_classes(num_classes)
-        halvings, _, _ = coarsest_map(sample_size, 32, 128)
+        halvings, height, image_width = coarsest_map(sample_size, 32, 128)
         widths = _widths(width, halvings)  # the finest first
-        check_num_parameters(self, _num_weights(widths) + (num_classes or 0) * widths[-1])
+        num_features = widths[-1] * (height * image_width if pooling == "flatten" else 1)
+        check_num_parameters(self, _num_weights(widths) + (1 + (num_classes or 0)) * num_features)
 
-        num_halving = 2 if halvings == 3 else halvings
-        self.first = _FirstBlock(in_channels, widths[0])
-        self.blocks = nn.ModuleList(
-            _ResidualBlock(before, after, norm_type, "down") for before, after in pairwise(widths[:num_halving])
-        )
-        for _ in range(halvings + 1 - num_halving):
-            self.blocks.append(_ResidualBlock(widths[-1], widths[-1], norm_type))
-        self.score = nn.Linear(widths[-1], 1, bias=False)  # a constant would cancel in the loss of either network
+        self.first: nn.Module
+        if pooling == "flatten":
+            self.first = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+            self.blocks = nn.ModuleList(
+                _ResidualBlock(before, after, norm_type, "down", first_bias=False)
+                for before, after in pairwise([*widths, widths[-1]])
+            )
+        else:
+            num_halving = 2 if halvings == 3 else halvings
+            self.first = _FirstBlock(in_channels, widths[0])
+            self.blocks = nn.ModuleList(
+                _ResidualBlock(before, after, norm_type, "down") for before, after in pairwise(widths[:num_halving])
+            )
+            for _ in range(halvings + 1 - num_halving):
+                self.blocks.append(_ResidualBlock(widths[-1], widths[-1], norm_type))
+        self.score = nn.Linear(num_features, 1, bias=False)  # a constant would cancel in the loss of either network
         _initialize(self)
+        if pooling == "flatten":
+            nn.init.xavier_uniform_(self.first.get_parameter("weight"))  # no ReLU precedes it
         if num_classes is not None:
-            self.class_embedding = projection_embedding(num_classes, widths[-1], spectral_norm)
+            self.class_embedding = projection_embedding(num_classes, num_features, spectral_norm)
         if spectral_norm:
             add_spectral_norm(self)
 
@@ -191,14 +208,20 @@ class ResNetCritic(Network):
         """
         check_images(images, self.config.in_channels, self.config.sample_size)
         check_labels(class_labels, images.shape[0], self.config.num_classes)
-        maps = self.first(images)  # (N, C, H/2, W/2)
+        maps = self.first(images)  # (N, C, H/2, W/2), or (N, C, H, W) without pooling
         for block in self.blocks:
             maps = block(maps)  # (N, 2C, H/2, W/2), at last (N, C, H, W)
-        features = F.relu(maps).mean(dim=(2, 3))  # (N, C)
+        features = self._pooled(maps)  # (N, C), or (N, C·4·4)
         scores = self.score(features).squeeze(1)  # (N,)
         if class_labels is not None:
             scores = scores + projection(features, self.class_embedding(class_labels))  # (N,)
         return scores
+
+    def _pooled(self, maps: torch.Tensor) -> torch.Tensor:
+        if self.config.pooling == "flatten":
+            return maps.flatten(1)
+        maps = F.relu(maps)
+        return maps.sum(dim=(2, 3)) if self.config.pooling == "sum" else maps.mean(dim=(2, 3))
 
 
 class _ResidualBlock(nn.Module):
@@ -215,12 +238,13 @@ class _ResidualBlock(nn.Module):
         norm_type: str,
         resampling: str | None = None,
         num_classes: int | None = None,
+        first_bias: bool = True,
     ):
         super().__init__()
         hidden = in_channels if resampling == "down" else out_channels
         subtracts_mean = norm_type in ("batch", "instance")  # of each channel, and with it the bias before it
         self.norm_1 = _Normalization(norm_type, in_channels, num_classes)
-        self.conv_1 = nn.Conv2d(in_channels, hidden, 3, padding=1, bias=not subtracts_mean)
+        self.conv_1 = nn.Conv2d(in_channels, hidden, 3, padding=1, bias=first_bias and not subtracts_mean)
         self.norm_2 = _Normalization(norm_type, hidden, num_classes)
         self.conv_2 = nn.Conv2d(hidden, out_channels, 3, padding=1)
         is_identity = resampling is None and in_channels == out_channels

@@ -116,7 +116,14 @@ def _data_for(published: WGANPipeline, config: RunConfig) -> DataConfig:
     }
     if published.critic is None:
         say(f"{name} has no critic: a new one is trained.")
-        shaping -= {"architecture", "critic_width", "critic_norm_type", "num_extra_layers"}
+        shaping -= {
+            "architecture",
+            "critic_width",
+            "critic_norm_type",
+            "critic_pooling",
+            "num_extra_layers",
+            "num_blocks",
+        }
     if shaping:
         raise InputError(
             f"{', '.join(sorted(shaping))}: {name} has its networks already; leave out the options that shape new ones"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..data import DataConfig
-from ..models.factory import NetworkConfig, has_norm_type
+from ..models.factory import NetworkConfig, has_option
 from ..utils.errors import InputError
 from ..utils.options import Options, checked, from_file, nearest, option, option_fields, read_options
 from .components import INSTEAD_OF
@@ -33,6 +33,8 @@ minutes on a CPU. Images this small tolerate four times the paper's learning rat
 
 NOT_REPEATED = ("overwrite_output_dir", "resume_from_checkpoint", "allow_config_change", "push_to_hub")
 """What a run repeated from its record does not do again: replace, resume or publish something."""
+OF_ARCHITECTURES = ("critic_norm_type", "critic_pooling", "num_blocks")
+"""Options of presets that only some architectures have."""
 EXCLUSIVE = ("dataset_name", "train_data_dir")
 
 HINTS = {
@@ -204,8 +206,9 @@ class RunConfig:
             explicit |= set(layer)
         if values.get("dataset_name") is None and values.get("train_data_dir") is None:
             values = (DIGITS_DEFAULTS if preset is None else DIGITS_SIZE) | values
-        if "critic_norm_type" not in explicit and not has_norm_type(values.get("architecture", "dcgan")):
-            values.pop("critic_norm_type", None)  # it comes from a preset for another architecture
+        for name in OF_ARCHITECTURES:
+            if name not in explicit and not has_option(values.get("architecture", "dcgan"), name):
+                values.pop(name, None)  # it comes from a preset for another architecture
         values.pop("preset", None)
 
         def part(option_class: type) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_wgan import InputError
-from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks, has_norm_type, shape_of
+from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks, has_option, shape_of
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -49,6 +49,8 @@ def test_images_need_not_be_square(architecture):
         *((architecture, "num_extra_layers", 1) for architecture in ("mlp", "resnet", "r3gan")),
         *((architecture, "generator_norm_type", "batch") for architecture in ("mlp", "r3gan")),
         *((architecture, "critic_norm_type", "none") for architecture in ("mlp", "r3gan")),
+        *((architecture, "critic_pooling", "sum") for architecture in ("dcgan", "mlp", "r3gan")),
+        *((architecture, "num_blocks", 2) for architecture in ("dcgan", "mlp", "resnet")),
     ],
 )
 def test_options_that_an_architecture_lacks_are_refused(architecture, option, value):
@@ -77,7 +79,7 @@ def test_help_names_every_architecture_and_the_defaults_of_its_signatures(archit
         default = inspect.signature(network_class.__init__).parameters[argument].default
         clause = next(part for part in re.split("[(;]", help[option]) if architecture in part.split(" for ")[-1])
         assert clause.split()[0] == ("by" if default is None else str(default))
-    assert (architecture in help["critic_norm_type"]) == has_norm_type(architecture)
+    assert (architecture in help["critic_norm_type"]) == has_option(architecture, "critic_norm_type")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -31,6 +31,21 @@ def test_pairs_mirror_each_other_and_widen_inwards_up_to_8_times(size, coarsest,
     assert critic.basis.weight.shape == (widths[-1], 1, *coarsest)
 
 
+@pytest.mark.parametrize(
+    "size, width, widths",
+    [
+        (32, 768, [768] * 4),
+        (64, 384, [384, *[768] * 4]),
+        (256, 96, [96, 192, 384, *[768] * 4]),
+    ],
+)
+def test_the_authors_widths_are_had_by_that_of_the_finest_map(size, width, widths):
+    with torch.device("meta"):
+        critic = R3GANCritic(size, width=width)
+    assert [block.narrow.out_channels for block in blocks(critic)] == widths
+    assert [block.convolve.groups for block in blocks(critic)] == [width // 8 for width in widths]
+
+
 def test_default_networks_for_32_pixels_suit_a_cpu():
     for network in (R3GANGenerator(), R3GANCritic()):
         assert 500_000 < sum(parameter.numel() for parameter in network.parameters()) < 1_000_000

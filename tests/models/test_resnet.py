@@ -58,6 +58,31 @@ def test_larger_networks_double_their_widths_inwards(size, generator_maps, criti
     assert maps[-1][1:] == maps[-2][1:] == (4, 4 * width // height), "the last block does not halve the size"
 
 
+def test_the_critic_without_pooling_is_that_of_the_authors_code_for_64_pixels():
+    with torch.device("meta"):
+        critic = ResNetCritic(64, pooling="flatten")
+        maps = sizes_of_maps(critic, [critic.first, *critic.blocks], torch.empty(1, 3, 64, 64))
+    assert maps == [(64, 64, 64), (128, 32, 32), (256, 16, 16), (512, 8, 8), (512, 4, 4)]
+    assert critic.score.in_features == 512 * 4 * 4
+    assert [norm.num_channels for norm in critic.modules() if isinstance(norm, nn.GroupNorm)] == (
+        [64, 64, 128, 128, 256, 256, 512, 512]
+    )
+    assert all(block.conv_1.bias is None and block.conv_2.bias is not None for block in critic.blocks)
+    critic = ResNetCritic(width=4, pooling="flatten", num_classes=3)
+    images = torch.rand(2, 3, 32, 32)
+    assert critic(images, torch.tensor([0, 1])).shape == (2,)
+    assert critic.first.weight.std().item() == pytest.approx((2 / (9 * (3 + 4))) ** 0.5, rel=0.2), "no ReLU precedes it"
+
+
+def test_pooling_is_the_sum_or_the_mean_over_space():
+    torch.manual_seed(0)
+    mean = ResNetCritic(width=4)
+    total = ResNetCritic(width=4, pooling="sum")
+    total.load_state_dict(mean.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(total(images), 8 * 8 * mean(images), rtol=1e-4)
+
+
 def test_weights_start_uniform_with_the_variance_of_the_authors_code():
     torch.manual_seed(0)
     generator, critic = ResNetGenerator(width=64), ResNetCritic(width=64)
@@ -72,6 +97,8 @@ def test_weights_start_uniform_with_the_variance_of_the_authors_code():
         assert layer.bias is None or not layer.bias.any()
     output = generator.to_image.weight
     assert output.std().item() == pytest.approx((2 / (9 * (64 + 3))) ** 0.5, rel=0.1), "no ReLU follows it"
+    output = ResNetGenerator(64, width=16).to_image.weight
+    assert output.std().item() == pytest.approx((4 / (9 * (16 + 3))) ** 0.5, rel=0.1), "the code for 64 pixels"
 
 
 def test_shortcuts_and_resampling_commute():
