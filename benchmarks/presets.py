@@ -38,7 +38,6 @@ from hf_wgan.utils import files
 RESOLUTION = 32
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_wgan.py"
 NEVER = "1000000"  # steps
-COLLAPSED_RECALL = 0.01
 COLUMNS = [
     "preset",
     "minutes",
@@ -80,7 +79,7 @@ def train(preset: str, args: argparse.Namespace, extra: list[str]) -> None:
 def row(preset: str, args: argparse.Namespace, network: SmallClassifier, real: torch.Tensor) -> list[str]:
     folder = Path(args.output_dir, preset)
     if not (folder / files.INDEX).is_file():
-        return [preset, *["–"] * (len(COLUMNS) - 1), "failed"]
+        return [preset, *["–"] * (len(COLUMNS) - 1)]
     metrics = [json.loads(line) for line in (folder / files.METRICS).read_text().splitlines()]
     speed = statistics.median(line["images_per_second"] for line in metrics)
     pipeline = WGANPipeline.from_pretrained(folder)
@@ -98,9 +97,8 @@ def figures(network: SmallClassifier, real_images: torch.Tensor, samples: torch.
     generated, classes = extract(network, samples)
     shares = class_shares(classes, network.config.num_classes)
     precision, recall, *_ = coverage(real, generated)
-    collapsed = recall < COLLAPSED_RECALL or shares.min() < 0.1 / len(shares)
     numbers = [f"{value:.3f}" for value in (precision, recall, shares.min(), class_entropy(shares))]
-    return [f"{frechet_distance(real, generated):.1f}", *numbers, "yes" if collapsed else "no"]
+    return [f"{frechet_distance(real, generated):.1f}", *numbers]
 
 
 def first(images: ImageSet, count: int) -> torch.Tensor:
@@ -133,12 +131,11 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
     print(
         f"\nThreads of each run: {args.threads}; runs at once: {args.jobs}; {RESOLUTION}×{RESOLUTION} pixels; "
         f"{len(real):,} samples against as many test images, by the features of a classifier that is right about "
-        f"{accuracy:.1%} of these. images/s: real images that the critic saw. "
-        f"Collapsed: recall below {COLLAPSED_RECALL}, or a class rarer than a tenth of its share."
+        f"{accuracy:.1%} of these. images/s: real images that the critic saw."
         + (f" Options of every run: {' '.join(extra)}." if extra else "")
         + "\n"
     )
-    for cells in ([*COLUMNS, "collapsed"], ["---", *["---:"] * (len(COLUMNS) - 1), "---"], *table):
+    for cells in (COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *table):
         print(f"| {' | '.join(cells)} |")
 
 

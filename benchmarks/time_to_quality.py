@@ -32,7 +32,7 @@ from hf_wgan.data.cache import cache_folder
 from hf_wgan.metrics.classifier import SmallClassifier, extract, load_or_train_classifier
 from hf_wgan.metrics.distances import frechet_distance
 from hf_wgan.models.factory import NetworkConfig, build_networks
-from hf_wgan.training.presets import PRESETS
+from hf_wgan.training.presets import preset_options
 from hf_wgan.training.report import ProgressCallback
 from hf_wgan.utils.grids import image_grid
 from hf_wgan.utils.options import OptionParser
@@ -96,7 +96,7 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
     judge = Judge(network, held_out, args.num_images)
     chosen = OptionParser(TrainingConfig, NetworkConfig).parse(extra).options
     steps = {"max_train_steps": NEVER, "validation_steps": NEVER, "checkpointing_steps": NEVER}
-    settings = {**PRESETS[args.preset], **steps, **chosen}
+    settings = {**preset_options(args.preset, RESOLUTION), **steps, **chosen}
 
     seconds = 60 * args.minutes
     plain, plain_samples = reference(images.images.contiguous(), seconds, judge)

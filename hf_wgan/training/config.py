@@ -312,13 +312,14 @@ class TrainingConfig(Options):
     )
 
     @classmethod
-    def from_preset(cls, preset: str, **options: Any) -> TrainingConfig:
+    def from_preset(cls, preset: str, *, resolution: int = 64, **options: Any) -> TrainingConfig:
         """Return the training options of a preset; explicit options override it.
 
         A preset also says something of the networks: `RunConfig.resolve(preset=...)` has both.
 
         Args:
             preset: A name in `hf_wgan.training.presets.PRESETS`.
+            resolution: Height of the images in pixels, on which some presets depend.
             options: Fields of this class, and `learning_rate` for both networks.
 
         Raises:
@@ -327,7 +328,7 @@ class TrainingConfig(Options):
         from .resolve import with_learning_rate
 
         names = {field.name for field in fields(cls)}
-        ours = {name: value for name, value in preset_options(preset).items() if name in names}
+        ours = {name: value for name, value in preset_options(preset, resolution).items() if name in names}
         return cls(**{**ours, **with_learning_rate(options)})
 
     def check(self) -> None:

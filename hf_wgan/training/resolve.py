@@ -190,22 +190,12 @@ class RunConfig:
 
     @classmethod
     def _of_layers(cls, layers: list[dict[str, Any]]) -> RunConfig:
-        values: dict[str, Any] = {}
-        explicit: set[str] = set()
-        preset = None
-        for layer in layers:
-            layer = {name: checked(FIELDS[name], value) for name, value in layer.items()}
-            if layer.get("preset"):
-                preset = layer["preset"]
-                values |= preset_options(preset)
-            for ours, other in (EXCLUSIVE, EXCLUSIVE[::-1]):
-                if layer.get(ours) and not layer.get(other):
-                    values.pop(other, None)
-            layer = with_learning_rate(layer)
-            values |= layer
-            explicit |= set(layer)
-        if values.get("dataset_name") is None and values.get("train_data_dir") is None:
-            values = (DIGITS_DEFAULTS if preset is None else DIGITS_SIZE) | values
+        layers = [{name: checked(FIELDS[name], value) for name, value in layer.items()} for layer in layers]
+        resolution = DataConfig.resolution
+        for _ in range(2):  # a preset may depend on the size of the images, which any layer may name
+            values, preset = _merged(layers, resolution)
+            resolution = values.get("resolution", resolution)
+        explicit = {name for layer in layers for name in with_learning_rate(layer)}
         for name in OF_ARCHITECTURES:
             if name not in explicit and not has_option(values.get("architecture", "dcgan"), name):
                 values.pop(name, None)  # it comes from a preset for another architecture
@@ -225,6 +215,23 @@ class RunConfig:
         return {"preset": self.preset} | {
             name: value for name, value in values.items() if not FIELDS[name].metadata["secret"]
         }
+
+
+def _merged(layers: list[dict[str, Any]], resolution: int) -> tuple[dict[str, Any], str | None]:
+    """Return the values of layers of options, of which later ones override earlier ones, and the preset."""
+    values: dict[str, Any] = {}
+    preset = None
+    for layer in layers:
+        if layer.get("preset"):
+            preset = layer["preset"]
+            values |= preset_options(preset, resolution)
+        for ours, other in (EXCLUSIVE, EXCLUSIVE[::-1]):
+            if layer.get(ours) and not layer.get(other):
+                values.pop(other, None)
+        values |= with_learning_rate(layer)
+    if values.get("dataset_name") is None and values.get("train_data_dir") is None:
+        values = (DIGITS_DEFAULTS if preset is None else DIGITS_SIZE) | values
+    return values, preset
 
 
 def with_learning_rate(options: Mapping[str, Any]) -> dict[str, Any]:
