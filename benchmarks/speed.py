@@ -2,14 +2,15 @@
 
     python benchmarks/speed.py
     python benchmarks/speed.py --resolutions 32,64 --lipschitz clip --rounds 9 -- --no-fast_paths
+    python benchmarks/speed.py --architectures resnet,r3gan --resolutions 32 --width 32 --lipschitz gp,r1r2
 
 The plain loop has the same networks and batches: eager, in float32 and PyTorch's default memory layout, a backward pass
 for real and one for generated images, losses read after every iteration. Ours is the trainer with all that it does
 between two steps. An iteration is five critic steps and one generator step on batches of 64. Each has a process of its
 own, and each round times both, one after the other; printed are medians, and the median of the rounds' ratios. The
-ceiling is what these networks' own convolutions reach, each alone, forward and backward, in the faster of the two
-memory layouts. Memory is the most that the process had in its hands, libraries included; on a GPU, that was allocated.
-What follows -- is passed to ours.
+ceiling is what these networks' own convolutions and products reach, each alone, forward and backward, in the faster of
+the two memory layouts. Memory is the most that the process had in its hands, libraries included; on a GPU, that was
+allocated. What follows -- is passed to ours.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from options import split_options
@@ -35,7 +36,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig, WGANPipeline, WGANTrainer
+from hf_wgan import ImageSet, TrainingConfig, WGANPipeline, WGANTrainer
+from hf_wgan.models.factory import ARCHITECTURES
 from hf_wgan.pipelines.pipeline_wgan import PIXELS_PER_CHUNK
 from hf_wgan.training.report import ProgressCallback
 from hf_wgan.utils.memory import kept_memory
@@ -48,30 +50,44 @@ OPTIMIZERS = {
     "clip": {"optimizer": "rmsprop", "generator_learning_rate": 5e-5, "critic_learning_rate": 5e-5},
     "gp": {"optimizer": "adam", "generator_learning_rate": 1e-4, "critic_learning_rate": 1e-4, "adam_beta2": 0.9},
 }
+OPTIMIZERS["r1r2"] = OPTIMIZERS["gp"]
 
 
-def networks(resolution: int, channels: int, width: int, lipschitz: str) -> tuple[DCGANGenerator, DCGANCritic]:
-    torch.manual_seed(0)
-    norm_type = "batch" if lipschitz == "clip" else "layer"
-    return (
-        DCGANGenerator(sample_size=resolution, out_channels=channels, latent_dim=LATENT_DIM, width=width),
-        DCGANCritic(sample_size=resolution, in_channels=channels, width=width, norm_type=norm_type),
-    )
+class Setting(NamedTuple):
+    """What is timed."""
+
+    architecture: str
+    resolution: int
+    channels: int
+    width: int
+    lipschitz: str
+
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        torch.manual_seed(0)
+        norm = {} if self.architecture == "r3gan" else {"norm_type": "batch" if self.lipschitz == "clip" else "layer"}
+        generator, critic = ARCHITECTURES[self.architecture]
+        common = {"sample_size": self.resolution, "width": self.width}
+        return (
+            generator(out_channels=self.channels, latent_dim=LATENT_DIM, **common),
+            critic(in_channels=self.channels, **norm, **common),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.architecture} {self.resolution}×{self.resolution}×{self.channels}"
 
 
 class PlainLoop:
     """The reference."""
 
-    def __init__(self, images: Tensor, width: int, lipschitz: str, device: torch.device):
-        channels, resolution = images.shape[1:3]
-        self.generator, self.critic = (player.to(device) for player in networks(resolution, channels, width, lipschitz))
+    def __init__(self, images: Tensor, setting: Setting, device: torch.device):
+        self.generator, self.critic = (player.to(device) for player in setting.networks())
         for layer in (*self.generator.modules(), *self.critic.modules()):
             for kind in (nn.Conv2d, nn.ConvTranspose2d):  # as the paper's code has them
                 if isinstance(layer, kind):
                     layer.__class__ = kind
-        self.images, self.lipschitz, self.device = images, lipschitz, device
+        self.images, self.lipschitz, self.device = images, setting.lipschitz, device
         players = (self.generator, self.critic)
-        if lipschitz == "clip":
+        if self.lipschitz == "clip":
             self.optimizers = [torch.optim.RMSprop(player.parameters(), lr=5e-5) for player in players]
         else:
             self.optimizers = [torch.optim.Adam(player.parameters(), lr=1e-4, betas=(0.5, 0.9)) for player in players]
@@ -90,7 +106,9 @@ class PlainLoop:
             fake_loss = self.critic(fake).mean()
             fake_loss.backward()
             if self.lipschitz == "gp":
-                self.penalty(real, fake).backward()
+                self.gradient_penalty(real, fake).backward()
+            elif self.lipschitz == "r1r2":
+                (5 * (self.squared_gradients(real) + self.squared_gradients(fake))).backward()
             critic_optimizer.step()
             if self.lipschitz == "clip":
                 for parameter in self.critic.parameters():
@@ -103,34 +121,37 @@ class PlainLoop:
         generator_optimizer.step()
         self.losses += [real_loss.item() + fake_loss.item(), loss.item()]
 
-    def penalty(self, real: Tensor, fake: Tensor) -> Tensor:
+    def gradient_penalty(self, real: Tensor, fake: Tensor) -> Tensor:
         share = torch.rand(BATCH, 1, 1, 1, device=self.device)
-        between = (share * real + (1 - share) * fake).requires_grad_(True)
-        scores = self.critic(between)
-        (gradient,) = torch.autograd.grad(scores, between, torch.ones_like(scores), create_graph=True)
+        gradient = self.gradient(share * real + (1 - share) * fake)
         return 10 * ((gradient.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
+
+    def squared_gradients(self, images: Tensor) -> Tensor:
+        return self.gradient(images).square().flatten(1).sum(dim=1).mean()
+
+    def gradient(self, images: Tensor) -> Tensor:
+        images = images.detach().requires_grad_(True)
+        scores = self.critic(images)
+        return torch.autograd.grad(scores, images, torch.ones_like(scores), create_graph=True)[0]
 
 
 class Ours:
     """The trainer, step by step."""
 
-    def __init__(
-        self, images: Tensor, width: int, lipschitz: str, precision: str, folder: Path, extra: Sequence[str] = ()
-    ):
-        channels, resolution = images.shape[1:3]
+    def __init__(self, images: Tensor, setting: Setting, precision: str, folder: Path, extra: Sequence[str] = ()):
         config = TrainingConfig(
             output_dir=str(folder),
             train_batch_size=BATCH,
             n_critic=N_CRITIC,
-            lipschitz=lipschitz,
+            lipschitz=setting.lipschitz,
             mixed_precision=precision,
             max_train_steps=NEVER,
             validation_steps=NEVER,
             checkpointing_steps=NEVER,
-            **OPTIMIZERS[lipschitz],
+            **OPTIMIZERS[setting.lipschitz],
         )
         config = dataclasses.replace(config, **OptionParser(TrainingConfig).parse(extra).options)
-        self.trainer = WGANTrainer(*networks(resolution, channels, width, lipschitz), ImageSet(images), config)
+        self.trainer = WGANTrainer(*setting.networks(), ImageSet(images), config)
         self.trainer.remove_callback(ProgressCallback)
         self.steps = self.trainer.iterate()
 
@@ -160,11 +181,9 @@ def peak_megabytes(device: torch.device) -> float:
 class Contender:
     """One that iterates in a process of its own, when asked to."""
 
-    def __init__(self, images: Tensor, width: int, lipschitz: str, precision: str | None, extra: list[str]):
+    def __init__(self, images: Tensor, setting: Setting, precision: str | None, extra: list[str]):
         self._pipe, theirs = spawning.Pipe()
-        self._process = spawning.Process(
-            target=_serve, args=(theirs, images, width, lipschitz, precision, extra), daemon=True
-        )
+        self._process = spawning.Process(target=_serve, args=(theirs, images, setting, precision, extra), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -180,16 +199,14 @@ class Contender:
         self._process.join()
 
 
-def _serve(
-    pipe: Connection, images: Tensor, width: int, lipschitz: str, precision: str | None, extra: list[str]
-) -> None:
+def _serve(pipe: Connection, images: Tensor, setting: Setting, precision: str | None, extra: list[str]) -> None:
     """Serve one contender in a process of its own; `precision` None is the plain loop."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         if precision is None:
-            contender: PlainLoop | Ours = PlainLoop(images, width, lipschitz, device)
+            contender: PlainLoop | Ours = PlainLoop(images, setting, device)
         else:
-            contender = Ours(images, width, lipschitz, precision, Path(folder, "run"), extra)
+            contender = Ours(images, setting, precision, Path(folder, "run"), extra)
         while (question := pipe.recv())[0] != "end":
             pipe.send(
                 {
@@ -236,7 +253,7 @@ def flops(iterate: Callable[[], None]) -> int:
 
 
 def ceiling(generator: nn.Module, critic: nn.Module, dtype: torch.dtype, device: torch.device) -> float:
-    """Measure the FLOP/s of the networks' convolutions, each alone, forward and backward, over all of them together."""
+    """Measure the FLOP/s of all layers that multiply, each alone, forward and backward, over all of them together."""
     calls = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -244,7 +261,7 @@ def ceiling(generator: nn.Module, critic: nn.Module, dtype: torch.dtype, device:
 
     for network in (generator, critic):
         for layer in network.modules():
-            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            if not [*layer.children()]:
                 layer.register_forward_hook(note)
     with torch.no_grad():
         critic(generator(torch.randn(BATCH, LATENT_DIM, device=device)))
@@ -253,17 +270,24 @@ def ceiling(generator: nn.Module, critic: nn.Module, dtype: torch.dtype, device:
         layer._forward_hooks.clear()
         times = []
         for layout in (torch.contiguous_format, torch.channels_last):
+
+            def laid_out(tensor: Tensor, layout: torch.memory_format = layout) -> Tensor:
+                return tensor.to(memory_format=layout) if tensor.ndim == 4 else tensor
+
             layer = layer.to(dtype=dtype, memory_format=layout)
-            inputs = torch.randn(shape_in, dtype=dtype, device=device).to(memory_format=layout).requires_grad_()
-            gradient = torch.randn(shape_out, dtype=dtype, device=device).to(memory_format=layout)
+            inputs = laid_out(torch.randn(shape_in, dtype=dtype, device=device)).requires_grad_()
+            gradient = laid_out(torch.randn(shape_out, dtype=dtype, device=device))
 
             def both(layer: nn.Module = layer, inputs: Tensor = inputs, gradient: Tensor = gradient) -> None:
                 torch.autograd.grad(layer(inputs), [inputs, *layer.parameters()], gradient)
 
-            both()
+            work_of_layer = flops(both)
+            if not work_of_layer:  # normalisation, activations
+                break
             times.append(min(seconds(both, 3, device) for _ in range(3)))
-        work += flops(both)
-        spent += min(times)
+        else:
+            work += work_of_layer
+            spent += min(times)
     return work / spent
 
 
@@ -307,13 +331,12 @@ def breakdown(ours: Ours, count: int) -> dict[str, float]:
 
 
 def training(
-    args: argparse.Namespace, extra: list[str], resolution: int, lipschitz: str, device: torch.device
+    args: argparse.Namespace, extra: list[str], setting: Setting, device: torch.device
 ) -> list[dict[str, Any]]:
-    channels = 1 if resolution <= 32 else 3
-    images = torch.randint(0, 256, (NUM_IMAGES, channels, resolution, resolution), dtype=torch.uint8)
-    setting = (images, args.width, lipschitz)
+    shape = (setting.channels, setting.resolution, setting.resolution)
+    images = torch.randint(0, 256, (NUM_IMAGES, *shape), dtype=torch.uint8)
     precisions = args.precisions.split(",")
-    plain, *ours = (Contender(*setting, precision, extra) for precision in [None, *precisions])
+    plain, *ours = (Contender(images, setting, precision, extra) for precision in [None, *precisions])
     contenders = {"plain": plain, **dict(zip(precisions, ours))}
     measured = in_turns({name: contender.seconds for name, contender in contenders.items()}, args.rounds)
     work = plain.ask("flops")
@@ -321,16 +344,17 @@ def training(
     for precision, contender in zip(precisions, ours):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         with kept_memory():
-            limit = ceiling(*networks(resolution, channels, args.width, lipschitz), dtype, device)
+            limit = ceiling(*setting.networks(), dtype, device)
         mine, reference = (statistics.median(measured[name]) for name in (precision, "plain"))
         ratios = sorted(a / b for a, b in zip(measured["plain"], measured[precision]))
         rows.append(
             {
-                "images": f"{resolution}×{resolution}×{channels}",
-                "constraint": lipschitz,
+                "networks": str(setting),
+                "constraint": setting.lipschitz,
                 "precision": "float32" if precision == "no" else precision,
                 "plain, s": round(reference, 3),
                 "ours, s": round(mine, 3),
+                "images/s": round((N_CRITIC + 1) * BATCH / mine),
                 "ratio": round(statistics.median(ratios), 2),
                 "of all rounds": f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
                 "GFLOP/s": round(work / mine / 1e9),
@@ -351,7 +375,8 @@ def training(
 def sampling(args: argparse.Namespace, resolution: int, device: torch.device) -> dict[str, Any]:
     """Time the pipeline against the bare network in the same chunks, both to tensors; and one image at a time."""
     channels = 1 if resolution <= 32 else 3
-    generator = networks(resolution, channels, args.width, "clip")[0].to(device).eval()
+    setting = Setting("dcgan", resolution, channels, args.width, "clip")
+    generator = setting.networks()[0].to(device).eval()
     pipeline = WGANPipeline(generator).to(device)
     pipeline.set_progress_bar_config(disable=True)
     number = args.num_samples
@@ -392,7 +417,7 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
 
     figure = Figure(figsize=(8, 0.34 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
-    names = [f"{row['images']}  {row['constraint']}  {row['precision']}" for row in rows]
+    names = [f"{row['networks']}  {row['constraint']}  {row['precision']}" for row in rows]
     colours = ["C0" if row["precision"] == "float32" else "C1" for row in rows]
     bars = axes.barh(names, [row["ratio"] for row in rows], color=colours)
     axes.bar_label(bars, fmt="%.2f×", padding=3)
@@ -410,9 +435,12 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
     samples = [sampling(args, resolution, device) for resolution in resolutions] if args.num_samples else []
     rows = [
         row
+        for architecture in args.architectures.split(",")
         for lipschitz in args.lipschitz.split(",")
         for resolution in resolutions
-        for row in training(args, extra, resolution, lipschitz, device)
+        for row in training(
+            args, extra, Setting(architecture, resolution, 1 if resolution <= 32 else 3, args.width, lipschitz), device
+        )
     ]
     print(
         f"\n{device.type}, {torch.get_num_threads()} threads, width {args.width}, batch {BATCH}, "
@@ -426,7 +454,7 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
     for row in rows:
         if row["shares"]:
             parts = ", ".join(f"{name} {share:.1%}" for name, share in row["shares"].items())
-            print(f"{row['images']}, {row['constraint']}, {row['precision']}: {parts}")
+            print(f"{row['networks']}, {row['constraint']}, {row['precision']}: {parts}")
     if args.picture:
         draw(rows, args.picture)
 
@@ -434,7 +462,8 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolutions", default="16,32,64,128", help="some, separated by commas; grey up to 32 pixels")
-    parser.add_argument("--lipschitz", default="clip,gp", help="one or both")
+    parser.add_argument("--lipschitz", default="clip,gp", help="some of clip, gp and r1r2")
+    parser.add_argument("--architectures", default="dcgan", help="some of dcgan, resnet and r3gan")
     parser.add_argument("--precisions", default="no,bf16", help="of ours; the plain loop is in float32")
     parser.add_argument("--width", type=int, default=64, help="of both networks")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
