@@ -76,7 +76,7 @@ class Execution:
                 reported.append(values.detach())
             optimizer.step()
             if not getattr(optimizer, "step_was_skipped", False):
-                return torch.stack(reported).mean(dim=0)
+                return torch.stack(reported).mean(dim=0) if len(reported) > 1 else reported[0]
         raise FloatingPointError(
             f"the gradients of {type(unwrapped(network)).__name__} overflowed at {MAX_SKIPPED_UPDATES} loss scales in "
             'a row: lower the learning rate, or train with mixed_precision="bf16" or "no"'

@@ -104,8 +104,9 @@ def wasserstein_loss(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor
 
 
 def mean_score(scores: torch.Tensor) -> torch.Tensor:
-    """Compute the mean of `(N,)` scores in float32 or wider."""
-    return _at_least_float32(scores).mean()
+    """Compute the mean of `(N,)` scores in float32 or wider. A scalar is its own mean."""
+    scores = _at_least_float32(scores)
+    return scores.mean() if scores.ndim else scores
 
 
 def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:

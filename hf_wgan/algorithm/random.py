@@ -66,6 +66,19 @@ def seeded(first: int, number: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(first + index) for index in range(number)]
 
 
+def seed_default(device: torch.device, seed: int) -> None:
+    """Set the seed of PyTorch's own random numbers on the CPU and a device, for networks with dropout.
+
+    `torch.manual_seed` does the same for every kind of device there is, and takes 80 times as long.
+    """
+    if device.type not in ("cpu", "cuda"):
+        torch.manual_seed(seed)
+        return
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def mixed_seed(*entropy: int) -> int:
     """Return one well-mixed seed of several numbers."""
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)

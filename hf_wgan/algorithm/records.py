@@ -44,12 +44,13 @@ class StepRecord(NamedTuple):
 
 def summarize(records: Sequence[CriticRecord]) -> Tensor:
     """Return `(5,)`: the values of the last record, or of the first with one that is not finite; the penalty's mean."""
-    values = torch.stack([torch.stack(record) for record in records])  # (n_critic, 5)
+    values = torch.stack([value for record in records for value in record]).view(len(records), -1)  # (n_critic, 5)
     finite = values.isfinite().all(dim=1)
-    index = torch.where(finite.all(), len(records) - 1, finite.int().argmin())
+    all_finite = finite.all()
+    index = torch.where(all_finite, len(records) - 1, finite.int().argmin())
     summary = values.index_select(0, index[None])[0]  # values[index] would wait for the device
     penalty = CriticRecord._fields.index("penalty")
-    summary[penalty] = torch.where(finite.all(), values[:, penalty].mean(), summary[penalty])
+    summary[penalty] = torch.where(all_finite, values[:, penalty].mean(), summary[penalty])
     return summary
 
 

@@ -110,9 +110,13 @@ class WGANStep:
         real_scores, fake_scores = self.execution.scores(
             self.critic, real_images, fake_images, labels, in_one_pass=self.scores_in_one_pass
         )
-        loss = critic_loss(real_scores, fake_scores)  # line 5
-        penalty = self.penalty(real_images, fake_images, labels) if self.penalty_is_due else torch.zeros_like(loss)
-        return loss + penalty, torch.stack([mean_score(real_scores), mean_score(fake_scores), penalty, loss])
+        real_score, fake_score = mean_score(real_scores), mean_score(fake_scores)
+        objective = loss = critic_loss(real_score, fake_score)  # line 5
+        penalty = torch.zeros_like(loss)
+        if self.penalty_is_due:
+            penalty = self.penalty(real_images, fake_images, labels)
+            objective = loss + penalty
+        return objective, torch.stack([real_score, fake_score, penalty, loss])
 
     @property
     def penalty_is_due(self) -> bool:
@@ -122,7 +126,8 @@ class WGANStep:
     def penalty(self, real_images: Tensor, fake_images: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
         """Compute the constraint's penalty, scaled by `penalty_interval`."""
         score = self.execution.penalty_score(self.critic, labels)
-        return self.penalty_interval * self.constraint.penalty(score, real_images, fake_images)
+        penalty = self.constraint.penalty(score, real_images, fake_images)
+        return penalty if self.penalty_interval == 1 else self.penalty_interval * penalty
 
     def generator_step(self, batch: list[RealBatch]) -> GeneratorRecord:
         """Update the generator once, the critic frozen: lines 9 to 11. Of the batch only size and labels matter."""

@@ -276,14 +276,17 @@ def build_state(
             build_optimizer(critic, config.critic_learning_rate, config, fast),
         )
     check_outputs(generator, critic)
+    schedulers = {
+        "generator_scheduler": build_scheduler(generator_optimizer.optimizer, config),
+        "critic_scheduler": build_scheduler(critic_optimizer.optimizer, config),
+    }
+    if accelerator.scaler is None:  # Accelerate's wrapper would only look for packages, at every step
+        generator_optimizer, critic_optimizer = generator_optimizer.optimizer, critic_optimizer.optimizer
     state = TrainingState(
         generator,
         critic,
         optimizers={"generator_optimizer": generator_optimizer, "critic_optimizer": critic_optimizer},
-        schedulers={
-            "generator_scheduler": build_scheduler(generator_optimizer.optimizer, config),
-            "critic_scheduler": build_scheduler(critic_optimizer.optimizer, config),
-        },
+        schedulers=schedulers,
         ema=build_ema(generator, config) if config.use_ema else None,
         scaler=accelerator.scaler,
         is_world_process_zero=accelerator.is_main_process,
@@ -403,8 +406,10 @@ def build_evaluations(
 
 def build_execution(config: TrainingConfig, accelerator: Accelerator, begin_part: Callable[[int], None]) -> Execution:
     """Build how the passes of a step are run."""
+    # Accelerate divides a loss by the number of parts even if that is 1, which takes two kernels.
+    is_scaled = accelerator.scaler is not None or accelerator.gradient_accumulation_steps > 1
     return Execution(
-        backward=accelerator.backward,
+        backward=accelerator.backward if is_scaled else torch.Tensor.backward,
         num_parts=accelerator.gradient_accumulation_steps,
         begin_part=begin_part,
         no_sync=accelerator.no_sync,

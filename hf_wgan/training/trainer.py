@@ -13,7 +13,7 @@ from diffusers import ModelMixin
 from ..algorithm.derivatives import FastDerivatives
 from ..algorithm.latents import LatentPrior, prior_of, sample_normals
 from ..algorithm.lipschitz import Constraint
-from ..algorithm.random import SharedRandom, mixed_seed
+from ..algorithm.random import SharedRandom, mixed_seed, seed_default
 from ..algorithm.records import StepRecord
 from ..algorithm.step import RealBatch, WGANStep, critic_steps
 from ..data import ImageSet
@@ -225,7 +225,7 @@ class WGANTrainer:
         config, progress = self.config, self.state.progress
         key = (config.seed, progress.step, progress.restores)
         self.random.seed(mixed_seed(*key))
-        torch.manual_seed(mixed_seed(*key, 1 + self.accelerator.process_index))  # for networks with dropout
+        seed_default(self.accelerator.device, mixed_seed(*key, 1 + self.accelerator.process_index))
         self.algorithm.num_critic_steps = progress.critic_steps
         apply_schedules(progress.step, config, self.algorithm)
         with FastDerivatives() if self.fast_paths.bf16_derivatives else nullcontext():

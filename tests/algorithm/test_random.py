@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hf_wgan.algorithm.random import SharedRandom
+from hf_wgan.algorithm.random import SharedRandom, seed_default
 
 KINDS = {"rand": {}, "randn": {}, "float64": {"dtype": torch.float64}}
 
@@ -42,3 +42,13 @@ def test_updates_draw_other_numbers_and_a_seed_the_same_ones():
         runs.append(torch.stack(updates))
     assert torch.equal(*runs)
     assert len(runs[0].unique()) == runs[0].numel()
+
+
+def test_the_default_seed_is_what_pytorch_sets():
+    draws = []
+    for seed in (torch.manual_seed, lambda number: seed_default(torch.device("cpu"), number)):
+        seed(5)
+        draws.append(torch.rand(4))
+        seed(2**63 - 1)
+        draws.append(torch.rand(4))
+    assert torch.equal(draws[0], draws[2]) and torch.equal(draws[1], draws[3])

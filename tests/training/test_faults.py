@@ -434,7 +434,7 @@ def poison_weight(run, monkeypatch, times):
 
 
 def poison_generator_weight(run, monkeypatch, times):
-    step = run.algorithm.generator_optimizer.optimizer.step
+    step = run.algorithm.generator_optimizer.step
 
     def poisoned(*args, **kwargs):
         step(*args, **kwargs)
@@ -442,7 +442,7 @@ def poison_generator_weight(run, monkeypatch, times):
             times.pop()
             next(run.generator.parameters()).data[0, 0] = NAN
 
-    run.algorithm.generator_optimizer.optimizer.step = poisoned
+    run.algorithm.generator_optimizer.step = poisoned
 
 
 def once(function):
