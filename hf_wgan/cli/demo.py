@@ -32,9 +32,8 @@ def demo(args: Sequence[str] | None = None) -> int:
 
     hf-wgan demo wgan-digits
     """
-    from accelerate import PartialState
-
     from ..pipelines.demo import launch, page
+    from ..utils.processes import this_process
 
     parser = parser_for(demo, "demo", DemoConfig)
     parser.add_argument("model", help=MODEL_HELP)
@@ -42,7 +41,7 @@ def demo(args: Sequence[str] | None = None) -> int:
     (config,), model = parsed.configs, parsed.others["model"]
     _check_address(config.host, config.port)
     pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
-    pipeline.to(PartialState().device)
+    pipeline.to(this_process().device)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks = page(pipeline, Path(model).resolve().name if Path(model).is_dir() else model)

@@ -44,11 +44,10 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     hf-wgan evaluate wgan-clothes --dataset_name path/to/fashion-mnist --held_out_split test
     hf-wgan evaluate me/wgan-digits --train_data_dir photos --features pixels
     """
-    from accelerate import Accelerator
-
     from ..data import DataConfig, load_held_out, load_image_set
     from ..metrics.evaluate import evaluate as measure
     from ..metrics.features import load_feature_extractor
+    from ..utils.processes import this_process
 
     parser = parser_for(evaluate, "evaluate", EvaluateConfig, DataConfig)
     parser.epilog = (
@@ -59,7 +58,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     config, data_config = parsed.configs
     model = parsed.others["model"]
     with _run_of(model) as folder:
-        state = Accelerator()
+        state = this_process()
         pipeline = load_pipeline(model).to(state.device)
         pipeline.set_progress_bar_config(disable=True)
         data_config = training_data_of(model, pipeline, data_config, parsed.explicit)
@@ -78,7 +77,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
             cache_dir=data_config.cache_dir,
             progress=True,
         )
-        state.end_training()
+        state.destroy_process_group()
         if state.is_main_process:
             print(json.dumps({"figures": result.metrics, "floor": result.floor, "settings": result.settings}, indent=2))
             _record(folder, result.rows())

@@ -88,9 +88,8 @@ def generate(args: Sequence[str] | None = None) -> int:
 
     hf-wgan generate wgan-digits --num_images 1000 --output_dir generated
     """
-    from accelerate import PartialState
-
     from ..data import DataConfig, load_image_set
+    from ..utils.processes import this_process
 
     parser = parser_for(generate, "generate", GenerateConfig, DataConfig, exclude=("held_out_split",))
     parser.add_argument("model", help=f"{MODEL_HELP[:-1]}, or file of an exported generator (.onnx or .pt2).")
@@ -105,7 +104,7 @@ def generate(args: Sequence[str] | None = None) -> int:
     training_images = None
     if config.num_neighbours:
         training_images = load_image_set(training_data_of(model, pipeline, data_config, parsed.explicit))
-    pipeline.to(PartialState().device)
+    pipeline.to(this_process().device)
     if config.invert:
         _write_inversion(pipeline, config, folder)
     elif config.video:

@@ -8,7 +8,6 @@ Under `accelerate launch` this starts only what Accelerate leaves to MPI: severa
 import logging
 import os
 import shlex
-import socket
 import sys
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -196,8 +195,6 @@ def _run(options: LaunchOptions) -> int:
         address = options.main_process_ip or "127.0.0.1"
         words += ["--nnodes", num_machines, "--node_rank", options.machine_rank or 0]
         words += ["--master_addr", address, "--master_port", options.main_process_port or 29500]
-        if num_machines > 1 and (interface := _interface_towards(address)):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     else:
         words += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--local_addr", "localhost"]
     config, program, arguments = config_from_args(parse_torchrun([*map(str, words), *_program(), *sys.argv[1:]]))
@@ -226,21 +223,6 @@ def _program() -> list[str]:
         return ["-m", "hf_wgan.cli.train"]
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return ["-m", spec.name] if spec is not None and spec.name.startswith("hf_wgan.") else sys.argv[:1]
-
-
-def _interface_towards(address: str) -> str | None:
-    """Return the network interface by which this machine reaches another.
-
-    PyTorch by itself takes the interface of the machine's own name, which is often one that no other machine reaches.
-    """
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, 9))  # which sends nothing
-            own = probe.getsockname()[0]
-    except OSError:
-        return None
-    interfaces = psutil.net_if_addrs().items()
-    return next((name for name, addresses in interfaces for entry in addresses if entry.address == own), None)
 
 
 def _words_after_launch(process: psutil.Process) -> list[str] | None:

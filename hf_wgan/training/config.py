@@ -85,6 +85,12 @@ class TrainingConfig(Options):
         matters=False,
     )
 
+    sync_batch_norm: bool = option(
+        True,
+        "On several GPUs, let batch norm use the statistics of all processes, as one process with all images does; "
+        "--no-sync_batch_norm uses those of each process alone, without an exchange between the GPUs in every layer.",
+    )
+
     # Speed. None of these changes what is computed but for rounding.
     fast_paths: bool = option(
         True,

@@ -265,10 +265,10 @@ def opening_lines(trainer: "WGANTrainer") -> list[str]:
     cores = os.cpu_count() or 1
     if (device, num_processes, torch.get_num_threads()) == ("cpu", 1, 1) and cores > 1:
         lines.append(f"One of {cores} cores is in use: --num_cpu_threads_per_process {cores} is faster.")
-    if device == "cpu" and num_processes > 1 and any(map(has_batch_norm, state.networks.values())):
-        lines.append(
-            "Batch normalisation uses the images of each process alone: PyTorch cannot synchronise it on CPUs."
-        )
+    is_synchronised = device != "cpu" and config.sync_batch_norm
+    if num_processes > 1 and not is_synchronised and any(map(has_batch_norm, state.networks.values())):
+        why = ": PyTorch cannot synchronise it on CPUs" if device == "cpu" else ""
+        lines.append(f"Batch normalisation uses the images of each process alone{why}.")
     if state.global_step:
         lines.append(f"Resumed at step {state.global_step}.")
     if not can_plot():

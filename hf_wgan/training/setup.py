@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import parse_flag_from_env
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.optimization import get_scheduler
@@ -21,6 +21,8 @@ from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatch
 from ..models.factory import shape_of
 from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
+from ..utils.processes import this_process
+from .agreement import choose_interface
 from .config import TrainingConfig
 from .fast import FastPaths, bf16_slowdown, has_bf16_arithmetic
 from .graphs import check_graphs
@@ -50,10 +52,13 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     trackers = tracker_names(config.report_to)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     in_group = world_size > 1 and {"RANK", "MASTER_ADDR"} <= os.environ.keys()
+    if in_group and world_size > int(os.environ.get("LOCAL_WORLD_SIZE", world_size)):
+        choose_interface(os.environ["MASTER_ADDR"])
     if in_group and not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # without it, each process takes itself for the only one
+    device = this_process().device
     precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
-    if precision == "bf16" and not has_bf16_arithmetic(device := PartialState().device):
+    if precision == "bf16" and not has_bf16_arithmetic(device):
         if device.type == "cpu":
             why = f"CPU has no bf16 arithmetic, and a product takes {bf16_slowdown():.0f} times as long as in float32"
         else:
@@ -265,7 +270,7 @@ def build_state(
         InputError: The networks have another precision or other outputs than training needs.
     """
     check_precision(generator, critic, accelerator)
-    generator, critic = (_placed(network, config, accelerator, fast) for network in (generator, critic))
+    generator, critic = (placed(network, config, accelerator, fast) for network in (generator, critic))
     with warnings.catch_warnings():
         # PyTorch 2.13 renames broadcast_buffers; Accelerate passes the old name, which means the same here.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
@@ -294,12 +299,13 @@ def build_state(
     return state, wrapped_generator, wrapped_critic
 
 
-def _placed(network: ModelMixin, config: TrainingConfig, accelerator: Accelerator, fast: FastPaths) -> ModelMixin:
+def placed(network: ModelMixin, config: TrainingConfig, accelerator: Accelerator, fast: FastPaths) -> ModelMixin:
     """Return the network in training mode, in the fastest memory layout, compiled if the configuration says so.
 
-    With several GPUs its batch norm uses the statistics of all processes together; PyTorch cannot do so on CPUs.
+    With several GPUs its batch norm uses the statistics of all processes together, unless the configuration says that
+    each uses its own; PyTorch can only do the latter on CPUs.
     """
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+    if config.sync_batch_norm and accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     network = network.to(memory_format=torch.channels_last if fast.channels_last else torch.contiguous_format).train()
     if config.compile:

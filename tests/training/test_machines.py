@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from conftest import tiny_critic, tiny_generator, tiny_images
 from PIL import Image
@@ -24,9 +24,10 @@ from hf_wgan.algorithm.augment import OPERATIONS
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.data import DataConfig
 from hf_wgan.pipelines.pipeline_wgan import truncated
-from hf_wgan.training import setup
+from hf_wgan.training import agreement, setup
 from hf_wgan.training.fast import FastPaths, bf16_slowdown
 from hf_wgan.utils import files
+from hf_wgan.utils.processes import PATIENCE, this_process
 
 
 def test_bf16_is_left_out_with_a_line_where_the_cpu_has_none(tiny_config, tmp_path, monkeypatch, capsys):
@@ -46,13 +47,47 @@ def test_the_slowdown_of_bf16_is_measured():
 
 def as_torchrun_does():
     os.environ.pop("ACCELERATE_USE_CPU")
+    init = torch.distributed.init_process_group
+    torch.distributed.init_process_group = lambda *rest, **options: print(options) or init(*rest, **options)
 
 
-def test_processes_of_torchrun_on_a_cpu_find_each_other(tmp_path):
+def test_processes_of_torchrun_on_a_cpu_find_each_other_and_wait_for_each_other(tmp_path):
     options = ["--train_batch_size", "4", "--max_train_steps", "2"]
     assert ended(start_run(tmp_path / "run", options, num_processes=2, before=as_torchrun_does)) == [0, 0]
+    assert f"'timeout': {PATIENCE!r}" in (tmp_path / "run.log").read_text()
     record = json.loads((tmp_path / "run" / "training_config.json").read_text())
     assert record["machine"]["num_processes"] == 2
+
+
+@pytest.mark.parametrize("own", [{"10.0.0.1": "10.0.0.7"}, {"10.0.0.1": "127.0.1.1", "192.0.2.1": "10.0.0.7"}])
+def test_gloo_takes_the_interface_by_which_other_machines_are_reached(monkeypatch, own):
+    """Debian resolves a machine's own name to 127.0.1.1."""
+    addresses = {"lo": "127.0.0.1", "eth0": "192.168.0.7", "eth1": "10.0.0.7"}
+    interfaces = {name: [SimpleNamespace(address=address)] for name, address in addresses.items()}
+    monkeypatch.setattr(agreement.psutil, "net_if_addrs", lambda: interfaces)
+    monkeypatch.setattr(agreement, "own_address_towards", own.get)
+    monkeypatch.setattr(os, "environ", {})
+    agreement.choose_interface("10.0.0.1")
+    assert os.environ == {"GLOO_SOCKET_IFNAME": "eth1"}
+    os.environ["GLOO_SOCKET_IFNAME"] = "eth0"
+    agreement.choose_interface("10.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth0", "a person has chosen it"
+
+
+def test_every_command_may_be_kept_off_the_gpu(monkeypatch):
+    monkeypatch.setattr(PartialState, "default_device", torch.device("mps"))
+    assert this_process().device.type == "cpu"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    assert this_process().device.type == "mps"
+
+
+@pytest.mark.parametrize("settings", [{}, {"sync_batch_norm": False}])
+def test_batch_norm_on_several_gpus_has_the_statistics_of_all_or_of_each_process(tiny_config, settings):
+    gpus = SimpleNamespace(device=torch.device("cuda"), num_processes=8)
+    fast = FastPaths(False, False, False, False)
+    network = setup.placed(tiny_generator(), tiny_config(**settings), gpus, fast)
+    assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in network.modules()) == (not settings)
 
 
 def test_processes_that_accelerate_does_not_know_are_refused(tiny_config, monkeypatch):
