@@ -42,30 +42,39 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Compute the kernel distance (KID; Bińkowski et al. 2018, arXiv 1801.01401, section 4).
 
-    This is the unbiased estimate of the squared maximum mean discrepancy under the kernel `(x·y / D + 1)³`. It may be
-    negative.
+    This is the mean over random subsets of `squared_mmd`.
 
     Args:
         real: `(N, D)`.
         generated: `(M, D)`.
         seed: Seed of the random subsets.
         num_subsets: Number of subsets.
-        subset_size: Points per set in a subset, at most all of them.
+        subset_size: Points per set in a subset, at most half of the smaller set: subsets of all points are all one.
 
     Returns:
         The mean and the standard deviation over the subsets.
     """
     rng = np.random.default_rng(seed)
     a, b = (np.asarray(features, np.float64) for features in (real, generated))
-    size = min(subset_size, len(a), len(b))
-
-    def estimate() -> float:
-        x, y = (features[rng.choice(len(features), size, replace=False)] for features in (a, b))
-        within = sum(_mean_off_diagonal(polynomial_kernel(points, coef0=1)) for points in (x, y))
-        return float(within - 2 * polynomial_kernel(x, y, coef0=1).mean())
-
-    estimates = [estimate() for _ in range(num_subsets)]
+    size = min(subset_size, max(2, min(len(a), len(b)) // 2))
+    estimates = [
+        squared_mmd(*(features[rng.choice(len(features), size, replace=False)] for features in (a, b)))
+        for _ in range(num_subsets)
+    ]
     return float(np.mean(estimates)), float(np.std(estimates))
+
+
+def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
+    """Compute the unbiased estimate of the squared maximum mean discrepancy under the kernel `(x·y / D + 1)³`.
+
+    It may be negative.
+
+    Args:
+        x: `(N, D)`, N at least 2.
+        y: `(M, D)`, M at least 2.
+    """
+    within = sum(_mean_off_diagonal(polynomial_kernel(points, coef0=1)) for points in (x, y))
+    return float(within - 2 * polynomial_kernel(x, y, coef0=1).mean())
 
 
 def _mean_off_diagonal(kernel: np.ndarray) -> float:

@@ -7,10 +7,12 @@ import scipy.linalg
 import scipy.optimize
 import scipy.stats
 
+from hf_wgan.metrics import distances
 from hf_wgan.metrics.distances import (
     frechet_distance,
     kernel_distance,
     sliced_wasserstein_distance,
+    squared_mmd,
     wasserstein_1,
 )
 
@@ -52,7 +54,7 @@ def test_the_frechet_distance_is_that_of_the_matrix_square_root():
     assert frechet_distance(a @ rotation.T, b @ rotation.T) == pytest.approx(expected, rel=1e-8), "of 1,000 features"
 
 
-def test_the_kernel_distance_of_all_points_is_the_double_sum():
+def test_the_squared_discrepancy_is_the_double_sum():
     a, b = two_sets(num=40, dimensions=5)
 
     def kernel(x, y):
@@ -63,14 +65,22 @@ def test_the_kernel_distance_of_all_points_is_the_double_sum():
 
     within = [mean([(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j]) for s in (a, b)]
     expected = sum(within) - 2 * mean([(x, y) for x in a for y in b])
-    found, deviation = kernel_distance(a, b)
-    assert found == pytest.approx(expected, rel=1e-8)
-    assert deviation == pytest.approx(0, abs=1e-12)  # a subset of all points is always the same
+    assert squared_mmd(a, b) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("num", [4, 100, 1000, 1500])
+def test_the_subsets_of_a_small_set_differ(num, monkeypatch):
+    a, b = two_sets(num=num)
+    subsets = []
+    monkeypatch.setattr(distances, "squared_mmd", lambda x, y: subsets.append((x, y)) or len(subsets))
+    kernel_distance(a, b[: num // 2])
+    assert {len(points) for subset in subsets for points in subset} == {max(2, num // 4)}
+    assert len({x.tobytes() for x, _ in subsets}) > 1
 
 
 def test_the_kernel_distance_of_subsets_is_around_that_of_all_points_and_unbiased():
     a, b = two_sets(num=600)
-    whole, _ = kernel_distance(a, b, num_subsets=1, subset_size=600)
+    whole = squared_mmd(a, b)
     found, deviation = kernel_distance(a, b, subset_size=100)
     assert abs(found - whole) < deviation / 2
     assert deviation > 0
