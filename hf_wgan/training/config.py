@@ -221,14 +221,9 @@ class TrainingConfig(Options):
         "Save an exponential moving average of the generator's weights; the raw ones become a variant.",
         group="Averaged generator",
     )
-    ema_max_decay: float = option(0.9999, "Decay of the average per step, once it has warmed up.", minimum=0, below=1)
-    ema_inv_gamma: float = option(
-        1.0, "Inverse gamma of the decay's warm-up, 1 - (1 + step / ema_inv_gamma) ** -ema_power.", above=0
-    )
-    ema_power: float = option(
-        0.75,
-        "Power of the decay's warm-up; see ema_inv_gamma.",
-        above=0,
+    ema_max_decay: float = option(0.9999, "Largest decay of the average per step.", minimum=0, below=1)
+    ema_rampup_ratio: float = option(
+        0.05, "Longest half-life of the average, as a share of the steps so far.", above=0, maximum=1
     )
 
     # What a person sees.

@@ -12,7 +12,6 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import parse_flag_from_env
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -23,6 +22,7 @@ from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
 from ..utils.processes import this_process
 from .agreement import choose_interface
+from .average import AveragedWeights
 from .config import TrainingConfig
 from .fast import FastPaths, bf16_slowdown, has_bf16_arithmetic
 from .graphs import check_graphs
@@ -355,15 +355,9 @@ def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) ->
     return LambdaLR(optimizer, lambda step: factor(step) if step < warmup else ratio + (1 - ratio) * factor(step))
 
 
-def build_ema(generator: ModelMixin, config: TrainingConfig) -> EMAModel:
+def build_ema(generator: ModelMixin, config: TrainingConfig) -> AveragedWeights:
     """Build the exponential moving average of the generator's weights."""
-    return EMAModel(
-        generator.parameters(),
-        decay=config.ema_max_decay,
-        use_ema_warmup=True,
-        inv_gamma=config.ema_inv_gamma,
-        power=config.ema_power,
-    )
+    return AveragedWeights(generator.parameters(), config.ema_max_decay, config.ema_rampup_ratio)
 
 
 def held_out_images(

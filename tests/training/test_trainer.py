@@ -159,7 +159,8 @@ def test_a_resumed_run_ends_as_one_never_stopped(kind, tiny_config, tmp_path):
 
 
 def test_the_average_of_the_generator_is_shipped_and_the_raw_weights_are_a_variant(tiny_config, tmp_path):
-    run = trainer(tiny_config(use_ema=True, max_train_steps=5, generator_learning_rate=1e-2))
+    run = trainer(tiny_config(use_ema=True, ema_rampup_ratio=0.5, max_train_steps=5, generator_learning_rate=1e-2))
+    average = [parameter.detach().clone() for parameter in run.generator.parameters()]
     history = []
     one_step = run.step
 
@@ -170,9 +171,8 @@ def test_the_average_of_the_generator_is_shipped_and_the_raw_weights_are_a_varia
 
     run.step = recorded
     pipeline = run.train()
-    average = history[0]
-    for number, weights_then in enumerate(history[1:], start=1):
-        decay = 1 - (1 + number) ** -0.75
+    for number, weights_then in enumerate(history, start=1):
+        decay = 0.5 ** (1 / (0.5 * number))  # the half-life is half of the steps so far
         average = [decay * old + (1 - decay) * new for old, new in zip(average, weights_then)]
     for found, expected, raw in zip(pipeline.generator.parameters(), average, history[-1]):
         assert torch.allclose(found, expected, atol=1e-6) and not torch.allclose(found, raw, atol=1e-6)
