@@ -100,11 +100,20 @@ def free_port():
 
 
 def outcome(folder):
-    """What a run leaves that two equal runs have to the byte: weights, samples, and metrics but for the clock's."""
+    """What a run leaves that two equal runs have to the byte: weights, samples, and metrics but for the clock's.
+
+    A run that was stopped has a grid of that step too.
+    """
     import json
 
     folder = Path(folder)
-    kept = [*folder.glob("generator/*"), *folder.glob("critic/*"), *folder.glob("samples/*")]
+    options = json.loads((folder / "training_config.json").read_text())["training"]
+
+    def is_due(grid):
+        step = int(grid.stem.removeprefix("step-"))
+        return step % options["validation_steps"] == 0 or step & (step - 1) == 0 or step == options["max_train_steps"]
+
+    kept = [*folder.glob("generator/*"), *folder.glob("critic/*"), *filter(is_due, folder.glob("samples/step-*"))]
     left = {str(path.relative_to(folder)): path.read_bytes() for path in kept if path.is_file()}
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     clock = ("seconds", "images_per_second", "evaluation_seconds")

@@ -15,6 +15,7 @@ from ..training.report import images_in_words
 from ..training.resolve import FIELDS, RunConfig
 from ..training.run_folder import check_output_dir
 from ..training.trainer import WGANTrainer
+from ..utils.console import duration
 
 SECONDS = 3.0  # of steps from which the time of the whole run is estimated
 
@@ -43,7 +44,7 @@ def dry_run(config: RunConfig) -> None:
         number = sum(parameter.numel() for parameter in network.parameters())
         print(f"# {type(network).__name__}: {number:,} parameters")
     print(
-        f"# {training.max_train_steps:,} steps: about {_duration(seconds / num_critic_steps * total)} on "
+        f"# {training.max_train_steps:,} steps: about {duration(seconds / num_critic_steps * total)} on "
         f"{trainer.accelerator.device.type} ({num_critic_steps * trainer.global_batch_size / seconds:,.0f} images a "
         "second), without evaluation, samples and checkpoints"
     )
@@ -67,13 +68,6 @@ def _measure(trainer: WGANTrainer) -> tuple[float, int]:
             float(record.critic_loss)
         seconds = time.perf_counter() - began
     return seconds, trainer.state.progress.critic_steps - before
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def _memory(device: torch.device) -> str:

@@ -135,6 +135,8 @@ class StreamedBatches(Iterator[Batch]):
         self.name = images.name
         self.seed, self.device, self.process_index = seed, torch.device(device), process_index
         self.random_flip = images.config.random_flip
+        self.newest: torch.Tensor | None = None
+        """Images of the newest batch, as the networks see them."""
         self._drawn = 0
         self._labels: list[np.ndarray] = []
         dataset = split_dataset_by_node(images.stream.dataset, rank=process_index, world_size=num_processes)
@@ -169,7 +171,8 @@ class StreamedBatches(Iterator[Batch]):
         self.position += 1
         pixels = pixels.pin_memory() if self.device.type == "cuda" else pixels
         pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return Batch(normalised(pixels, flips), None if labels is None else labels.to(self.device))
+        self.newest = normalised(pixels, flips)
+        return Batch(self.newest, None if labels is None else labels.to(self.device))
 
     @property
     def class_labels(self) -> torch.Tensor | None:

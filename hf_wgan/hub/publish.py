@@ -35,7 +35,8 @@ PATTERNS = [
         files.METRICS,
         files.EVALUATION,
         files.CURVES,
-        f"{files.SAMPLES}/*{files.GRID_SUFFIX}",
+        files.FILM,
+        f"{files.SAMPLES}/step-*{files.GRID_SUFFIX}",
     ),
     *(f"{network}/{pattern}" for network in files.NETWORKS for pattern in ("config.json", "*.safetensors")),
 ]

@@ -12,6 +12,8 @@ from ..utils.errors import CallbackError, InputError, one_line
 from .config import TrainingConfig
 from .state import TrainingState
 
+LAST_EARLY_SAMPLE = 512
+
 
 @dataclass
 class TrainerControl:
@@ -136,7 +138,10 @@ class TrainerCallback:
 
 
 class IntervalCallback(TrainerCallback):
-    """Sets what is due after a step by the intervals of the configuration."""
+    """Sets what is due after a step by the intervals of the configuration.
+
+    Before the first interval of sample grids, they are due at steps that double: 1, 2, 4, 8 and so on.
+    """
 
     def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
         intervals = {
@@ -148,6 +153,9 @@ class IntervalCallback(TrainerCallback):
         for flag, steps in intervals.items():
             if steps and (state.global_step % steps == 0 or state.global_step == args.max_train_steps):
                 setattr(control, flag, True)
+        step = state.global_step
+        if step <= min(LAST_EARLY_SAMPLE, args.validation_steps) and step & (step - 1) == 0:
+            control.should_sample = True
 
 
 class CallbackHandler:

@@ -232,7 +232,7 @@ class TrainingConfig(Options):
     )
     validation_steps: int = option(
         500,
-        "Steps between two sample grids.",
+        "Steps between two sample grids; before the first, they come at the steps 0, 1, 2, 4 and so on up to 512.",
         minimum=1,
         matters=False,
     )

@@ -1,45 +1,64 @@
-"""The built-in callbacks: progress bar, `metrics.jsonl`, sample grids, `curves.png`, trackers and pushes."""
+"""The built-in callbacks: progress bar, `metrics.jsonl`, `curves.png`, trackers and pushes; pictures: `samples.py`."""
 
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 
 from ..data import ImageSet, ImageStream
 from ..hub.card import write_card
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
 from ..utils import files
-from ..utils.console import in_notebook, progress_bar, say
+from ..utils.console import duration, progress_bar, say
 from ..utils.errors import InputError, PushError, one_line
-from ..utils.grids import image_grid
 from .callbacks import IntervalCallback, TrainerCallback, TrainerControl
 from .config import TrainingConfig
 from .curves import can_plot, plot_runs, read_metrics
 from .run_folder import command_to_resume
+from .samples import SamplesCallback, first_real_images
 from .setup import has_batch_norm
 from .snapshot import settings_of
 from .state import TrainingState
 from .trackers import Trackers
+
+SECONDS_TO_ESTIMATE = 5.0  # of steps from which the time of the run is estimated
 
 if TYPE_CHECKING:
     from .trainer import WGANTrainer
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows a progress bar; in a log, a line after each tenth of the run."""
+    """Shows a progress bar; in a log, a line after each tenth of the run. Says early on how long the run will take."""
 
     def __init__(self) -> None:
         self.bar: Any = None
+        self._first: tuple[int, float] | None = None  # a step and when it ended, until the time is estimated from it
+        self._is_estimated = False
 
     def on_train_begin(
         self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.bar = progress_bar(args.max_train_steps, " steps", state.global_step)
+        self._first, self._is_estimated = None, False
+
+    def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._is_estimated:
+            return
+        step, now = state.global_step, time.monotonic()
+        if self._first is None:  # the first step takes longer than others
+            self._first = step, now
+        elif now - self._first[1] >= SECONDS_TO_ESTIMATE and step > self._first[0]:
+            self._is_estimated = True
+            seconds = (now - self._first[1]) / (step - self._first[0]) * (args.max_train_steps - step)
+            if args.max_train_minutes is not None:
+                seconds = min(seconds, 60 * args.max_train_minutes - state.progress.seconds)
+            say(f"About {duration(seconds)} to go.")
 
     def on_log(
         self,
@@ -81,39 +100,6 @@ class MetricsCallback(TrainerCallback):
     ) -> None:
         with open(Path(args.output_dir, files.METRICS), "a") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
-
-class SamplesCallback(TrainerCallback):
-    """Write a grid of images as `samples/step-000500.png`; a notebook shows the newest."""
-
-    def __init__(self) -> None:
-        self._shown: Any = None  # where a notebook shows it
-
-    def on_sample(
-        self,
-        args: TrainingConfig,
-        state: TrainingState,
-        control: TrainerControl,
-        *,
-        images: list[Image.Image],
-        **kwargs: Any,
-    ) -> None:
-        path = files.sample_grid(Path(args.output_dir), state.global_step)
-        path.parent.mkdir(exist_ok=True)
-        with files.replacing(path) as temporary:
-            image_grid(images).save(temporary)
-        if in_notebook():
-            self._show(path)
-
-    def _show(self, path: Path) -> None:
-        """Replace the grid shown before."""
-        from IPython.display import Image as Picture
-        from IPython.display import display
-
-        if self._shown is None:
-            self._shown = display(Picture(path), display_id=True)
-        else:
-            self._shown.update(Picture(path))
 
 
 class TrackersCallback(TrainerCallback):
@@ -236,7 +222,9 @@ def built_in_callbacks(trainer: "WGANTrainer") -> tuple[list[TrainerCallback], l
     config, accelerator = trainer.config, trainer.accelerator
     if not accelerator.is_main_process:
         return [IntervalCallback()], []
-    before = [IntervalCallback(), ProgressCallback(), MetricsCallback(), SamplesCallback()]
+    before = [IntervalCallback(), ProgressCallback(), MetricsCallback()]
+    real_images = partial(first_real_images, trainer.real_batches, config.num_validation_images)
+    before.append(SamplesCallback(real_images))
     if accelerator.log_with:
         before.append(TrackersCallback(trainer))
     before += [CurvesCallback(), SummaryCallback(lambda: closing_lines(trainer))]

@@ -93,7 +93,7 @@ def replaced_files(config: TrainingConfig) -> list[Path]:
         return []
     record = json.loads((folder / files.CONFIG).read_text(encoding="utf-8"))
     paths = [*_pipeline_files(folder), folder / files.METRICS, folder / files.EVALUATION, folder / files.CURVES]
-    paths += files.sample_grids(folder)
+    paths += [*files.sample_grids(folder), folder / files.SAMPLES / files.REAL, folder / files.FILM]
     if is_run(folder / files.BEST):
         best = folder / files.BEST
         paths += [*_pipeline_files(best), best / files.EVALUATION, best / files.CARD, best / files.CONFIG]

@@ -51,17 +51,27 @@ def build_pipeline(
     batch_size: int,
     seed: int,
     class_labels: torch.Tensor | None = None,
+    num_batches: int = BATCH_NORM_BATCHES,
 ) -> WGANPipeline:
-    """Build the pipeline of copies of the networks; the generator has its averaged weights if there are any."""
+    """Build the pipeline of copies of the networks; the generator has its averaged weights if there are any.
+
+    The further arguments are those of `measured`.
+    """
     generator = portable_copy(generator)
     if ema:
         ema.copy_to(generator.parameters())
-    pipeline = WGANPipeline(measured(generator, batch_size, seed, class_labels), portable_copy(critic))
+    pipeline = WGANPipeline(measured(generator, batch_size, seed, class_labels, num_batches), portable_copy(critic))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def measured(generator: ModelMixin, batch_size: int, seed: int, class_labels: torch.Tensor | None = None) -> ModelMixin:
+def measured(
+    generator: ModelMixin,
+    batch_size: int,
+    seed: int,
+    class_labels: torch.Tensor | None = None,
+    num_batches: int = BATCH_NORM_BATCHES,
+) -> ModelMixin:
     """Measure the batch-norm statistics of a generator again and return it in eval mode.
 
     In training a batch is normalised by its own statistics. The running ones, which a single sample has to rely on,
@@ -75,9 +85,10 @@ def measured(generator: ModelMixin, batch_size: int, seed: int, class_labels: to
         seed: Seed of latents and of the order of classes.
         class_labels: Labels of training images, `(N,)`; None if none is known, as before a stream is read: all classes
             are equally frequent then.
+        num_batches: Batches to measure, at least.
     """
     rng = torch.Generator(generator.device).manual_seed(seed)
-    num_batches, labels = BATCH_NORM_BATCHES, None
+    labels = None
     if num_classes := generator.config.get("num_classes"):
         batch_size = max(batch_size, CONDITIONAL_BATCH_SIZE)
         num_batches = max(num_batches, math.ceil(IMAGES_PER_CLASS * num_classes / batch_size))

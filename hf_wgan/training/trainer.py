@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 
 from ..algorithm.derivatives import FastDerivatives
-from ..algorithm.latents import LatentPrior, prior_of, sample_normals
+from ..algorithm.latents import LatentPrior, prior_of
 from ..algorithm.lipschitz import Constraint
 from ..algorithm.random import SharedRandom, mixed_seed, seed_default
 from ..algorithm.records import StepRecord
@@ -33,6 +33,7 @@ from .meter import Meter
 from .report import built_in_callbacks, opening_lines
 from .resume import Checkpoints
 from .run_folder import RunFolder, check_output_dir, describe_run, write_pipeline
+from .samples import sample_images
 from .schedules import apply_schedules
 from .setup import (
     build_accelerator,
@@ -45,7 +46,7 @@ from .setup import (
     held_out_images,
     training_images,
 )
-from .snapshot import build_pipeline, measured, portable_copy
+from .snapshot import BATCH_NORM_BATCHES, build_pipeline, measured, portable_copy
 
 
 class WGANTrainer:
@@ -197,6 +198,8 @@ class WGANTrainer:
                 self.callbacks.call("on_train_begin")
                 self.folder.begin(self.state, self.describe, self.checkpoints.metrics)
                 self._agree()
+                if self.state.global_step == 0:
+                    self._sample()
                 while not self.ends:
                     try:
                         record = self.step()
@@ -236,9 +239,13 @@ class WGANTrainer:
         self.state.advance(num_critic_steps, num_critic_steps * self.global_batch_size)
         return record
 
-    def pipeline(self) -> WGANPipeline:
-        """Return what would be saved now: copies of the networks, the generator with its averaged weights if any."""
-        return build_pipeline(self.generator, self.critic, self.state.ema, **self._measurement)
+    def pipeline(self, num_batches: int = BATCH_NORM_BATCHES) -> WGANPipeline:
+        """Return what would be saved now: copies of the networks, the generator with its averaged weights if any.
+
+        Args:
+            num_batches: Batches by which batch-norm statistics are measured, at least; fewer are faster.
+        """
+        return build_pipeline(self.generator, self.critic, self.state.ema, **self._measurement, num_batches=num_batches)
 
     def save_pipeline(self, pipeline: WGANPipeline | None = None) -> None:
         """Save a pipeline, by default the current one, and its card in the run's folder."""
@@ -345,7 +352,7 @@ class WGANTrainer:
             setattr(control, name, flag > 0)
         control.should_log |= control.should_evaluate  # the metrics go into the report
         control.should_save |= self.ends
-        control.should_sample |= self.ends and not self.interrupted
+        control.should_sample |= self.ends
 
     def _log(self) -> None:
         is_evaluated, self.control.should_evaluate = self.control.should_evaluate, False
@@ -359,9 +366,7 @@ class WGANTrainer:
     def _sample(self) -> None:
         self.meter.gather()  # likewise
         if self.accelerator.is_main_process:
-            rng = torch.Generator().manual_seed(self.config.seed)
-            latents = sample_normals(self.config.num_validation_images, self.generator.config.latent_dim, rng)
-            self.callbacks.call("on_sample", images=self.pipeline()(latents=latents).images)
+            self.callbacks.call("on_sample", images=sample_images(self))
 
     def _save(self) -> Path:
         """Begin to write a checkpoint. It is waited for only if a callback handles it."""

@@ -92,6 +92,14 @@ def say_once(message: str) -> None:
         say(message)
 
 
+def duration(seconds: float) -> str:
+    """Return a length of time in words: in days, hours, minutes or seconds."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def progress_bar(total: int, unit: str, initial: int = 0, desc: str | None = None, disable: bool = False) -> Any:
     """Return tqdm's bar where it can be redrawn in place, and `Lines` elsewhere.
 

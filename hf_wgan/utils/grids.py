@@ -38,17 +38,25 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(temporary)
 
 
-def save_video(frames: Sequence[Image.Image], file: Any, kind: str) -> None:
+def save_video(
+    frames: Sequence[Image.Image],
+    file: Any,
+    kind: str,
+    milliseconds: int = FRAME_MILLISECONDS,
+    lossless: bool = True,
+) -> None:
     """Save images as an endless animation.
 
     Args:
         frames: At least one, all of one size and mode.
         file: A path, or a file to write to.
-        kind: `"gif"`, of 256 colours, or `"webp"`, which loses nothing.
+        kind: `"gif"`, of 256 colours, or `"webp"`.
+        milliseconds: Duration of each image.
+        lossless: Whether WebP loses nothing.
     """
-    options: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MILLISECONDS, "loop": 0}
+    options: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": milliseconds, "loop": 0}
     if kind == "webp":
-        options["lossless"] = True
+        options["lossless"] = lossless
     if frames[0].has_transparency_data:  # or frames pile up in GIF, and WebP loses the transparency
         options |= {"kmin": 0, "kmax": 1} if kind == "webp" else {"disposal": 2}
     frames[0].save(file, kind, **options)

@@ -50,7 +50,7 @@ def holds_key(server):
 
 LINKED = (
     *("README.md", "evaluation.json", "training_config.json", "metrics.jsonl", "model_index.json", "curves.png"),
-    *("samples/zz.png", "generator/config.json", "generator/diffusion_pytorch_model.fp16.safetensors"),
+    *("samples/step-000099.png", "generator/config.json", "generator/diffusion_pytorch_model.fp16.safetensors"),
 )
 
 

@@ -72,7 +72,7 @@ def test_what_belongs_on_the_hub_goes_up_in_one_commit_and_nothing_else(server, 
     assert len(server.commits("me/tiny")) == 2, "the empty one that made it, and ours"
     assert set(server.files("me/tiny")) == {
         *(".gitattributes", "README.md", "model_index.json", "training_config.json", "metrics.jsonl", "curves.png"),
-        *("hf_wgan_pipeline_wgan.py", "samples/step-000001.png", "samples/step-000002.png"),
+        *("hf_wgan_pipeline_wgan.py", "training.webp", *(f"samples/step-00000{step}.png" for step in range(3))),
         *(f"{part}/{file}" for part in ("generator", "critic") for file in ("config.json", "hf_wgan_dcgan.py")),
         *(f"{part}/diffusion_pytorch_model.safetensors" for part in ("generator", "critic")),
     }

@@ -92,7 +92,6 @@ def test_a_resumed_run_measures_and_keeps_as_one_never_stopped(tiny_config, tmp_
     (tmp_path / "parts" / "checkpoint-000005").rename(tmp_path / "set-aside")  # go back to step 3
     trainer(tiny_config(**parts, **options, resume_from_checkpoint="latest")).train()
     whole, again = outcome(tmp_path / "whole"), outcome(tmp_path / "parts")
-    del again["samples/step-000005.png"]  # the first run's last
     assert again == whole
     for folder in ("", "best"):
         assert recorded(tmp_path / "parts" / folder) == recorded(tmp_path / "whole" / folder)

@@ -1,0 +1,115 @@
+import os
+import signal
+
+import numpy as np
+import torch
+from conftest import tiny_critic, tiny_generator, tiny_images
+from PIL import Image
+
+from hf_wgan import ImageSet, TrainerCallback, WGANTrainer
+from hf_wgan.data import DataConfig, RealBatches
+from hf_wgan.training import report, samples
+from hf_wgan.training.samples import first_real_images, save_film
+from hf_wgan.utils import files
+from hf_wgan.utils.grids import image_grid
+
+
+def trainer(config, **options):
+    return WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), config, **options)
+
+
+class Until(TrainerCallback):
+    """Ends the run after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_grids_come_at_0_and_at_steps_that_double_up_to_the_interval(tiny_config, tmp_path):
+    seldom = {"logging_steps": 100, "checkpointing_steps": 100, "n_critic": 1}
+    trainer(tiny_config(max_train_steps=14, validation_steps=6, **seldom)).train()
+    steps = [int(path.stem[5:]) for path in files.sample_grids(tmp_path / "run")]
+    assert steps == [0, 1, 2, 4, 6, 12, 14]
+
+
+def test_early_grids_do_without_most_of_the_batches_that_measure_statistics(tiny_config, tmp_path):
+    run, numbers = trainer(tiny_config(max_train_steps=5, validation_steps=5)), []
+    pipeline = run.pipeline
+    run.pipeline = lambda *args, **kwargs: numbers.append(kwargs.get("num_batches", 50)) or pipeline(*args, **kwargs)
+    run.train()
+    assert numbers == [1, 1, 1, 1, 50, 50], "steps 0, 1, 2 and 4; step 5 and the saved pipeline"
+
+
+def test_a_run_that_is_interrupted_at_once_has_samples(tiny_config, tmp_path):
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    run = trainer(tiny_config(validation_steps=1000, max_train_steps=9), callbacks=[Interrupt])
+    run.train()
+    assert run.interrupted == signal.SIGTERM
+    assert [int(path.stem[5:]) for path in files.sample_grids(tmp_path / "run")] == [0, 1, 2, 3]
+    assert (tmp_path / "run" / files.FILM).is_file()
+
+
+def test_real_images_are_those_of_the_first_batches_as_the_networks_see_them():
+    dataset = tiny_images(channels=3)
+    dataset.config = DataConfig(random_flip=True)
+    batches = RealBatches(dataset, 8, seed=3)
+    next(batches)
+    pictures = first_real_images(batches, 12)
+    assert len(pictures) == 12 and pictures[0].mode == "RGB" and batches.position == 1
+    expected = torch.cat([batches.batch(0).images, batches.batch(1).images[:4]])
+    found = torch.from_numpy(np.stack([np.array(picture) for picture in pictures])).permute(0, 3, 1, 2)
+    assert torch.allclose(found / 127.5 - 1, expected, atol=1e-5)
+    assert len(first_real_images(batches, 1000)) == 24, "not more than there are"
+
+
+def test_the_grid_of_real_images_is_written_with_the_first_samples(tiny_config, tmp_path):
+    run = trainer(tiny_config(max_train_steps=1))
+    run.train()
+    expected = image_grid(first_real_images(run.real_batches, 4))
+    assert np.array_equal(Image.open(tmp_path / "run" / "samples" / "real.png"), expected)
+    files_of_the_run = [path.name for path in files.sample_grids(tmp_path / "run")]
+    assert "real.png" not in files_of_the_run, "it is no sample"
+
+
+def test_a_film_shows_the_grids_in_order_and_of_many_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "MAX_FRAMES", 5)
+    (tmp_path / "samples").mkdir()
+    for step in range(9):
+        Image.new("L", (32, 32), 25 * step).save(files.sample_grid(tmp_path, step))
+    Image.new("L", (16, 16)).save(files.sample_grid(tmp_path, 4))  # of another run's size
+    save_film(tmp_path)
+    with Image.open(tmp_path / files.FILM) as film:
+        greys = []
+        for frame in range(film.n_frames):
+            film.seek(frame)
+            greys.append(film.convert("L").getpixel((5, 5)))
+    assert np.allclose(greys, [0, 50, 150, 200], atol=4)
+
+
+def test_a_film_that_cannot_be_written_costs_nothing_else(tmp_path, capsys):
+    (tmp_path / "samples").mkdir()
+    for step in range(2):
+        files.sample_grid(tmp_path, step).write_bytes(b"no picture")
+    save_film(tmp_path)
+    assert "training.webp was not written" in capsys.readouterr().err
+
+
+def test_the_time_to_the_end_is_estimated_once_without_the_first_step(tiny_config, monkeypatch, capsys):
+    clock = iter([100.0, 103.0, 106.0, *[107.0] * 20])
+    monkeypatch.setattr(report, "time", type("Clock", (), {"monotonic": lambda: next(clock)}))
+    run = trainer(tiny_config(max_train_steps=1003, logging_steps=100), callbacks=[Until(5)])
+    run.train()
+    assert capsys.readouterr().err.count("About 50.0 minutes to go.") == 1  # 3 seconds each of a thousand steps
+
+
+def test_images_of_a_set_of_one_channel_are_grey():
+    images = ImageSet(torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16))
+    (picture,) = first_real_images(RealBatches(images, 1, seed=0), 4)
+    assert picture.mode == "L" and np.array_equal(picture, np.arange(256).reshape(16, 16))
