@@ -83,8 +83,9 @@ def tiny_config(tmp_path):
 
 @pytest.fixture
 def short_training(monkeypatch):
-    """Let a classifier be trained for a moment: how good it is does not matter here."""
+    """Let networks for features be trained for a moment: how good they are does not matter here."""
     monkeypatch.setattr("hf_wgan.metrics.classifier.MIN_STEPS", 20)
+    monkeypatch.setattr("hf_wgan.metrics.contrastive.NUM_STEPS", 20)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ class EvaluateConfig(Options):
     """Measurement"""
 
     features: str = option(
-        "classifier",
+        "auto",
         f"Feature extractor for the metrics: {describe_features()}.",
     )
     num_images: int = option(10_000, "Number of samples; fewer if there are fewer real images.")

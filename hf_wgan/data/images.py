@@ -120,10 +120,20 @@ class ImageSet:
             raise InputError(f"{self.name} has no labels; set label_column")
         if not self.num_unlabelled:
             return self
-        images = copy.copy(self)
-        images._order = self._order[self._labels[self._order] != UNLABELLED]
+        images = self.subset(self._labels[self._order] != UNLABELLED, "labelled")
         images.left_out = self.left_out + Counter({"without a label": self.num_unlabelled})
-        images.fingerprint = f"{self.fingerprint}-labelled"
+        return images
+
+    def subset(self, mask: np.ndarray, name: str) -> "ImageSet":
+        """Return the images where a mask `(N,)` is true, sharing their pixels with this set.
+
+        Args:
+            mask: `(N,)` bool.
+            name: Name of the subset in its fingerprint, different for different masks.
+        """
+        images = copy.copy(self)
+        images._order = self._order[mask]
+        images.fingerprint = f"{self.fingerprint}-{name}"
         return images
 
     def relabelled(self, names: list[str]) -> "ImageSet":

@@ -5,7 +5,9 @@ and saved together with its accuracy.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ BATCH_SIZE, NUM_EPOCHS, MIN_STEPS = 128, 3, 1000
 HELD_OUT_INTERVAL = 10  # without held-out images, every tenth is held out
 RECORD = "classifier.json"
 
+Network = TypeVar("Network", bound=ModelMixin)
+
 
 class SmallClassifier(ModelMixin, ConfigMixin):
     """Three convolutions of stride 2 and a hidden layer, whose activations are the features.
@@ -37,11 +41,7 @@ class SmallClassifier(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, channels: int, num_classes: int):
         super().__init__()
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in ((channels, 32), (32, 64), (64, 128)):
-            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), nn.BatchNorm2d(fan_out), nn.ReLU()]
-        hidden = nn.Linear(128 * 4 * 4, NUM_FEATURES)
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), hidden, nn.ReLU())
+        self.features = feature_layers(channels)
         self.scores = nn.Linear(NUM_FEATURES, num_classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,6 +55,15 @@ class SmallClassifier(ModelMixin, ConfigMixin):
         """
         features = self.features(images)  # (N, 64); the pooling is the identity at 32×32
         return features, self.scores(features)
+
+
+def feature_layers(channels: int) -> nn.Sequential:
+    """Build three convolutions of stride 2 and a hidden layer: from images `(N, channels, H, W)` to `(N, 64)`."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in ((channels, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), nn.BatchNorm2d(fan_out), nn.ReLU()]
+    hidden = nn.Linear(128 * 4 * 4, NUM_FEATURES)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), hidden, nn.ReLU())
 
 
 def train_classifier(
@@ -104,7 +113,7 @@ def _labels(images: ImageSet) -> torch.Tensor:
         number = "no labels" if labels is None else "a single class"
         raise InputError(
             f"features='classifier': {images.name} has {number} to train one on; set label_column, or choose other "
-            "features, such as pixels"
+            "features, such as self-supervised"
         )
     return labels
 
@@ -121,20 +130,42 @@ def load_or_train_classifier(
     A saved classifier is replaced if it was trained with other images, another seed or another number of epochs.
     Without `held_out`, a tenth of the images is held out. See `train_classifier` for the arguments.
     """
-    folder = Path(folder)
     if held_out is None:
-        held_out, images = _split(images)
+        _labels(images)
+        held_out, images = split_off_held_out(images)
     inputs = {"images": images.fingerprint, "held_out": held_out.fingerprint, "seed": seed, "epochs": num_epochs}
-    if (folder / RECORD).is_file():
-        record = json.loads((folder / RECORD).read_text())
-        accuracy = record.pop("accuracy")
-        if record == inputs:
-            return SmallClassifier.from_pretrained(folder, use_safetensors=True).eval(), accuracy
-    network, accuracy = train_classifier(images, held_out, seed, num_epochs)
-    with files.replacing_in(folder) as temporary:
+
+    def train() -> tuple[SmallClassifier, dict[str, float]]:
+        network, accuracy = train_classifier(images, held_out, seed, num_epochs)
+        return network, {"accuracy": accuracy}
+
+    network, figures = load_or_train(Path(folder, RECORD), SmallClassifier, inputs, train)
+    return network, figures["accuracy"]
+
+
+def load_or_train(
+    record_path: Path,
+    kind: type[Network],
+    inputs: dict[str, Any],
+    train: Callable[[], tuple[Network, dict[str, float]]],
+) -> tuple[Network, dict[str, float]]:
+    """Load a network and its figures if they were trained with these inputs; else train and save both.
+
+    Args:
+        record_path: The file of the inputs and figures, in the network's folder.
+        kind: Class of the network.
+        inputs: Everything that the trained network depends on.
+        train: Function that returns the network and its figures.
+    """
+    if record_path.is_file():
+        figures = json.loads(record_path.read_text())
+        if inputs == {name: figures.pop(name, None) for name in inputs}:
+            return kind.from_pretrained(record_path.parent, use_safetensors=True).eval(), figures
+    network, figures = train()
+    with files.replacing_in(record_path.parent) as temporary:
         network.save_pretrained(temporary)
-        files.write_text(temporary / RECORD, json.dumps({**inputs, "accuracy": accuracy}, indent=2) + "\n")
-    return network, accuracy
+        files.write_text(temporary / record_path.name, json.dumps({**inputs, **figures}, indent=2) + "\n")
+    return network, figures
 
 
 def load_classifier(folder: str | Path) -> tuple[SmallClassifier, float]:
@@ -154,15 +185,10 @@ def load_classifier(folder: str | Path) -> tuple[SmallClassifier, float]:
         ) from error
 
 
-def _split(images: ImageSet) -> tuple[ImageSet, ImageSet]:
+def split_off_held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
     """Split images into every tenth one and the others."""
-    labels = _labels(images)
-    is_held_out = torch.arange(len(images)) % HELD_OUT_INTERVAL == 0
-    subsets = (
-        ImageSet(images.images[mask], images.name, labels[mask], images.label_names)
-        for mask in (is_held_out, ~is_held_out)
-    )
-    return tuple(subsets)  # type: ignore[return-value]
+    is_held_out = np.arange(len(images)) % HELD_OUT_INTERVAL == 0
+    return images.subset(is_held_out, "held-out"), images.subset(~is_held_out, "others")
 
 
 @torch.no_grad()

@@ -16,11 +16,13 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
+from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from ..data import ImageSet
 
+DINOV2 = "facebook/dinov2-small"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -150,6 +152,19 @@ def load_feature_extractor(
         raise InputError(f"features={name!r}: cannot be loaded ({one_line(error)})") from error
 
 
+@register_extractor("auto", "classifier for labelled images, else dinov2 where it can be had, else self-supervised")
+def _auto(_: str, resources: Resources) -> FeatureExtractor:
+    labels = resources.images.labels
+    if labels is not None and labels.min() != labels.max():
+        return _classifier("", resources)
+    try:
+        return _dinov2("", resources)
+    except Exception as error:  # every library raises exceptions of its own
+        why = "transformers is not installed" if isinstance(error, ImportError) else one_line(error)
+        say_once(f"features='auto': self-supervised features, as there are no labels and no dinov2 ({why}).")
+        return _self_supervised("", resources)
+
+
 @register_extractor(
     "classifier[:FOLDER]", "a small classifier of the dataset's own classes, trained once, or the one in FOLDER"
 )
@@ -182,8 +197,29 @@ def _classifier(folder: str, resources: Resources) -> FeatureExtractor:
     return FeatureExtractor(name, "to [-1, 1]", digest_of(network), extract, classify)
 
 
-@register_extractor("pixels", "pixel values")
+@register_extractor(
+    "self-supervised", "a small network trained once on the images without their labels, by telling them apart"
+)
+def _self_supervised(_: str, resources: Resources) -> FeatureExtractor:
+    from ..data.cache import cache_folder
+    from .contrastive import extract, load_or_train_contrastive
+
+    images, held_out, device = resources.images, resources.held_out, resources.device
+    key = f"{images.fingerprint}-{held_out.fingerprint}" if held_out else images.fingerprint
+    folder = cache_folder(resources.cache_dir) / f"self-supervised-{key}"
+    network, figures = load_or_train_contrastive(folder, images, held_out)
+    network.to(device)
+    name = f"self-supervised network, {figures['views_matched']:.1%} of views matched"
+    if "linear_probe" in figures:
+        name += f", linear probe {figures['linear_probe']:.1%} right"
+    return FeatureExtractor(name, "to [-1, 1]", digest_of(network), lambda batch: extract(network, batch.to(device)))
+
+
+@register_extractor("pixels", "pixel values; for small grey images")
 def _pixels(_: str, resources: Resources) -> FeatureExtractor:
+    say_once(
+        "features='pixels': their precision is high for blurred and faint images too; self-supervised tells these."
+    )
     return FeatureExtractor("pixels", "to [0, 1]", "pixels", lambda images: images.flatten(1).float() / 255)
 
 
@@ -219,6 +255,13 @@ def _timm(name: str, resources: Resources) -> FeatureExtractor:
     return _photographic(f"timm {name}", network, data["input_size"][-1], statistics, resources.device, digest)
 
 
+@register_extractor(
+    "dinov2", f"DINOv2 (Stein et al. 2023, arXiv 2306.04675): {DINOV2} by transformers", is_external=True
+)
+def _dinov2(_: str, resources: Resources) -> FeatureExtractor:
+    return _transformers(DINOV2, resources)
+
+
 @register_extractor("transformers:NAME", "a vision model of transformers", is_external=True)
 def _transformers(name: str, resources: Resources) -> FeatureExtractor:
     transformers = importlib.import_module("transformers")
@@ -234,7 +277,8 @@ def _transformers(name: str, resources: Resources) -> FeatureExtractor:
             output.last_hidden_state[:, 0] if output.get("pooler_output") is None else output.pooler_output.flatten(1)
         )
 
-    size = getattr(config, "image_size", 224)
+    size = processing.get("crop_size") or getattr(config, "image_size", 224)
+    size = size["height"] if isinstance(size, dict) else size
     return _photographic(f"transformers {name}", pooled, size, statistics, resources.device, digest_of(network))
 
 

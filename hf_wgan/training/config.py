@@ -268,7 +268,7 @@ class TrainingConfig(Options):
         matters=False,
     )
     evaluation_features: str = option(
-        "classifier",
+        "auto",
         f"Feature extractor for the metrics: {describe_features()}.",
         matters=False,
     )

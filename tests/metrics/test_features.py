@@ -39,7 +39,7 @@ def test_the_description_and_the_error_list_every_registered_extractor(images):
 @pytest.mark.parametrize("kind", [kind for kind, entry in EXTRACTORS.items() if "[" not in entry.usage])
 def test_an_extractor_without_its_argument_or_with_one_too_many_is_refused(kind, images):
     usage = EXTRACTORS[kind].usage
-    with pytest.raises(InputError, match=f"features='{kind}.*': must be classifier"):
+    with pytest.raises(InputError, match=f"features='{kind}.*': must be auto"):
         load_feature_extractor(kind if ":" in usage else f"{kind}:argument", images)
 
 
@@ -85,8 +85,8 @@ def test_a_network_of_timm_gets_colour_photographs_of_its_size_and_colours(image
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("inceptoin", r"features='inceptoin': must be classifier\[:FOLDER\] .* pixels"),
-        ("timm:", "features='timm:': must be classifier"),
+        ("inceptoin", r"features='inceptoin': must be auto .*classifier\[:FOLDER\] .* pixels"),
+        ("timm:", "features='timm:': must be auto"),
         ("module:nowhere:Network", "requires a library that is not installed .*nowhere"),
         ("module:torch.nn:Nothing", "features='module:torch.nn:Nothing': cannot be loaded"),
         ("classifier:nowhere", "nowhere holds no classifier"),
@@ -132,7 +132,7 @@ def test_inception_weights_come_from_a_file_or_the_hub(images, tmp_path, monkeyp
 
 
 def test_a_classifier_needs_labels_and_is_for_as_many_channels(images, tmp_path, short_training):
-    with pytest.raises(InputError, match=r"images has no labels to train one on; .*such as pixels"):
+    with pytest.raises(InputError, match=r"images has no labels to train one on; .*such as self-supervised"):
         load_feature_extractor("classifier", images)
     labelled = ImageSet(tiny_images(40).images, labels=torch.arange(40) % 4)
     network = load_feature_extractor("classifier", labelled, cache_dir=tmp_path)
