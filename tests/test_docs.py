@@ -117,7 +117,7 @@ def published(prepared, tmp_path_factory):
 
 
 @pytest.fixture
-def workspace(prepared, published, tmp_path, monkeypatch):
+def workspace(prepared, published, short_training, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(prepared, tmp_path / "workspace"))
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)  # for the modules that a page writes

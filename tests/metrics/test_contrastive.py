@@ -1,5 +1,8 @@
 """Features that are learnt without labels, on a set whose labels are known."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from hf_wgan.metrics import contrastive, features
 from hf_wgan.metrics.classifier import load_or_train_classifier
 from hf_wgan.metrics.contrastive import load_or_train_contrastive
 from hf_wgan.metrics.distances import frechet_distance
-from hf_wgan.metrics.features import load_feature_extractor
+from hf_wgan.metrics.features import DINOV2, load_feature_extractor
 from hf_wgan.metrics.neighbours import coverage
 
 
@@ -98,18 +101,38 @@ def test_the_network_is_saved_with_its_figures_and_loaded_again(digits, tmp_path
     assert features.digest_of(other) != features.digest_of(network)
 
 
+class Output(dict):
+    """What a model of transformers returns."""
+
+    __getattr__ = dict.get
+
+
+class Vision(torch.nn.Module):
+    """A stand-in for DINOv2, which notes the size of what it gets."""
+
+    config = SimpleNamespace(image_size=518)
+
+    def forward(self, pixel_values):
+        self.size = pixel_values.shape[-1]
+        return Output(pooler_output=pixel_values.mean((2, 3)))
+
+
 def test_without_labels_the_default_is_dinov2_or_this(short_training, tmp_path, monkeypatch, capsys):
     images = tiny_images(40)
-    monkeypatch.setattr(features, "_transformers", lambda name, resources: name)
-    assert load_feature_extractor("auto", images) == features.DINOV2
+    vision = Vision()
+    library = SimpleNamespace(
+        AutoModel=SimpleNamespace(from_pretrained=lambda name: {DINOV2: vision}[name]),
+        ImageProcessingMixin=SimpleNamespace(get_image_processor_dict=lambda name: ({"crop_size": {"height": 28}}, {})),
+    )
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    network = load_feature_extractor("auto", images)
+    assert network.name == f"transformers {DINOV2}"
+    assert network(images.images).shape == (40, 3) and vision.size == 28, "not what it was trained with"
 
-    def unreachable(name, resources):
-        raise OSError("no connection to the Hub")
-
-    monkeypatch.setattr(features, "_transformers", unreachable)
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
     network = load_feature_extractor("auto", images, cache_dir=tmp_path)
     assert network.name.startswith("self-supervised network") and "probe" not in network.name
-    assert "self-supervised features, as there are no labels" in capsys.readouterr().err
+    assert "no dinov2 (transformers is not installed)" in capsys.readouterr().err
     assert network(images.images).shape == (40, 64)
     labelled = ImageSet(images.images, labels=torch.arange(40) % 4)
     assert "classifier of 4 classes" in load_feature_extractor("auto", labelled, cache_dir=tmp_path).name
