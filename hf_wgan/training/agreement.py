@@ -2,15 +2,23 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import torch
 from accelerate import Accelerator
 
+from ..utils.processes import PATIENCE
+from .callbacks import FLAGS, TrainerControl
+
 
 class Agreement:
-    """Reduce values over all processes, in a separate group.
+    """Lets all processes have the same signal and the same control.
+
+    The options make the same due in all processes at the same step; only signals differ. Where nothing else sets the
+    control, they are therefore exchanged while the next step is made ready, and take effect one step later.
 
     Args:
         accelerator: Knows the processes.
@@ -18,15 +26,54 @@ class Agreement:
 
     def __init__(self, accelerator: Accelerator):
         several = accelerator.num_processes > 1
-        self._group = torch.distributed.new_group(backend="gloo") if several else None
+        self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if several else None
+        self._pending: tuple[Any, torch.Tensor] | None = None  # an exchange, and where its outcome will be
+        self._may_lag = False
 
-    def largest(self, values: Sequence[int]) -> list[int]:
-        """Return the largest of each value over the processes."""
+    @contextmanager
+    def lagging(self) -> Iterator[None]:
+        """Let signals take effect one step later, in a loop that leaves the control alone."""
+        self._may_lag = True
+        try:
+            yield
+        finally:
+            self._may_lag = False
+
+    def settle(self, control: TrainerControl, signal: int, lags: bool) -> int:
+        """Set what any process has set in the control, and return the signal that any process has received, or 0.
+
+        Args:
+            control: This process's control.
+            signal: The number of the signal that this process has received, or 0.
+            lags: Whether the signal may be that of the step before; without effect where something is due.
+        """
+        flags = [int(getattr(control, name)) for name in FLAGS]
+        signal, *flags = self.largest([signal, *flags], lags and self._may_lag and not any(flags))
+        for name, flag in zip(FLAGS, flags):
+            setattr(control, name, flag > 0)
+        return signal
+
+    def largest(self, values: Sequence[int], lags: bool = False) -> list[int]:
+        """Return the largest of each value over the processes, those of a call that lagged before included.
+
+        Args:
+            values: Of this process.
+            lags: Whether to leave these values to the next call and not to wait; the same in all processes.
+        """
         if self._group is None:
             return list(values)
+        pending, self._pending = self._pending, None
         numbers = torch.tensor(values)
-        torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX, group=self._group)
-        return numbers.tolist()
+        work = torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        earlier = [0] * len(values)
+        if pending is not None:
+            pending[0].wait()
+            earlier = pending[1].tolist()
+        if lags:
+            self._pending = work, numbers
+            return earlier
+        work.wait()
+        return list(map(max, earlier, numbers.tolist()))
 
 
 def choose_interface(address: str) -> None:

@@ -178,6 +178,11 @@ class CallbackHandler:
         """Set the built-in callbacks that are called before all others, and those that are called after them."""
         self._before, self._after = before, after
 
+    @property
+    def has_own(self) -> bool:
+        """Return whether there are callbacks beside the built-in ones."""
+        return bool(self._callbacks)
+
     def add(self, callback: Any) -> None:
         """Add a callback, an instance or a class that is built without arguments.
 

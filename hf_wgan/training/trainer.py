@@ -23,7 +23,7 @@ from ..utils.errors import NotFiniteError
 from ..utils.memory import kept_memory
 from ..utils.signals import Interrupts
 from .agreement import Agreement
-from .callbacks import FLAGS, CallbackHandler, TrainerCallback, TrainerControl
+from .callbacks import CallbackHandler, TrainerCallback, TrainerControl
 from .components import choose_augmentation, choose_constraint, description_of, set_prior
 from .config import TrainingConfig
 from .failures import explained_errors
@@ -170,8 +170,9 @@ class WGANTrainer:
             InputError: The checkpoint to resume from is one of another experiment.
             CallbackError: A callback raised an error. The run was saved.
         """
-        for _ in self.iterate():
-            pass
+        with self._agreement.lagging():
+            for _ in self.iterate():
+                pass
         return self._saved_pipeline
 
     def iterate(self) -> Iterator[StepRecord]:
@@ -336,20 +337,17 @@ class WGANTrainer:
         if self.control.should_log and self.meter.seconds >= 60 * (self.config.max_train_minutes or math.inf):
             self.control.should_training_stop = True
         actions = {"should_log": self._log, "should_sample": self._sample, "should_save": self._save}
-        self._agree()
+        self._agree(may_lag=True)
         while due := [name for name in actions if getattr(self.control, name)]:
             for name in due:
                 setattr(self.control, name, False)
                 actions.pop(name)()
             self._agree()  # again, as callbacks may have asked for more
 
-    def _agree(self) -> None:
+    def _agree(self, may_lag: bool = False) -> None:
         """Let all processes have the same signal and the same control, and complete the control."""
-        control = self.control
-        flags = [int(getattr(control, name)) for name in FLAGS]
-        self.interrupted, *flags = self._agreement.largest([self._interrupts.number, *flags])
-        for name, flag in zip(FLAGS, flags):
-            setattr(control, name, flag > 0)
+        control, lags = self.control, may_lag and not self.callbacks.has_own
+        self.interrupted = self._agreement.settle(control, self._interrupts.number, lags)
         control.should_log |= control.should_evaluate  # the metrics go into the report
         control.should_save |= self.ends
         control.should_sample |= self.ends
