@@ -1,10 +1,11 @@
-"""Convolutions and rectifiers with faster first and second derivatives, equal to PyTorch's.
+"""Convolutions, rectifiers and layer norms with faster first and second derivatives, equal to PyTorch's.
 
 PyTorch computes the second derivative of a convolution, which a gradient penalty needs at every critic step, by a
 convolution with kernels as large as the images. Here every derivative is a convolution, the gradient by the input or
 the gradient by the weight, each by the kernel made for it (as in the code of Karras et al. 2020, arXiv 2006.06676).
 The second derivative of a rectifier is zero, for which PyTorch fills a tensor and sends it through the rest of the
 graph; here that part of the graph is left out. It is a third of the penalty's work for a critic without normalisation.
+PyTorch computes the second derivative of a layer norm by a hundred kernels; here it has a closed form.
 
 A gradient is left out only where autograd itself says that nobody receives it (see `_is_needed`), so the results are
 PyTorch's for every critic and every way to differentiate it.
@@ -36,10 +37,11 @@ class Geometry(NamedTuple):
 
 
 class FastDerivatives(TorchFunctionMode):
-    """Replace `conv2d`, `conv_transpose2d`, `relu` and `leaky_relu`, and so all layers made of them, inside a context.
+    """Replace some functions, and so all layers made of them, inside a context.
 
-    Autocast is respected. Forms that gain nothing are left to PyTorch: in-place rectifiers, `padding="same"`, single
-    images without a batch dimension, complex numbers, and on a CPU a convolution of two to four groups.
+    These are `conv2d`, `conv_transpose2d`, `relu`, `leaky_relu` and `group_norm`. Autocast is respected. Forms that
+    gain nothing are left to PyTorch: in-place rectifiers, `padding="same"`, single images without a batch dimension,
+    complex numbers, several groups of channels to normalise, and on a CPU a convolution of two to four groups.
 
     Example:
         >>> with FastDerivatives():
@@ -296,7 +298,145 @@ class _LeakyReLUGradient(torch.autograd.Function):
         return _LeakyReLUGradient.apply(gradient, signs, ctx.slope), None, None
 
 
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    if num_groups != 1 or input.ndim < 2 or input.numel() == 0 or not input.is_floating_point():
+        return F.group_norm(input, num_groups, weight, bias, eps)
+    maps = input.to(torch.promote_types(input.dtype, torch.float32))  # half precision would lose the variance
+    return _LayerNorm.apply(maps, weight, bias, eps).to(input.dtype)
+
+
+# Write x̂ for the normalised maps, r for the reciprocal of their standard deviation, w for the weight of each channel,
+# and means over all elements of an image. The gradient by the maps, of a gradient g, is P(g·w), where
+#     P(u) = r (u - mean(u) - x̂ mean(u x̂))
+# is symmetric: it is its own transpose. The gradient of ⟨v, P(u)⟩ by the maps is
+#     -r (x̂ mean(v P(u)) + P(v) mean(u x̂) + P(u) mean(v x̂)).
+# An image is a row of numbers in the order in which they lie in memory, of which mean and variance know nothing.
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        rows = _rows(maps, maps)
+        normalised, mean, scale = torch.native_layer_norm(rows, rows.shape[1:], None, None, eps)
+        ctx.save_for_backward(maps, weight, bias, normalised, mean, scale)
+        ctx.eps = eps
+        output = _maps(normalised, maps)
+        if weight is None:
+            return output.clone() if bias is None else output + _of_channels(bias, maps)
+        weight = _of_channels(weight, maps)
+        return output * weight if bias is None else torch.addcmul(_of_channels(bias, maps), output, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        maps, weight, bias, normalised, mean, scale = ctx.saved_tensors
+        by_maps = by_weight = by_bias = None
+        others = [dim for dim in range(maps.ndim) if dim != 1]
+        if _is_needed(ctx, 0, maps):
+            by_maps = _LayerNormGradient.apply(
+                gradient, maps, weight, normalised.detach(), mean.detach(), scale.detach(), ctx.eps
+            )
+        if weight is not None and _is_needed(ctx, 1, weight):
+            is_differentiated = torch.is_grad_enabled()
+            output = _LayerNorm.apply(maps, None, None, ctx.eps) if is_differentiated else _maps(normalised, maps)
+            by_weight = (gradient * output).sum(others)
+        if bias is not None and _is_needed(ctx, 2, bias):
+            by_bias = gradient.sum(others)
+        return by_maps, by_weight, by_bias, None
+
+
+class _LayerNormGradient(torch.autograd.Function):
+    """The gradient by the maps. `normalised`, `mean` and `scale` follow from these."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gradient: Tensor,
+        maps: Tensor,
+        weight: Tensor | None,
+        normalised: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        eps: float,
+    ) -> Tensor:
+        weighted = _rows(gradient if weight is None else gradient * _of_channels(weight, maps), maps)
+        projected = _projected(weighted, maps, mean, scale)
+        ctx.save_for_backward(gradient, maps, weight, normalised, mean, scale, weighted, projected)
+        ctx.eps = eps
+        return _maps(projected, maps)
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> Any:
+        gradient, maps, weight, normalised, mean, scale, weighted, projected = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a third derivative follows, by PyTorch
+            # Views, as derivatives are partial: the gradient may depend on the maps.
+            gradient, maps = gradient.view_as(gradient), maps.view_as(maps)
+            weight = None if weight is None else weight.view_as(weight)
+            output = _plain_gradient(gradient, maps, weight, ctx.eps)
+            return *_derivatives(output, [gradient, maps, weight], direction), None, None, None, None
+        by_gradient = by_maps = by_weight = None
+        rows = _rows(direction, maps)
+        own = _projected(rows, maps, mean, scale)
+        if _is_needed(ctx, 0, gradient):
+            by_gradient = _maps(own, maps) if weight is None else _maps(own, maps) * _of_channels(weight, maps)
+        if weight is not None and _is_needed(ctx, 2, weight):
+            by_weight = (gradient * _maps(own, maps)).sum([dim for dim in range(maps.ndim) if dim != 1])
+        if _is_needed(ctx, 1, maps):
+            products = torch.stack([rows, weighted, rows])
+            torch._foreach_mul_(products.unbind(), [projected, normalised, normalised])
+            factors = products.mean(dim=2, keepdim=True) * -scale
+            total = (normalised * factors[0]).addcmul_(own, factors[1]).addcmul_(projected, factors[2])
+            by_maps = _maps(total, maps)
+        return by_gradient, by_maps, by_weight, None, None, None, None
+
+
+def _derivatives(output: Tensor, inputs: list[Tensor | None], direction: Tensor) -> list[Tensor | None]:
+    known = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    derivatives = iter(torch.autograd.grad(output, known, direction, create_graph=True))
+    return [next(derivatives) if tensor is not None and tensor.requires_grad else None for tensor in inputs]
+
+
+def _plain_gradient(gradient: Tensor, maps: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    dims = list(range(1, maps.ndim))
+    variance, mean = torch.var_mean(maps, dims, correction=0, keepdim=True)
+    scale = (variance + eps).rsqrt()
+    normalised = (maps - mean) * scale
+    weighted = gradient if weight is None else gradient * _of_channels(weight, maps)
+    centred = weighted - weighted.mean(dims, keepdim=True)
+    return scale * (centred - normalised * (weighted * normalised).mean(dims, keepdim=True))
+
+
+def _projected(rows: Tensor, maps: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Return P of rows `(N, C·H·W)`."""
+    return torch.ops.aten.native_layer_norm_backward(
+        rows, _rows(maps, maps), rows.shape[1:], mean, scale, None, None, (True, False, False)
+    )[0]
+
+
+def _is_channels_last(maps: Tensor) -> bool:
+    return maps.ndim == 4 and not maps.is_contiguous() and maps.is_contiguous(memory_format=torch.channels_last)
+
+
+def _rows(maps: Tensor, like: Tensor) -> Tensor:
+    """Return maps as `(N, C·H·W)`, in the order in which another tensor of their shape lies in memory."""
+    return (maps.permute(0, 2, 3, 1) if _is_channels_last(like) else maps).flatten(1).contiguous()
+
+
+def _maps(rows: Tensor, like: Tensor) -> Tensor:
+    """Return what `_rows` was called for."""
+    if not _is_channels_last(like):
+        return rows.view(like.shape)
+    number, channels, height, width = like.shape
+    return rows.view(number, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _of_channels(vector: Tensor, maps: Tensor) -> Tensor:
+    return vector.view(-1, *[1] * (maps.ndim - 2))
+
+
 _REPLACEMENTS = {
+    F.group_norm: _group_norm,
     torch.conv2d: _conv2d,
     torch.conv_transpose2d: _conv_transpose2d,
     F.relu: _relu,

@@ -40,6 +40,46 @@ def test_a_convolution_and_its_derivatives_of_both_orders(layer):
     assert torch.autograd.gradgradcheck(convolved, (images, *parameters), fast_mode=True)
 
 
+def normalised(layer, maps, *weights):
+    with FastDerivatives():
+        return torch.func.functional_call(layer, dict(zip(dict(layer.named_parameters()), weights)), (maps,))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 2), (2, 3, 1, 1), (3, 4), (2, 3, 7)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_layer_norm_and_its_derivatives_of_both_orders(shape, layout, affine):
+    if layout == torch.channels_last and len(shape) != 4:
+        return
+    layer = nn.GroupNorm(1, shape[1], affine=affine).double()
+    weights = [nn.init.normal_(parameter) for parameter in layer.parameters()]
+    maps = torch.randn(shape, dtype=torch.double).contiguous(memory_format=layout).requires_grad_()
+    assert torch.allclose(normalised(layer, maps, *weights), layer(maps), rtol=0, atol=1e-12)
+    assert normalised(layer, maps, *weights).stride() == maps.stride()
+    same([by_the_images_and_the_weights(score, maps, weights) for score in (partial(normalised, layer), layer)])
+    assert torch.autograd.gradcheck(partial(normalised, layer), (maps, *weights))
+    assert torch.autograd.gradgradcheck(partial(normalised, layer), (maps, *weights))
+
+
+def test_the_gradients_of_a_penalty_of_layer_norms_in_bf16_are_as_exact_as_pytorchs():
+    critic, images = built("DCGAN, layer norm", torch.channels_last)
+    critic.float(), (images := images.float())
+    gradients = {}
+    for dtype, fast in ((torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)):
+
+        def score(points, dtype=dtype, fast=fast):
+            with fast_or_not(fast), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                return critic(points)
+
+        critic.zero_grad()
+        GradientPenalty(10.0, seeded_rand()).penalty(score, images, images.flip(0)).backward()
+        values = [p.grad.flatten() for p in critic.parameters() if p.grad is not None]
+        gradients[dtype, fast] = torch.cat(values)
+    exact = gradients[torch.float32, False]
+    rounding, own = ((gradients[torch.bfloat16, fast] - exact).norm() for fast in (False, True))
+    assert 0 < own < 1.2 * rounding < 0.2 * exact.norm()
+
+
 class Dynamic(nn.Module):
     """A dynamic convolution: the kernel is computed from the image."""
 
@@ -104,9 +144,10 @@ class Residual(nn.Module):
 class EnergyGradient(nn.Module):
     """A score that is itself a gradient, so that the penalty is a third derivative."""
 
-    def __init__(self):
+    def __init__(self, *layers):
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Softplus(), nn.Conv2d(4, 4, 3, groups=2), nn.Softplus())
+        last = nn.Conv2d(4, 4, 3, groups=2), nn.Softplus()
+        self.layers = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Softplus(), *layers, *last)
 
     def forward(self, images):
         points = images if images.requires_grad else images.clone().requires_grad_()
@@ -140,6 +181,10 @@ CRITICS = {
     "DCGAN": lambda: DCGANCritic(8, 2, width=8, norm_type="none"),
     "DCGAN, layer norm": lambda: DCGANCritic(8, 2, width=8, norm_type="layer"),
     "DCGAN, spectral norm": lambda: DCGANCritic(8, 2, width=8, norm_type="none", spectral_norm=True),
+    "layer norm and a smooth activation": lambda: of_layers(
+        nn.GroupNorm(1, 8), nn.Tanh(), nn.GroupNorm(1, 8, affine=False)
+    ),
+    "a gradient of layer norms for a score": lambda: EnergyGradient(nn.GroupNorm(1, 4)),
     "ResNet": lambda: ResNetCritic(32, 2, width=4),
     "R3GAN": lambda: R3GANCritic(16, 2, width=8),
 }
