@@ -10,8 +10,7 @@ NO_KERNELS = {
     "empty_strided",
     "new_empty",
     "new_empty_strided",
-    "lift_fresh",
-    "_local_scalar_dense",
+    "promote_types",
 }
 
 

@@ -94,13 +94,9 @@ class WeightClipping(Constraint):
 
     @torch.no_grad()
     def after_step(self, critic: nn.Module) -> None:
-        parameters: list[Tensor] = list(critic.parameters())
-        if parameters[0].device.type == "cpu":
-            for parameter in parameters:
-                parameter.clamp_(-self.clip_value, self.clip_value)
-        else:  # two launches for all of them
-            torch._foreach_clamp_min_(parameters, -self.clip_value)
-            torch._foreach_clamp_max_(parameters, self.clip_value)
+        parameters: list[Tensor] = list(critic.parameters())  # two launches for all of them
+        torch._foreach_clamp_min_(parameters, -self.clip_value)
+        torch._foreach_clamp_max_(parameters, self.clip_value)
 
     def check(self, critic: nn.Module) -> None:
         if is_spectrally_normalised(critic):
@@ -250,7 +246,8 @@ def gradients(score: Score, images: Tensor) -> Tensor:
         `(N, C·H·W)`, float32 or wider.
     """
     points = _at_least_float32(images.detach()).requires_grad_()
-    (gradient,) = torch.autograd.grad(score(points).sum(), points, create_graph=True)
+    scores = score(points)
+    (gradient,) = torch.autograd.grad(scores, points, torch.ones_like(scores), create_graph=True)
     points.requires_grad_(False)  # nothing needs the penalty's gradient by the points: that work is left out
     return gradient.flatten(start_dim=1)
 

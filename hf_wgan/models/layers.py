@@ -18,12 +18,27 @@ def normalization(norm_type: str, channels: int, affine: bool = True) -> nn.Modu
         affine: Whether each channel has a learned scale and shift.
     """
     if norm_type == "batch":
-        return nn.BatchNorm2d(channels, affine=affine)
+        return BatchNorm2d(channels, affine=affine)
     if norm_type == "layer":
         return nn.GroupNorm(1, channels, affine=affine)
     if norm_type == "instance":
         return nn.InstanceNorm2d(channels, affine=affine)
     return nn.Identity()
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that counts its batches only where its statistics depend on their number.
+
+    PyTorch's own counts every batch, which takes a kernel as small as it is without effect.
+    """
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:  # (N, C, H, W)
+        if not self.training or self.momentum is None:
+            return super().forward(maps)
+        self._check_input_dim(maps)
+        return F.batch_norm(
+            maps, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+        )
 
 
 class MapToVector(nn.Conv2d):
