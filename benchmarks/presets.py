@@ -103,7 +103,7 @@ def figures(network: SmallClassifier, real_images: torch.Tensor, samples: torch.
 
 def first(images: ImageSet, count: int) -> torch.Tensor:
     """Return the first `count` images `(N, C, H, W)` in [-1, 1]; all of them if there are fewer."""
-    return normalised(images.images[:count], None)
+    return normalised(images.images[:count])
 
 
 def say(message: str) -> None:

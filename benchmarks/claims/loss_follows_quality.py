@@ -118,7 +118,7 @@ def train(name: str, args: argparse.Namespace) -> dict:
     """Train one run; return the steps, estimates, Fréchet distances and samples at its moments."""
     torch.set_num_threads(args.threads)
     images, held_out, network, _ = data_and_classifier(args, SETTINGS["resolution"])
-    real, _ = extract(network, normalised(held_out.images[: SETTINGS["num_images"]], None))
+    real, _ = extract(network, normalised(held_out.images[: SETTINGS["num_images"]]))
     run, began = SETTINGS["runs"][name], time.perf_counter()
     torch.manual_seed(args.seed)
     shape = {"sample_size": SETTINGS["resolution"], "out_channels": images.shape[0]}

@@ -123,7 +123,7 @@ def train(kind: str, game: str, seed: int, args: argparse.Namespace) -> dict:
     seconds = time.perf_counter() - began
 
     samples = draw_samples(generator, SETTINGS["num_images"], SETTINGS["latent_dim"], seed)
-    pixels = normalised(held_out.images[: len(samples)], None)
+    pixels = normalised(held_out.images[: len(samples)])
     real, _ = extract(network, pixels)
     generated, classes = extract(network, samples)
     num_classes = network.config.num_classes

@@ -30,8 +30,9 @@ class RealBatches(Iterator[Batch]):
     alone, laid end to end: no image is left out of an epoch, and every batch is full. Batch k takes the same images
     however many processes share it, each its own part, so the stream can be taken up at any `position`.
 
-    A set that fits goes to an accelerator whole and is indexed there; on a CPU it is indexed where the system has
-    mapped it, once for all processes. Of a larger one the next batches are read ahead while the networks work.
+    A set that fits goes to an accelerator whole, with the order of an epoch, and is indexed there: no batch waits for
+    the device. On a CPU it is indexed where the system has mapped it, once for all processes. Of a larger set the next
+    batches are read ahead while the networks work.
 
     Args:
         dataset: The images.
@@ -40,6 +41,7 @@ class RealBatches(Iterator[Batch]):
         device: Where batches are made.
         num_processes: How many processes share a batch.
         process_index: Which of them this is, from 0.
+        resident: Whether the device holds the whole set; by default if it fits there, and the device is no CPU.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class RealBatches(Iterator[Batch]):
         device: torch.device | str = "cpu",
         num_processes: int = 1,
         process_index: int = 0,
+        resident: bool | None = None,
     ):
         if not 1 <= batch_size * num_processes <= len(dataset):
             shared = f" in each of {num_processes} processes" if num_processes > 1 else ""
@@ -68,9 +71,10 @@ class RealBatches(Iterator[Batch]):
         self._permutations: dict[int, np.ndarray] = {}
         self._touched = 0
         fits = dataset.num_bytes <= self.memory_limit
-        self._resident = None
-        if fits and dataset.is_square and self.device.type != "cpu":
-            self._resident = copied(dataset, self.device)
+        if resident is None:
+            resident = fits and dataset.is_square and self.device.type != "cpu"
+        self._resident = copied(dataset, self.device) if resident else None
+        self._orders: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # of epochs, on the device
         self._reader = (
             None if self._resident is not None or (fits and self.device.type == "cpu") else ThreadPoolExecutor(1)
         )
@@ -91,23 +95,25 @@ class RealBatches(Iterator[Batch]):
 
     def batch(self, position: int) -> Batch:
         """Return a batch by its number from 0; epoch e of N images begins in batch `e * N // (num_processes * B)`."""
-        indices = self.indices(position)
-        pixels = self._pixels(position, indices)
-        flips = self._uniform(position)[:, 2] < 0.5 if self.random_flip else None
-        labels = None if self._labels is None else self._labels[torch.from_numpy(indices).to(self.device)]
-        return Batch(normalised(pixels, flips), labels)
+        pixels = self._pixels(position)
+        labels = None if self._labels is None else self._labels[self._places(position)[0]]
+        return Batch(normalised(pixels), labels)
 
     def __next__(self) -> Batch:
         batch = self.batch(self.position)
         self.position += 1
         return batch
 
-    def _pixels(self, position: int, indices: np.ndarray) -> torch.Tensor:
+    def _pixels(self, position: int) -> torch.Tensor:
         """Return the images of a batch, `(batch_size, C, H, W)` uint8 on the device."""
         if self._resident is not None:
-            return self._resident[torch.from_numpy(indices).to(self.device)]
+            places, are_mirrored = self._places(position)
+            pixels = self._resident[places]
+            if self.random_flip:
+                pixels = torch.where(are_mirrored[:, None, None, None], pixels.flip(3), pixels)
+            return pixels
         if self._reader is None:
-            return self._read(position, indices)
+            return self._read(position, self.indices(position))
         self._ahead = {at: read for at, read in self._ahead.items() if at >= position}
         for at in range(position, position + BATCHES_AHEAD):
             if at not in self._ahead:
@@ -115,8 +121,10 @@ class RealBatches(Iterator[Batch]):
         return self._ahead.pop(position).result().to(self.device, non_blocking=True)
 
     def _read(self, position: int, indices: np.ndarray) -> torch.Tensor:
-        crops = self._uniform(position)[:, :2]
-        pixels = torch.from_numpy(self.dataset.gather(indices, crops)).permute(0, 3, 1, 2)
+        uniform = self._uniform(self._start(position), self.batch_size)
+        images = self.dataset.gather(indices, uniform[:, :2])
+        pixels = torch.from_numpy(mirrored(images, uniform[:, 2] < 0.5) if self.random_flip else images)
+        pixels = pixels.permute(0, 3, 1, 2)
         if self._reader is not None:
             self._touched += self.batch_size * TOUCHED_PER_IMAGE + pixels.numel()
             if self._touched > self.memory_limit / 2:
@@ -124,14 +132,33 @@ class RealBatches(Iterator[Batch]):
                 self._touched = 0
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
-    def _uniform(self, position: int) -> np.ndarray:
-        """Return `(batch_size, 4)` random numbers in [0, 1).
+    def _places(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the numbers of the images of a batch, `(batch_size,)`, and whether each is mirrored, on the device."""
+        start, size = self._start(position), len(self.dataset)
+        parts = []
+        for epoch in range(start // size, (start + self.batch_size - 1) // size + 1):
+            begin, end = (max(start + offset - epoch * size, 0) for offset in (0, self.batch_size))
+            parts.append([values[begin:end] for values in self._order(epoch)])
+        numbers, are_mirrored = (torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts))
+        return numbers, are_mirrored
 
-        Those of an image depend on its place in the order of all images, not on its process: the generator counts,
-        four numbers per count, and can begin at any count.
+    def _order(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copy the order of an epoch to the device, once."""
+        if epoch not in self._orders:
+            size = len(self.dataset)
+            are_mirrored = self._uniform(epoch * size, size)[:, 2] < 0.5
+            numbers = torch.from_numpy(self._permutation(epoch)).to(self.device)
+            self._orders = {at: order for at, order in self._orders.items() if abs(at - epoch) <= 1}
+            self._orders[epoch] = numbers, torch.from_numpy(are_mirrored).to(self.device)
+        return self._orders[epoch]
+
+    def _uniform(self, start: int, count: int) -> np.ndarray:
+        """Return `(count, 4)` random numbers in [0, 1) for the images from a place on in the order of all images.
+
+        They do not depend on an image's process: the generator counts, four numbers per count, and can begin at any.
         """
-        bits = np.random.Philox(np.random.SeedSequence(self.seed)).advance(self._start(position))
-        return np.random.Generator(bits).random((self.batch_size, 4))
+        bits = np.random.Philox(np.random.SeedSequence(self.seed)).advance(start)
+        return np.random.Generator(bits).random((count, 4))
 
     def _start(self, position: int) -> int:
         return (position * self.num_processes + self.process_index) * self.batch_size
@@ -156,13 +183,14 @@ def copied(dataset: ImageSet, device: torch.device) -> torch.Tensor:
     return pixels.permute(0, 3, 1, 2)
 
 
-def normalised(pixels: torch.Tensor, flips: np.ndarray | None) -> torch.Tensor:
-    """Convert images `(N, C, H, W)` from uint8 to float32 in [-1, 1] on their device, and mirror some of them."""
-    images = pixels.float().div_(127.5).sub_(1)
-    if flips is not None:
-        mirrored = torch.from_numpy(flips).to(images.device)[:, None, None, None]
-        images = torch.where(mirrored, images.flip(3), images)
-    return images
+def mirrored(images: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Mirror some of the images `(N, H, W, C)` from left to right."""
+    return np.where(which[:, None, None, None], images[:, :, ::-1], images)
+
+
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    """Convert images `(N, C, H, W)` from uint8 to float32 in [-1, 1] on their device."""
+    return pixels.float().div_(127.5).sub_(1)
 
 
 def _free_memory(device: torch.device) -> float:

@@ -23,7 +23,7 @@ from PIL import Image
 from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
 from ..utils.signals import STOPPING
-from .batches import Batch, normalised
+from .batches import Batch, mirrored, normalised
 from .config import DataConfig
 from .decode import (
     Preprocessing,
@@ -162,17 +162,19 @@ class StreamedBatches(Iterator[Batch]):
     def __next__(self) -> Batch:
         drawn = self._draw_up_to(self.position + 1)
         # Workers send arrays, through pipes: tensors would go through /dev/shm, which is small in containers.
-        pixels, labels = (None if array is None else torch.from_numpy(array) for array in drawn)
-        assert pixels is not None
-        flips = None
+        images, labels = drawn
         if self.random_flip:
             rng = np.random.default_rng([self.seed, self.position, self.process_index])
-            flips = rng.random(len(pixels)) < 0.5
+            images = mirrored(images, rng.random(len(images)) < 0.5)
         self.position += 1
-        pixels = pixels.pin_memory() if self.device.type == "cuda" else pixels
-        pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        self.newest = normalised(pixels, flips)
-        return Batch(self.newest, None if labels is None else labels.to(self.device))
+        pixels = self._on_device(images).permute(0, 3, 1, 2)
+        self.newest = normalised(pixels)
+        return Batch(self.newest, None if labels is None else self._on_device(labels))
+
+    def _on_device(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return tensor.to(self.device, non_blocking=True)
 
     @property
     def class_labels(self) -> torch.Tensor | None:

@@ -103,7 +103,7 @@ def train_classifier(
         optimizer.step()
         schedule.step()
     network.to(memory_format=torch.contiguous_format).eval()  # bitwise equal to the network as it will be loaded
-    _, classes = extract(network, normalised(held_out.images, None))
+    _, classes = extract(network, normalised(held_out.images))
     return network, float((classes == held_out_labels.numpy()).mean())
 
 

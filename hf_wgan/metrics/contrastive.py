@@ -101,7 +101,7 @@ def train_contrastive(
         schedule.step()
     network.to(memory_format=torch.contiguous_format).eval()  # bitwise equal to the network as it will be loaded
     with torch.no_grad():
-        similarities, partners = _similarities(network, normalised(held_out.images[:BATCH_SIZE], None), rand)
+        similarities, partners = _similarities(network, normalised(held_out.images[:BATCH_SIZE]), rand)
     figures = {"views_matched": float((similarities.argmax(1) == partners).float().mean())}
     if images.labels is not None and held_out.labels is not None and images.labels.unique().numel() > 1:
         figures["linear_probe"] = linear_probe(network, images, held_out)
@@ -132,7 +132,7 @@ def linear_probe(network: ContrastiveNetwork, images: ImageSet, held_out: ImageS
 @torch.no_grad()
 def extract(network: ContrastiveNetwork, images: Tensor) -> Tensor:
     """Compute the features `(N, 64)` of images `(N, C, H, W)` uint8."""
-    return torch.cat([network.features(normalised(chunk, None)) for chunk in images.split(INFERENCE_BATCH_SIZE)])
+    return torch.cat([network.features(normalised(chunk)) for chunk in images.split(INFERENCE_BATCH_SIZE)])
 
 
 def load_or_train_contrastive(

@@ -204,7 +204,7 @@ def critic_scores(pipeline: WGANPipeline) -> Scores | None:
     def score(images: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
         labels = () if class_labels is None else (class_labels.to(critic.device),)
         labels = labels if critic.config.get("num_classes") else ()
-        return critic(normalised(images.to(critic.device), None).to(critic.dtype), *labels).float().cpu()
+        return critic(normalised(images.to(critic.device)).to(critic.dtype), *labels).float().cpu()
 
     return score
 

@@ -188,7 +188,7 @@ def _classifier(folder: str, resources: Resources) -> FeatureExtractor:
     network.to(device)
 
     def extract(images: Tensor) -> Tensor:
-        return network.features(normalised(images.to(device), None))
+        return network.features(normalised(images.to(device)))
 
     def classify(features: Tensor) -> Tensor:
         return network.scores(features.to(device)).cpu()
@@ -296,7 +296,7 @@ def _module(path: str, resources: Resources) -> FeatureExtractor:
     network = network.eval().to(resources.device)
 
     def extract(images: Tensor) -> Tensor:
-        return network(normalised(images.to(resources.device), None))
+        return network(normalised(images.to(resources.device)))
 
     return FeatureExtractor(path, "to [-1, 1]", digest_of(network), extract)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import pictures, tiny_images
 from datasets import Dataset, Features, Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_wgan import ImageSet, InputError
 from hf_wgan.data import DataConfig, RealBatches, images_of
@@ -152,3 +153,35 @@ def test_a_set_over_the_memory_limit_gives_the_same_batches(center_crop, tmp_pat
     assert released
     outside.position = 2  # back in the middle
     assert torch.equal(next(outside).images, inside.batch(2).images)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_set_that_lies_on_the_device_gives_the_same_batches(num_processes):
+    images = ImageSet(tiny_images(24).images, labels=torch.arange(24), config=DataConfig(random_flip=True))
+    for process in range(num_processes):
+        share = images, 5, 3, "cpu", num_processes, process
+        there, here = RealBatches(*share, resident=True), RealBatches(*share)
+        for position in [*range(20), 3, 40]:
+            for one, other in zip(there.batch(position), here.batch(position)):
+                assert torch.equal(one, other) and one.stride() == other.stride()
+
+
+class Copies(TorchDispatchMode):
+    """Counts the tensors that come from the CPU to another device."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [tensor for tensor in (*args, result) if isinstance(tensor, torch.Tensor)]
+        self.number += len({tensor.device.type for tensor in tensors}) > 1
+        return result
+
+
+def test_only_the_order_of_an_epoch_is_copied_to_the_device():
+    images = ImageSet(tiny_images(24).images, labels=torch.arange(24), config=DataConfig(random_flip=True))
+    batches = RealBatches(images, 6, seed=0, device="meta")
+    for position in range(8):
+        with Copies() as copies:
+            assert next(batches).images.device.type == "meta"
+        assert copies.number == (2 if position % 4 == 0 else 0), "numbers, and which are mirrored"
