@@ -41,6 +41,7 @@ class FastPaths(NamedTuple):
     fused_optimizers: bool  # of Adam and AdamW
     bf16_derivatives: bool  # gradients of bfloat16 weights by matrix products
     kept_memory: bool  # freed memory stays with the process
+    cudnn_benchmark: bool  # cuDNN tries its convolutions and takes the fastest
 
     @classmethod
     def of(cls, config: TrainingConfig, accelerator: Accelerator) -> "FastPaths":
@@ -50,7 +51,8 @@ class FastPaths(NamedTuple):
         fused = config.optimizer != "rmsprop" and accelerator.mixed_precision != "fp16"
         bf16_derivatives = on_cpu and accelerator.mixed_precision == "bf16" and not config.compile
         channels_last = on_cpu or _uses_tensor_cores(config, accelerator)
-        return cls(fast and channels_last, fast and fused, fast and bf16_derivatives, fast and on_cpu)
+        benchmark = accelerator.device.type == "cuda" and not torch.backends.cudnn.deterministic
+        return cls(*(fast and path for path in (channels_last, fused, bf16_derivatives, on_cpu, benchmark)))
 
     def names(self, step: WGANStep) -> list[str]:
         """Return the names of the fast paths in use, those of the step included."""
@@ -59,6 +61,7 @@ class FastPaths(NamedTuple):
             "fused optimizers": self.fused_optimizers,
             "gradients of bfloat16 weights by matrix products": self.bf16_derivatives,
             "freed memory is kept": self.kept_memory,
+            "cuDNN's fastest convolutions": self.cudnn_benchmark,
             "own derivatives of the penalty": step.execution.fast_paths and step.constraint.has_penalty,
             "one pass over real and generated images": step.scores_in_one_pass,
         }

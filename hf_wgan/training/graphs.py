@@ -183,9 +183,6 @@ def check_graphs(config: TrainingConfig, accelerator: Accelerator) -> None:
         "cannot skip an update, as the loss scaling of fp16 must; use --mixed_precision bf16": (
             accelerator.mixed_precision == "fp16"
         ),
-        f"has a fixed learning rate; use --lr_scheduler constant, not {config.lr_scheduler}": (
-            config.lr_scheduler != "constant"
-        ),
         "has fixed weights and betas; leave gradient_penalty_weight_end and adam_beta2_end out": (
             config.gradient_penalty_weight_end is not None or config.adam_beta2_end is not None
         ),

@@ -285,6 +285,10 @@ def build_state(
         "generator_scheduler": build_scheduler(generator_optimizer.optimizer, config),
         "critic_scheduler": build_scheduler(critic_optimizer.optimizer, config),
     }
+    if config.cuda_graphs and config.lr_scheduler != "constant":
+        for optimizer in (generator_optimizer, critic_optimizer):
+            keep_rates_on_device(optimizer)
+    torch.backends.cudnn.benchmark |= fast.cudnn_benchmark
     if accelerator.scaler is None:  # Accelerate's wrapper would only look for packages, at every step
         generator_optimizer, critic_optimizer = generator_optimizer.optimizer, critic_optimizer.optimizer
     state = TrainingState(
@@ -330,6 +334,12 @@ def build_optimizer(
     if config.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), learning_rate, **options)
     return torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=config.adam_weight_decay, **options)
+
+
+def keep_rates_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """Make the learning rates of an optimizer tensors, which its schedule then changes in place, as graphs need."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> LambdaLR:

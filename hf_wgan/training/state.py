@@ -140,9 +140,13 @@ def _load_optimizer(optimizer: Any, state: dict[str, Any], name: str) -> None:
         if ("betas" in saved) != ("betas" in own):
             raise ValueError(f"the {name} in it is of another kind, with another state")
         groups.append({**own, "params": saved["params"]})
+    rates = [group["lr"] for group in optimizer.param_groups]
     before = {parameter: dict(moments) for parameter, moments in optimizer.state.items()}
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-    for parameter, moments in before.items():  # a recorded graph goes on with the tensors that were there before
+    # A recorded graph goes on with the tensors that were there before.
+    for group, rate in zip(optimizer.param_groups, rates):
+        group["lr"] = rate
+    for parameter, moments in before.items():
         loaded = optimizer.state[parameter]
         for name, tensor in moments.items():
             if isinstance(tensor, torch.Tensor):
@@ -157,4 +161,7 @@ def _load_scheduler(scheduler: LambdaLR, optimizer: Any, state: dict[str, Any]) 
     rates = [base * factor(scheduler.last_epoch) for base, factor in zip(own, scheduler.lr_lambdas)]
     scheduler._last_lr = rates
     for group, rate in zip(optimizer.param_groups, rates):
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -112,6 +112,9 @@ def test_a_float16_loss_scaler_sees_every_step(tiny_config, monkeypatch):
     assert not FastPaths.of(tiny_config(optimizer="adam"), OnGPU).fused_optimizers
     OnGPU.mixed_precision = "bf16"
     assert FastPaths.of(tiny_config(optimizer="adam"), OnGPU).fused_optimizers
+    assert FastPaths.of(tiny_config(), OnGPU).cudnn_benchmark
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    assert not FastPaths.of(tiny_config(), OnGPU).cudnn_benchmark
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -1,5 +1,6 @@
 """Recorded iterations against plain ones, by a recorder that replays operators as a CUDA graph does."""
 
+import importlib
 import math
 from functools import partial
 
@@ -15,6 +16,7 @@ from hf_wgan.algorithm.lipschitz import CONSTRAINTS, Constraint
 from hf_wgan.algorithm.step import RealBatch
 from hf_wgan.data import DataConfig
 from hf_wgan.training.graphs import WARM_UP_STEPS, GraphedStep, check_graphs
+from hf_wgan.training.setup import keep_rates_on_device
 
 ADAM = {"optimizer": "adam", "adam_beta1": 0.0, "adam_beta2": 0.9}
 RUNS = {
@@ -29,6 +31,8 @@ RUNS = {
     "augmentation": {"lipschitz": "gp", "augmentation": ",".join(OPERATIONS)},
     "bf16": {"mixed_precision": "bf16"},
     "bf16 with a penalty": {"mixed_precision": "bf16", "lipschitz": "lp", **ADAM},
+    "schedule": {"lr_scheduler": "linear"},
+    "schedule with Adam": {"lr_scheduler": "cosine", "lipschitz": "gp", "use_ema": True, **ADAM},
     "plain paths": {"lipschitz": "gp", "fast_paths": False},
 }
 
@@ -46,6 +50,11 @@ def trainer_of(make_config, graphed, random_flip=False, constraint=None, **setti
         config,
         constraint=constraint,
     )
+    if config.lr_scheduler != "constant":
+        for optimizer in trainer.state.optimizers.values():  # as they are with --cuda_graphs on a GPU
+            keep_rates_on_device(optimizer)
+            for group in optimizer.param_groups:
+                group["foreach"] = group["capturable"] = not group.get("fused")
     if graphed:
         captures = []
         trainer.iteration = GraphedStep(
@@ -78,6 +87,12 @@ def assert_equal_to_the_bit(make_config, num_captures=1, **settings):
     assert graphed.state.progress == plain.state.progress, "images and critic steps are counted"
 
 
+@pytest.fixture(autouse=True)
+def capturable_on_a_cpu(monkeypatch):
+    rmsprop = importlib.import_module("torch.optim.rmsprop")
+    monkeypatch.setattr(rmsprop, "_get_capturable_supported_devices", lambda: ["cpu"])
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_the_numbers_are_those_of_the_plain_step(tiny_config, run):
     num_phases = 3 if "phase" in run else 1
@@ -91,7 +106,9 @@ def test_longer_iterations_between_move_the_phase_of_a_lazy_penalty(tiny_config,
     assert_equal_to_the_bit(tiny_config, phases, lipschitz="gp", n_critic=n_critic, penalty_interval=interval)
 
 
-@pytest.mark.parametrize("settings", [{}, {"lipschitz": "gp", "use_ema": True, **ADAM}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"lr_scheduler": "linear"}, {"lipschitz": "gp", "use_ema": True, **ADAM}], ids=str
+)
 def test_a_graph_goes_on_after_a_restore(tiny_config, settings):
     def restored(graphed):
         config = partial(tiny_config, max_train_steps=10, checkpointing_steps=6, validation_steps=10, on_nan="restore")
@@ -151,7 +168,6 @@ class OneGPU:
         ({}, {"device": torch.device("cpu")}, "a CUDA GPU, and this is cpu"),
         ({}, {"num_processes": 2}, "one process, and there are 2"),
         ({}, {"mixed_precision": "fp16"}, "bf16"),
-        ({"lr_scheduler": "linear"}, {}, "--lr_scheduler constant, not linear"),
         ({"gradient_accumulation_steps": 4}, {}, "not in 4"),
         ({"compile": True}, {}, "--compile"),
     ],
