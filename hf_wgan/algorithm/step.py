@@ -112,10 +112,11 @@ class WGANStep:
         )
         real_score, fake_score = mean_score(real_scores), mean_score(fake_scores)
         objective = loss = critic_loss(real_score, fake_score)  # line 5
-        penalty = torch.zeros_like(loss)
         if self.penalty_is_due:
             penalty = self.penalty(real_images, fake_images, labels)
             objective = loss + penalty
+        else:
+            penalty = torch.zeros_like(loss)
         return objective, torch.stack([real_score, fake_score, penalty, loss])
 
     @property

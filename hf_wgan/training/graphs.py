@@ -63,9 +63,11 @@ class GraphedStep:
     def __call__(self, real_batches: Iterator[RealBatch], n_critic: int) -> StepRecord:
         if n_critic != self.n_critic or self._is_off:
             return self.step(real_batches, n_critic)
+        batches = [
+            next(real_batches) for _ in range(n_critic)
+        ]  # which may copy images to the device: no part of a graph
         if len(self._warmed_up) < WARM_UP_STEPS or self._phase not in self._warmed_up:
-            return self._warm_up(real_batches)
-        batches = [next(real_batches) for _ in range(n_critic)]
+            return self._warm_up(batches)
         if self._phase not in self._graphs and not self._captures(batches):
             return self.step(iter(batches), n_critic)
         return self._replayed(self._graphs[self._phase], batches)
@@ -75,11 +77,11 @@ class GraphedStep:
         step = self.step
         return step.num_critic_steps % step.penalty_interval if step.constraint.has_penalty else 0
 
-    def _warm_up(self, real_batches: Iterator[RealBatch]) -> StepRecord:
+    def _warm_up(self, batches: Sequence[RealBatch]) -> StepRecord:
         """Run an iteration without a graph, and see whether it could be captured."""
         self._warmed_up.append(self._phase)
         with HostWaits() as waits:
-            record = self.step(real_batches, self.n_critic)
+            record = self.step(iter(batches), self.n_critic)
         if waits.operators:
             self._stop(f"{', '.join(sorted(waits.operators))} makes the host wait for the device")
         return record

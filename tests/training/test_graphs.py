@@ -11,11 +11,11 @@ from conftest import tiny_critic, tiny_generator, tiny_images
 from recorder import recorded
 
 from hf_wgan import ImageSet, InputError, WGANTrainer
-from hf_wgan.algorithm.augment import OPERATIONS
-from hf_wgan.algorithm.lipschitz import CONSTRAINTS, Constraint
-from hf_wgan.algorithm.step import RealBatch
+from hf_wgan.algorithm.augment import OPERATIONS, Augmentation
+from hf_wgan.algorithm.lipschitz import CONSTRAINTS, Constraint, build_constraint
+from hf_wgan.algorithm.step import RealBatch, WGANStep
 from hf_wgan.data import DataConfig
-from hf_wgan.training.graphs import WARM_UP_STEPS, GraphedStep, check_graphs
+from hf_wgan.training.graphs import WARM_UP_STEPS, GraphedStep, HostWaits, check_graphs
 from hf_wgan.training.setup import keep_rates_on_device
 
 ADAM = {"optimizer": "adam", "adam_beta1": 0.0, "adam_beta2": 0.9}
@@ -147,6 +147,44 @@ def test_where_recording_fails_one_line_says_so_and_the_run_goes_on_without(tiny
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "cuda_graphs" in line]
     assert ("_local_scalar_dense" if constraint else "leaky_relu_backward") in line
     assert line.endswith("the run goes on without --cuda_graphs.")
+
+
+@pytest.mark.parametrize("num_classes", [None, 3])
+@pytest.mark.parametrize("lipschitz", CONSTRAINTS)
+def test_an_iteration_on_another_device_makes_the_host_wait_nowhere(monkeypatch, lipschitz, num_classes):
+    """On the meta device, which has no autocast and no random numbers of a seed."""
+    autocast, is_enabled = torch.autocast, torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "autocast", lambda kind, *a, **k: autocast("cpu", enabled=False))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind != "meta" and is_enabled(kind))
+
+    def rand(shape, **options):
+        return torch.rand(shape, **{**options, "device": "meta"})
+
+    spectral = lipschitz == "spectral"
+    norm_type = "none" if spectral else "layer" if CONSTRAINTS[lipschitz].has_penalty else "batch"
+    generator = tiny_generator(num_classes=num_classes).to("meta")
+    critic = tiny_critic(num_classes=num_classes, norm_type=norm_type, spectral_norm=spectral).to("meta")
+    step = WGANStep(
+        generator,
+        critic,
+        generator_optimizer=torch.optim.RMSprop(generator.parameters(), foreach=True),
+        critic_optimizer=torch.optim.RMSprop(critic.parameters(), foreach=True),
+        constraint=build_constraint(lipschitz, rand=rand),
+        sample_latents=lambda number: torch.randn(number, 4, device="meta"),
+        augment=Augmentation(",".join(OPERATIONS), rand),
+    )
+    labels = torch.zeros(2, dtype=torch.int64, device="meta") if num_classes else None
+    with HostWaits() as waits:
+        step(iter([RealBatch(torch.zeros(2, 1, 8, 8, device="meta"), labels)] * 2), n_critic=2)
+    assert not waits.operators
+
+
+def test_batches_may_wait_for_the_device(tiny_config, capfd):
+    trainer = trainer_of(tiny_config, True)
+    batches = (RealBatch(images * float(images[0, 0, 0, 0] ** 0)) for images, _ in trainer.real_batches)
+    for _ in range(WARM_UP_STEPS + 1):
+        trainer.iteration(batches, 2)
+    assert len(trainer.captures) == 1 and "cuda_graphs" not in capfd.readouterr().err
 
 
 def test_iterations_of_another_length_are_taken_one_kernel_at_a_time(tiny_config):
