@@ -39,6 +39,7 @@ from torch.utils.flop_counter import flop_registry
 from hf_wgan import ImageSet, TrainingConfig, WGANPipeline, WGANTrainer
 from hf_wgan.models.factory import ARCHITECTURES
 from hf_wgan.pipelines.pipeline_wgan import PIXELS_PER_CHUNK
+from hf_wgan.training.fast import has_bf16_arithmetic
 from hf_wgan.training.report import ProgressCallback
 from hf_wgan.utils.memory import kept_memory
 from hf_wgan.utils.options import OptionParser
@@ -429,6 +430,14 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def machine() -> str:
+    """Describe what computes, and what it is able to do."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    bf16 = "with" if has_bf16_arithmetic(torch.device("cpu")) else "without"
+    return f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()} {bf16} bf16 arithmetic"
+
+
 def main(args: argparse.Namespace, extra: list[str]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     resolutions = [int(resolution) for resolution in args.resolutions.split(",")]
@@ -443,7 +452,7 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
         )
     ]
     print(
-        f"\n{device.type}, {torch.get_num_threads()} threads, width {args.width}, batch {BATCH}, "
+        f"\n{machine()}, width {args.width}, batch {BATCH}, "
         f"{args.rounds} rounds{', ours with ' + ' '.join(extra) if extra else ''}\n"
     )
     for table in filter(None, (rows, samples)):

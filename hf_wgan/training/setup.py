@@ -56,7 +56,13 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         choose_interface(os.environ["MASTER_ADDR"])
     if in_group and not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # without it, each process takes itself for the only one
-    device = this_process().device
+    try:
+        device = this_process().device
+    except ValueError as error:
+        raise InputError(
+            f"WORLD_SIZE={world_size} processes were started, which Accelerate cannot connect ({one_line(error)}): set "
+            "num_processes instead, or use accelerate launch"
+        ) from error
     precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
     if precision == "bf16" and not has_bf16_arithmetic(device):
         if device.type == "cpu":
