@@ -153,6 +153,9 @@ LARGER: dict[str, dict[int, dict[str, Any]]] = {
 }
 """What differs from a height in pixels on."""
 
+FOR_COLOUR = "wgan-fast"
+"""The preset to advise for images in colour or above 32 pixels; docs/recipes.md has its run on emoji of 64 pixels."""
+
 
 def preset_options(name: str, resolution: int = 64) -> dict[str, Any]:
     """Return the options that a preset sets for images of this height, by name.

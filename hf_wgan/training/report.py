@@ -17,6 +17,7 @@ from ..hub.publish import BackgroundPushes, problem_with, push_folder
 from ..utils import files
 from ..utils.console import duration, progress_bar, say
 from ..utils.errors import InputError, PushError, one_line
+from .advice import AdviceCallback, advice_at_the_start
 from .callbacks import IntervalCallback, TrainerCallback, TrainerControl
 from .config import TrainingConfig
 from .curves import can_plot, plot_runs, read_metrics
@@ -224,7 +225,7 @@ def built_in_callbacks(trainer: "WGANTrainer") -> tuple[list[TrainerCallback], l
         return [IntervalCallback()], []
     before = [IntervalCallback(), ProgressCallback(), MetricsCallback()]
     real_images = partial(first_real_images, trainer.real_batches, config.num_validation_images)
-    before.append(SamplesCallback(real_images))
+    before += [SamplesCallback(real_images), AdviceCallback(trainer)]
     if accelerator.log_with:
         before.append(TrackersCallback(trainer))
     before += [CurvesCallback(), SummaryCallback(lambda: closing_lines(trainer))]
@@ -257,6 +258,7 @@ def opening_lines(trainer: "WGANTrainer") -> list[str]:
     if num_processes > 1 and not is_synchronised and any(map(has_batch_norm, state.networks.values())):
         why = ": PyTorch cannot synchronise it on CPUs" if device == "cpu" else ""
         lines.append(f"Batch normalisation uses the images of each process alone{why}.")
+    lines += advice_at_the_start(trainer)
     if state.global_step:
         lines.append(f"Resumed at step {state.global_step}.")
     if not can_plot():

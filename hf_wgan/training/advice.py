@@ -1,0 +1,145 @@
+"""Advice when it counts: a line at the start where other settings fit the images, and one for each way not to learn."""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..data import ImageSet
+from ..data.batches import normalised
+from ..pipelines import WGANPipeline
+from ..utils.console import say
+from .callbacks import TrainerCallback, TrainerControl
+from .config import TrainingConfig
+from .presets import FOR_COLOUR
+from .state import TrainingState
+
+if TYPE_CHECKING:
+    from .trainer import WGANTrainer
+
+LARGEST_SIZE_OF_SMALL_IMAGES = 32
+FIRST_STEP = 64  # before it, samples may be alike
+ALIKE = 1.0  # grey levels: the mean over pixels of the standard deviation over samples
+REPORTS = 20  # over which the estimate is looked at
+EXPLODED = 1000.0
+FLAT = 1e-3  # the range of the estimate, as a share of its size
+COMPARED_IMAGES = 256
+FAR_AHEAD = 0.5  # r_v: 0 for a critic that knows no single image, 1 for one that knows the training images only
+
+
+def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
+    """Return a line where the settings are those of the paper of 2017, and the images are in colour or larger."""
+    channels, height, width = trainer.dataset.shape
+    is_small_and_grey = channels == 1 and max(height, width) <= LARGEST_SIZE_OF_SMALL_IMAGES
+    if trainer.config.lipschitz != "clip" or "constraint" in trainer.describe() or is_small_and_grey:
+        return []
+    return [f"The constraint is that of the first paper; for images like these, --preset {FOR_COLOUR} fits better."]
+
+
+class AdviceCallback(TrainerCallback):
+    """Says once for each kind that nothing is learnt, with the option that helps.
+
+    Args:
+        trainer: Knows the images.
+    """
+
+    def __init__(self, trainer: "WGANTrainer"):
+        self.trainer = trainer
+        self._estimates: deque[float] = deque(maxlen=REPORTS)
+        self._said: set[str] = set()
+
+    def on_log(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        self._estimates.append(logs["wasserstein_estimate"])
+        estimates = np.array(self._estimates)
+        if len(estimates) < REPORTS:
+            return
+        if np.abs(estimates[-1]) > largest_estimate(args) and np.all(np.diff(np.abs(estimates)[-5:]) > 0):
+            other = "--lipschitz gp or clip" if args.lipschitz == "none" else "a lower --critic_learning_rate"
+            self._say("exploding", state, f"the Wasserstein estimate is {estimates[-1]:,.0f} and growing: try {other}")
+        elif np.ptp(estimates) <= FLAT * np.abs(estimates).max():
+            self._say(
+                "flat",
+                state,
+                f"the Wasserstein estimate has been {estimates[-1]:.3g} for {REPORTS} reports, so the critic learns "
+                f"nothing: try {'a larger --clip_value' if args.lipschitz == 'clip' else 'other learning rates'}",
+            )
+
+    def on_sample(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        images: list[Image.Image],
+        **kwargs: Any,
+    ) -> None:
+        if len(images) > 1 and state.global_step >= FIRST_STEP and are_alike(images):
+            rates = f"now {args.generator_learning_rate:g} and {args.critic_learning_rate:g}"
+            self._say("alike", state, f"all samples are alike: try a lower --learning_rate ({rates})")
+
+    def on_evaluate(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        pipeline: WGANPipeline,
+        **kwargs: Any,
+    ) -> None:
+        trained_on, held_out = self.trainer.dataset, self.trainer.evaluations.held_out
+        if held_out is None or args.class_conditional or not isinstance(trained_on, ImageSet):
+            return
+        ratio = memorisation(pipeline, trained_on, held_out)
+        if ratio > FAR_AHEAD:
+            self._say(
+                "far ahead",
+                state,
+                f"the critic scores held-out images nearly as low as samples (r_v = {ratio:.2f}), so it knows the "
+                f"{len(trained_on):,} training images by heart: try --augmentation color,translation,cutout",
+            )
+
+    def _say(self, kind: str, state: TrainingState, sentence: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            say(f"Step {state.global_step}: {sentence}.")
+
+
+def largest_estimate(config: TrainingConfig) -> float:
+    """Return the estimate above which it may explode; under a zero-centred penalty scores go with 1 / weight."""
+    weight = config.gradient_penalty_weight_end or config.gradient_penalty_weight
+    return EXPLODED / min(1.0, weight) if config.lipschitz in ("r1", "r1r2") else EXPLODED
+
+
+def are_alike(images: list[Image.Image]) -> bool:
+    """Return whether a person could not tell the images apart."""
+    return bool(np.stack([np.asarray(image, np.float32) for image in images]).std(axis=0).mean() < ALIKE)
+
+
+@torch.no_grad()
+def memorisation(pipeline: WGANPipeline, trained_on: ImageSet, held_out: ImageSet) -> float:
+    """Compute how much of a critic's advantage lies in the training images themselves.
+
+    This is `r_v` of Karras et al. 2020 (arXiv 2006.06676, eq. 1) for mean scores D of training images, held-out images
+    and samples: `(D(train) − D(held out)) / (D(train) − D(samples))`. It is 0 if the training images are like others.
+    """
+    critic = pipeline.critic
+    number = min(COMPARED_IMAGES, len(trained_on), len(held_out))
+    rng = torch.Generator().manual_seed(0)
+    generated = pipeline(number, generator=rng, output_type="pt").images * 2 - 1
+    places, middles = np.arange(number), np.full((number, 2), 0.5)
+    pixels = (torch.from_numpy(images.gather(places, middles)).permute(0, 3, 1, 2) for images in (trained_on, held_out))
+    real = (normalised(images, None) for images in pixels)
+    train, validation, samples = (
+        critic(images.to(critic.device, critic.dtype)).double().mean().item() for images in (*real, generated)
+    )
+    return (train - validation) / max(train - samples, 1e-12)

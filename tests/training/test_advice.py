@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_critic, tiny_generator, tiny_images
+from PIL import Image
+
+from hf_wgan import TrainingConfig, WGANTrainer
+from hf_wgan.algorithm.lipschitz import WeightClipping
+from hf_wgan.training.advice import (
+    FIRST_STEP,
+    REPORTS,
+    AdviceCallback,
+    advice_at_the_start,
+    are_alike,
+    largest_estimate,
+    memorisation,
+)
+from hf_wgan.training.presets import FOR_COLOUR, PRESETS
+
+
+def trainer(config, channels=1, size=8, **options):
+    networks = (
+        tiny_generator(out_channels=channels, sample_size=size),
+        tiny_critic(in_channels=channels, sample_size=size),
+    )
+    return WGANTrainer(*networks, tiny_images(channels=channels, size=size), config, **options)
+
+
+class State:
+    global_step = FIRST_STEP
+
+
+def told(capsys, config, estimates, repeats=1):
+    """What is said while the estimate takes these values."""
+    advice = AdviceCallback(None)
+    for _ in range(repeats):
+        for estimate in estimates:
+            advice.on_log(config, State, None, logs={"wasserstein_estimate": float(estimate)})
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("channels, size, advised", [(1, 8, False), (3, 8, True), (1, 64, True)])
+def test_settings_of_2017_for_colour_or_large_images_name_the_preset_that_fits(channels, size, advised, tiny_config):
+    lines = advice_at_the_start(trainer(tiny_config(), channels, size))
+    assert len(lines) == advised and all(f"--preset {FOR_COLOUR}" in line for line in lines)
+    assert FOR_COLOUR in PRESETS
+
+
+def test_who_chose_a_constraint_is_not_advised(tiny_config):
+    assert not advice_at_the_start(trainer(tiny_config(lipschitz="none"), channels=3))
+    assert not advice_at_the_start(trainer(tiny_config(), channels=3, constraint=WeightClipping(0.1)))
+
+
+GROWING = 500 * 1.2 ** np.arange(REPORTS)
+
+
+@pytest.mark.parametrize(
+    "options, estimates, says",
+    [
+        ({"lipschitz": "none"}, GROWING, "is 15,974 and growing: try --lipschitz gp"),
+        ({"lipschitz": "clip", "clip_value": 1.0}, -GROWING, "try a lower --critic_learning_rate"),
+        ({"lipschitz": "clip"}, np.full(REPORTS, 1e-9), "so the critic learns nothing: try a larger --clip_value"),
+        ({"lipschitz": "gp"}, np.full(REPORTS, 0.0), "try other learning rates"),
+    ],
+)
+def test_an_estimate_that_explodes_or_is_flat_is_told_once_with_an_option(options, estimates, says, capsys):
+    lines = told(capsys, TrainingConfig(**options), estimates, repeats=3)
+    assert len(lines) == 1 and says in lines[0] and lines[0].startswith(f"Step {FIRST_STEP}: ")
+
+
+def test_an_estimate_that_moves_or_is_large_by_its_scale_is_not_told(capsys):
+    falling = np.linspace(1, 0.5, REPORTS)
+    assert told(capsys, TrainingConfig(), falling) == []
+    assert told(capsys, TrainingConfig(lipschitz="none"), GROWING[:-1]) == [], "too few reports"
+    small_weight = TrainingConfig(lipschitz="r1r2", gradient_penalty_weight=0.05, gradient_penalty_weight_end=0.005)
+    assert largest_estimate(small_weight) == 200_000 and told(capsys, small_weight, GROWING) == []
+
+
+def test_samples_that_are_all_alike_are_told_once(capsys):
+    advice, black = AdviceCallback(None), [Image.new("L", (8, 8), 3)] * 4
+    for _ in range(2):
+        advice.on_sample(TrainingConfig(generator_learning_rate=0.5), State, None, images=black)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "all samples are alike: try a lower --learning_rate (now 0.5 and 5e-05)" in line
+    assert not are_alike([Image.new("L", (8, 8), grey) for grey in (0, 60)])
+
+
+def test_the_first_samples_and_a_single_one_may_be_alike(capsys):
+    advice, black = AdviceCallback(None), [Image.new("L", (8, 8))] * 4
+    early = type("Early", (), {"global_step": FIRST_STEP - 1})
+    advice.on_sample(TrainingConfig(), early, None, images=black)
+    advice.on_sample(TrainingConfig(), State, None, images=black[:1])
+    assert capsys.readouterr().err == ""
+
+
+class Pipeline:
+    """Scores real images by a function of their first pixel; samples score 0."""
+
+    def __init__(self, score):
+        self.score = score
+
+    def __call__(self, number, **options):
+        return type("Output", (), {"images": torch.full((number, 1, 8, 8), 0.5)})
+
+    @property
+    def critic(self):
+        critic = torch.nn.Identity()
+        critic.device, critic.dtype = torch.device("cpu"), torch.float32
+        critic.forward = lambda images: torch.where(images[:, 0, 0, 0] == 0, 0.0, self.score(images))
+        return critic
+
+
+def test_r_v_is_the_share_of_the_advantage_that_held_out_images_do_not_have():
+    from hf_wgan import ImageSet
+
+    bright, dark = (ImageSet(torch.full((20, 1, 8, 8), grey, dtype=torch.uint8)) for grey in (250, 5))
+    by_heart = Pipeline(lambda images: 4.0 * (images[:, 0, 0, 0] > 0))
+    assert memorisation(by_heart, bright, dark) == pytest.approx(1)
+    assert memorisation(by_heart, bright, bright) == pytest.approx(0)
+    assert memorisation(Pipeline(lambda images: 3 + torch.sign(images[:, 0, 0, 0])), bright, dark) == pytest.approx(0.5)
+
+
+def test_a_critic_that_knows_its_images_by_heart_is_told(tiny_config, capsys, monkeypatch):
+    monkeypatch.setattr("hf_wgan.training.advice.memorisation", lambda *args: 0.8)
+    held_out = tiny_images(30)
+    measured = {"evaluation_steps": 2, "evaluation_features": "pixels", "num_evaluation_images": 20}
+    trainer(tiny_config(**measured), held_out=held_out).train()
+    said = capsys.readouterr().err
+    assert said.count("(r_v = 0.80), so it knows the 24 training images by heart: try --augmentation") == 1
