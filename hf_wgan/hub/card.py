@@ -8,7 +8,9 @@ shows what was written by hand, and whether the metadata changed since.
 import hashlib
 import json
 import re
+import statistics
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,7 @@ def make_card(folder: Path, name: str) -> str:
         size=_size(networks["generator"].get("sample_size")),
         dataset=_shown(dataset),
         last=last,
+        course=_course(files.read_text(folder / files.METRICS, folder)),
         comparable=_shown(_comparable(evaluations)),
         sample_grid=next((f"{files.SAMPLES}/{path.name}" for path in files.sample_grids(folder)[-1:]), None),
         curves=files.CURVES if (folder / files.CURVES).is_file() else None,
@@ -373,6 +376,22 @@ def _last_line(text: str) -> dict[str, Any] | None:
         except ValueError:
             continue
     return None
+
+
+def _course(text: str) -> str:
+    """Return whether the estimate in `metrics.jsonl` "fell" or "rose" from the second quarter of a run to its last.
+
+    In the first quarter the critic has still to learn the difference. It is an empty string for a few reports.
+    """
+    estimates = []
+    for line in text.splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a line that a killed process wrote in part
+            estimates.append(float(json.loads(line)["wasserstein_estimate"]))
+    quarter = len(estimates) // 4
+    if quarter < 2:
+        return ""
+    before, after = (statistics.median(part) for part in (estimates[quarter : 2 * quarter], estimates[-quarter:]))
+    return "fell" if after < before else "rose" if after > before else ""
 
 
 def _yaml(data: dict[str, Any]) -> str:

@@ -13,6 +13,18 @@ from .config import TrainingConfig
 
 LABELS = {"wasserstein_estimate": "Wasserstein estimate", "frechet_distance": "Fréchet distance"}
 ALWAYS_PLOTTED = ("wasserstein_estimate", "generator_loss")
+OF_THE_CRITIC = (
+    "wasserstein_estimate",
+    "generator_loss",
+    "critic_loss",
+    "gradient_penalty",
+    "real_score",
+    "fake_score",
+    "critic_gradient_norm",
+    "generator_gradient_norm",
+)
+"""Metrics whose scale belongs to the critic, and with it to the constraint."""
+OF_A_CONSTRAINT = ("lipschitz", "clip_value", "gradient_penalty_weight", "gradient_penalty_weight_end")
 MOST_DIFFERENCES = 4  # between runs, in a legend
 Rows = Sequence[dict[str, Any]]
 
@@ -37,6 +49,7 @@ def plot_runs(
     path: Path,
     metrics: Sequence[str] = ALWAYS_PLOTTED,
     against: Literal["step", "seconds"] = "step",
+    constraints: dict[str, str] | None = None,
 ) -> None:
     """Plot a panel for each metric with a colour for each run.
 
@@ -47,6 +60,8 @@ def plot_runs(
         path: File of the picture.
         metrics: Names in these rows. The first panel is twice as high as the others.
         against: The horizontal axis: steps, or seconds of training.
+        constraints: The constraint of each run, by the run's name. Where they differ, metrics whose scale belongs to
+            the critic have a panel for each constraint.
 
     Raises:
         InputError: No run has a metric.
@@ -55,13 +70,23 @@ def plot_runs(
     from scipy.ndimage import median_filter
 
     known = sorted({name for rows in runs.values() for row in rows for name in row} - {"step", "seconds"})
-    figure = Figure(figsize=(8, 3 + 1.5 * len(metrics)), layout="constrained")
-    heights = [2, *[1] * (len(metrics) - 1)]
-    panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for panel, (axes, metric) in enumerate(zip(panels, metrics)):
+    for metric in metrics:
         if metric not in known:
             raise InputError(f"metrics={metric!r}: no run has it; they have {', '.join(known)}")
+    constraints = constraints or dict.fromkeys(runs, "")
+    several = list(dict.fromkeys(constraints.values()))
+    contents = [
+        (metric, constraint)
+        for metric in metrics
+        for constraint in (several if len(several) > 1 and metric in OF_THE_CRITIC else [None])
+    ]
+    figure = Figure(figsize=(8, 3 + 1.5 * len(contents)), layout="constrained")
+    heights = [2 if metric == metrics[0] else 1 for metric, _ in contents]
+    panels = figure.subplots(len(contents), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for panel, (axes, (metric, constraint)) in enumerate(zip(panels, contents)):
         for number, (name, rows) in enumerate(runs.items()):
+            if constraint not in (None, constraints[name]):
+                continue
             points = [(row[against], row[metric]) for row in rows if row.get(metric) is not None]
             if not points:
                 continue
@@ -80,11 +105,15 @@ def plot_runs(
         if metric == "wasserstein_estimate":
             axes.axhline(0, color="black", linewidth=0.8)
         axes.set_ylabel(LABELS.get(metric, metric.replace("_", " ")))
+        if constraint:
+            axes.set_title(constraint, loc="right", fontsize="small")
         axes.grid(alpha=0.3)
     if len(runs) == 1:
         panels[0].legend(fontsize="small")
     else:  # above, as long names would cover the curves
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", fontsize="small")
+        curves = {label: curve for axes in panels for curve, label in zip(*axes.get_legend_handles_labels())}
+        names = [name for name in runs if name in curves]
+        figure.legend([curves[name] for name in names], names, loc="outside upper left", fontsize="small")
     panels[-1].set_xlabel("step (generator updates)" if against == "step" else "seconds of training")
     with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
@@ -98,8 +127,7 @@ def compare_runs(
 ) -> None:
     """Plot the curves of several runs in one picture, whose legend names the settings that differ.
 
-    The scale of a Wasserstein estimate belongs to its critic: between runs with different constraints only whether it
-    falls can be compared.
+    The scale of a Wasserstein estimate belongs to its critic: runs with different constraints have axes of their own.
 
     Args:
         folders: The folders of the runs.
@@ -121,11 +149,22 @@ def compare_runs(
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
+    settings = [_settings(folder) for folder in folders]
     legends = [
         f"{name} ({', '.join(differences)})" if differences else name
-        for name, differences in zip(names, _differences([_settings(folder) for folder in folders]))
+        for name, differences in zip(names, _differences(settings))
     ]
-    plot_runs(dict(zip(legends, runs)), path, metrics, against)
+    constraints = dict(zip(legends, map(_constraint, settings)))
+    plot_runs(dict(zip(legends, runs)), path, metrics, against, constraints)
+
+
+def _constraint(settings: dict[str, Any]) -> str:
+    """Return the constraint of a run, with what its scale depends on."""
+    own = {name: value for name, value in settings.items() if name.startswith("constraint ")}
+    if settings.get("lipschitz") is None:  # an object
+        return ", ".join(str(value) for value in own.values())
+    names = OF_A_CONSTRAINT[:2] if settings["lipschitz"] == "clip" else (OF_A_CONSTRAINT[0], *OF_A_CONSTRAINT[2:])
+    return " ".join(f"{settings[name]}" for name in names if settings.get(name) is not None)
 
 
 def _settings(folder: Path) -> dict[str, Any]:

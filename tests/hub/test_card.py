@@ -301,3 +301,21 @@ def test_a_half_written_line_of_metrics_is_left_out(run):
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "wasser')
     assert "4 generator updates" in make_card(run, "me/model")
+
+
+@pytest.mark.parametrize(
+    "estimates, says, says_not",
+    [
+        (range(40), "It rose during the run", "It fell"),
+        (range(40, 0, -1), "It fell during the run", "It rose"),
+        ([0.0] * 40, "Its scale belongs", "It "),
+        ([2.0, 1.0], "Its scale belongs", "It "),
+    ],
+)
+def test_the_card_says_whether_the_estimate_fell_or_rose(estimates, says, says_not, run):
+    rows = [
+        {"step": step, "seconds": 1.0, "wasserstein_estimate": float(value)} for step, value in enumerate(estimates)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half": 1')
+    about = make_card(run, "me/model").partition("Wasserstein estimate of this critic on training images at")[2]
+    assert says in about and says_not not in about.partition("Its scale")[0]

@@ -42,12 +42,20 @@ def test_runs_are_compared_in_one_picture_that_names_their_differences(tmp_path,
     assert plot([one, other, "--output", str(picture), "--against", "seconds"]) == 0
     assert Image.open(picture).width > 500 and str(picture) in capsys.readouterr().out
     (figure,) = drawn
-    assert [axes.get_ylabel() for axes in figure.axes] == ["Wasserstein estimate", "generator loss", "Fréchet distance"]
+    labels = ["Wasserstein estimate"] * 2 + ["generator loss"] * 2 + ["Fréchet distance"]
+    assert [axes.get_ylabel() for axes in figure.axes] == labels, "the scale of an estimate belongs to its constraint"
+    assert [axes.get_title(loc="right") for axes in figure.axes] == ["clip", "gp", "clip", "gp", ""]
     assert [text.get_text() for text in figure.legends[0].texts] == ["one (lipschitz clip)", "other (lipschitz gp)"]
-    raw = figure.axes[0].lines[2]
+    raw = figure.axes[1].lines[0]
     assert raw.get_ydata()[:2] == pytest.approx([3.0, 1.5]) and raw.get_xdata()[:2] == pytest.approx([2.5, 5.0])
-    (points,) = figure.axes[2].lines
+    (points,) = figure.axes[4].lines
     assert list(points.get_ydata()) == [80.0, 40.0] and points.get_xdata() == pytest.approx([50.0, 100.0])
+
+
+def test_runs_of_one_constraint_share_their_axes(tmp_path, drawn):
+    one, other = run(tmp_path / "one", 1.0, n_critic=1), run(tmp_path / "other", 3.0)
+    assert plot([one, other, "--output", str(tmp_path / "runs.png")]) == 0
+    assert [len(axes.lines) for axes in drawn[0].axes] == [5, 4], "raw and filtered each, and the zero line"
 
 
 def test_one_run_is_drawn_raw_and_filtered(tmp_path, drawn):
