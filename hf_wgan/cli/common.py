@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 Command = Callable[..., int]
 """A function of the arguments (by default those of this process) that returns an exit code."""
 MODEL_HELP = "Folder left by training, or name of a model on the Hub."
+SAMPLED_MODEL_HELP = f"{MODEL_HELP[:-1]}, or a checkpoint's folder."
 IMPORT = "--import"
 EXPLAINED = (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError, DeviceMemoryError)
 """Errors whose message is for the person at the command line."""
@@ -145,10 +146,19 @@ def empty_folder(output_dir: str, overwrite: bool) -> Path:
 
 
 def load_pipeline(model: str, **options: Any) -> "WGANPipeline":
-    """Load a pipeline, as `hf_wgan.pipelines.loading.load_pipeline` does, which takes seconds to import."""
+    """Load a pipeline as `hf_wgan.pipelines.loading.load_pipeline` does, or that of a checkpoint; it imports late."""
+    if is_checkpoint(Path(model)):
+        from ..training.checkpoint import pipeline_of
+
+        return pipeline_of(Path(model))
     from ..pipelines import loading
 
     return loading.load_pipeline(model, **options)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder is a checkpoint of a run rather than a pipeline."""
+    return (folder / files.MANIFEST).is_file() and not (folder / files.INDEX).exists()
 
 
 def training_data_of(

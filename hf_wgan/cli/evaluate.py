@@ -13,7 +13,7 @@ from ..utils import files
 from ..utils.console import is_first_process, say
 from ..utils.errors import InputError
 from ..utils.options import MAX_SEED, Options, option
-from .common import MODEL_HELP, command, load_pipeline, parser_for, training_data_of
+from .common import SAMPLED_MODEL_HELP, command, is_checkpoint, load_pipeline, parser_for, training_data_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     parser.epilog = (
         "Without --dataset_name and --train_data_dir the images are those that a model of this machine was trained on."
     )
-    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("model", help=SAMPLED_MODEL_HELP)
     parsed = parser.parse(args)
     config, data_config = parsed.configs
     model = parsed.others["model"]
@@ -88,7 +88,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
 def _run_of(model: str) -> Iterator[Path | None]:
     """Yield the folder of a run, which no other process changes meanwhile; None if no figures can be recorded there."""
     folder = Path(model)
-    if not (folder / files.CONFIG).is_file() or not is_first_process():
+    if not (folder / files.CONFIG).is_file() or is_checkpoint(folder) or not is_first_process():
         yield None
         return
     of_run = folder.resolve().parent if folder.resolve().name == files.BEST else folder
@@ -132,7 +132,7 @@ def evaluate_digits(args: Sequence[str] | None = None) -> int:
     from ..metrics.digits import evaluate
 
     parser = parser_for(evaluate_digits, "evaluate-digits", EvaluateDigitsConfig)
-    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("model", help=SAMPLED_MODEL_HELP)
     parsed = parser.parse(args)
     (config,), model = parsed.configs, parsed.others["model"]
     with _run_of(model) as folder:

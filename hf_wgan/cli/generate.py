@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..utils import files
 from ..utils.errors import InputError
 from ..utils.options import MAX_SEED, Options, option
-from .common import MODEL_HELP, command, empty_folder, load_pipeline, parser_for, training_data_of
+from .common import SAMPLED_MODEL_HELP, command, empty_folder, load_pipeline, parser_for, training_data_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,7 +92,7 @@ def generate(args: Sequence[str] | None = None) -> int:
     from ..utils.processes import this_process
 
     parser = parser_for(generate, "generate", GenerateConfig, DataConfig, exclude=("held_out_split",))
-    parser.add_argument("model", help=f"{MODEL_HELP[:-1]}, or file of an exported generator (.onnx or .pt2).")
+    parser.add_argument("model", help=f"{SAMPLED_MODEL_HELP[:-1]}, or file of an exported generator (.onnx or .pt2).")
     parsed = parser.parse(args)
     config, data_config = parsed.configs
     model = parsed.others["model"]

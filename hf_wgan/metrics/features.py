@@ -62,6 +62,11 @@ class FeatureExtractor:
         return scores.argmax(1).numpy(), scores.shape[1]
 
 
+INCEPTION_WEIGHTS = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+
+
 class Resources(NamedTuple):
     """What a loader may use besides the argument in the name."""
 
@@ -233,6 +238,10 @@ def _inception(path: str, resources: Resources) -> FeatureExtractor:
     if not Path(path).exists() and path.count("/") >= 2:
         user, repository, file = path.split("/", 2)
         path = hf_hub_download(f"{user}/{repository}", file)
+    if not Path(path).is_file():
+        raise InputError(
+            f"features='inception:{path}': there is no such file; torch-fidelity's is at {INCEPTION_WEIGHTS}"
+        )
     torch.load(path, weights_only=True, map_location="cpu")  # torch-fidelity would unpickle arbitrary objects
     inception = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     network = inception.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path)

@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import torch
 from diffusers import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
+from ..pipelines import WGANPipeline
 from ..utils import files
 from ..utils.errors import DiskError, InputError, one_line
-from .snapshot import portable_copy
+from .snapshot import measured, portable_copy
 from .state import Progress, TrainingState
 
 STATES = "optimizers.pt"
@@ -225,6 +227,38 @@ def damage(folder: Path) -> str:
         return f"{files.MANIFEST} is missing"
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return f"{files.MANIFEST}: {one_line(error)}"
+
+
+def pipeline_of(folder: Path) -> WGANPipeline:
+    """Return the pipeline that the run would have saved at a checkpoint.
+
+    The generator has its averaged weights if there are any. The classes of a conditional one are taken as equally
+    frequent where batch-norm statistics are measured.
+
+    Raises:
+        InputError: The checkpoint is damaged, or holds networks of another package.
+    """
+    if problem := damage(folder):
+        raise InputError(f"{str(folder)!r}: the checkpoint is damaged ({problem})")
+    record = read_record(folder)
+    package = import_module(__name__.partition(".")[0])
+    networks: dict[str, Any] = {}
+    for name in files.NETWORKS:
+        class_name = record[name]["class"]
+        network_class = getattr(package, class_name, None)
+        if network_class is None:
+            raise InputError(
+                f"{str(folder)!r}: its {name} is a {class_name}, a class of your own; resume the run, which saves a "
+                "pipeline that knows where it is"
+            )
+        networks[name] = network_class.from_pretrained(folder / name)
+    generator, training = networks["generator"], record["training"]
+    states = torch.load(folder / STATES, map_location="cpu", weights_only=True)
+    if training["use_ema"]:
+        for parameter, average in zip(generator.parameters(), states["ema"]["shadow_params"]):
+            parameter.data.copy_(average)
+    generator = measured(generator, training["train_batch_size"], training["seed"])
+    return WGANPipeline(generator, networks["critic"].eval())
 
 
 def what_is_left(output_dir: Path) -> str:

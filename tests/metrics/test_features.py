@@ -90,7 +90,7 @@ def test_a_network_of_timm_gets_colour_photographs_of_its_size_and_colours(image
         ("module:nowhere:Network", "requires a library that is not installed .*nowhere"),
         ("module:torch.nn:Nothing", "features='module:torch.nn:Nothing': cannot be loaded"),
         ("classifier:nowhere", "nowhere holds no classifier"),
-        ("inception:nowhere.pth", "cannot be loaded .*nowhere.pth"),
+        ("inception:nowhere.pth", "no such file; torch-fidelity's is at https://.*2015-12-05"),
     ],
 )
 def test_an_unknown_feature_extractor_is_named(name, message, images):
