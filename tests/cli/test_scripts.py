@@ -91,6 +91,7 @@ def test_two_processes_train_together_and_leave_one_set_of_files(tmp_path):
         "metrics.jsonl",
         "model_index.json",
         "samples",
+        "training.webp",
         "training_config.json",
     ]
     assert len(WGANPipeline.from_pretrained(tmp_path / "run")(3).images) == 3
