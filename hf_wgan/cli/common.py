@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import wraps
 from importlib import import_module
@@ -54,8 +55,9 @@ def command(function: Command) -> Command:
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> int:
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # a console of Windows lacks characters that texts and file names have
-                stream.reconfigure(errors="replace")
+            with suppress(AttributeError, OSError):  # other objects; a descriptor that has become a pipe meanwhile
+                # A console of Windows lacks characters that texts and file names have.
+                stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
             import_modules(sys.argv[1:] if not args or args[0] is None else args[0])
             return function(*args, **kwargs)
