@@ -57,7 +57,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     parsed = parser.parse(args)
     config, data_config = parsed.configs
     model = parsed.others["model"]
-    with _run_of(model) as folder:
+    with run_of(model) as folder:
         state = this_process()
         pipeline = load_pipeline(model).to(state.device)
         pipeline.set_progress_bar_config(disable=True)
@@ -85,7 +85,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _run_of(model: str) -> Iterator[Path | None]:
+def run_of(model: str) -> Iterator[Path | None]:
     """Yield the folder of a run, which no other process changes meanwhile; None if no figures can be recorded there."""
     folder = Path(model)
     if not (folder / files.CONFIG).is_file() or is_checkpoint(folder) or not is_first_process():
@@ -135,7 +135,7 @@ def evaluate_digits(args: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help=SAMPLED_MODEL_HELP)
     parsed = parser.parse(args)
     (config,), model = parsed.configs, parsed.others["model"]
-    with _run_of(model) as folder:
+    with run_of(model) as folder:
         report = evaluate(load_pipeline(model), config.num_images, config.seed)
         print(json.dumps(asdict(report), indent=2))
         accuracy = {"classifier's accuracy on held-out digits": round(report.held_out_accuracy, 4)}

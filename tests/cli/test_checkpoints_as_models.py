@@ -8,7 +8,7 @@ from PIL import Image
 
 from hf_wgan import InputError, WGANPipeline, WGANTrainer
 from hf_wgan.cli.common import load_pipeline
-from hf_wgan.cli.evaluate import _run_of
+from hf_wgan.cli.evaluate import run_of
 from hf_wgan.cli.generate import generate
 from hf_wgan.training.checkpoint import damage
 
@@ -38,7 +38,7 @@ def test_a_checkpoint_is_sampled_and_left_as_it_is(tiny_config, tmp_path):
     before = sorted(path.relative_to(checkpoint) for path in checkpoint.rglob("*"))
     assert generate([str(checkpoint), "--num_images", "4", "--output_dir", str(tmp_path / "images")]) == 0
     assert Image.open(next((tmp_path / "images").glob("*.png"))).size
-    with _run_of(str(checkpoint)) as folder:
+    with run_of(str(checkpoint)) as folder:
         assert folder is None, "no figures are recorded in it"
     assert sorted(path.relative_to(checkpoint) for path in checkpoint.rglob("*")) == before and not damage(checkpoint)
 
