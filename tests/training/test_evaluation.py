@@ -107,7 +107,7 @@ def test_samples_are_compared_with_held_out_images_if_there_are_some(tiny_config
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_written(tiny_config, tmp_path):
     with pytest.raises(InputError, match="images has no labels to train one on"):
-        trainer(tiny_config(evaluation_steps=2)).train()
+        trainer(tiny_config(evaluation_steps=2, evaluation_features="classifier")).train()
     assert files.is_unused(tmp_path / "run")
     with pytest.raises(InputError, match=r"evaluation_steps=3: must be a multiple of logging_steps=2"):
         tiny_config(evaluation_steps=3, logging_steps=2)
