@@ -67,6 +67,7 @@ def join(index, num_processes, port):
     """Makes this process one of several, as torchrun would."""
     os.environ["ACCELERATE_USE_CPU"] = "true"
     signal.signal(signal.SIGINT, signal.default_int_handler)  # multiprocessing's server ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     if num_processes > 1:
         rank = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -37,11 +37,11 @@ def _seconds(dtype: torch.dtype, size: int) -> float:
 class FastPaths(NamedTuple):
     """The fast paths of a run. All are off with `--no-fast_paths`."""
 
-    channels_last: bool  # the layout in which convolutions are fastest
-    fused_optimizers: bool  # of Adam and AdamW
-    bf16_derivatives: bool  # gradients of bfloat16 weights by matrix products
-    kept_memory: bool  # freed memory stays with the process
-    cudnn_benchmark: bool  # cuDNN tries its convolutions and takes the fastest
+    channels_last: bool = False  # the layout in which convolutions are fastest
+    fused_optimizers: bool = False  # of Adam and AdamW
+    bf16_derivatives: bool = False  # gradients of bfloat16 weights by matrix products
+    kept_memory: bool = False  # freed memory stays with the process
+    cudnn_benchmark: bool = False  # cuDNN tries its convolutions and takes the fastest
 
     @classmethod
     def of(cls, config: TrainingConfig, accelerator: Accelerator) -> "FastPaths":

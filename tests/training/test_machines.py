@@ -85,7 +85,7 @@ def test_every_command_may_be_kept_off_the_gpu(monkeypatch):
 @pytest.mark.parametrize("settings", [{}, {"sync_batch_norm": False}])
 def test_batch_norm_on_several_gpus_has_the_statistics_of_all_or_of_each_process(tiny_config, settings):
     gpus = SimpleNamespace(device=torch.device("cuda"), num_processes=8)
-    fast = FastPaths(False, False, False, False)
+    fast = FastPaths()
     network = setup.placed(tiny_generator(), tiny_config(**settings), gpus, fast)
     assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in network.modules()) == (not settings)
 

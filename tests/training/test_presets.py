@@ -229,7 +229,7 @@ def test_the_game_and_the_optimizers_are_those_of_the_paper(name, size):
     kind, rate, decay_rates = stated.optimizer
     steps = training.max_train_steps
     for learning_rate in (training.generator_learning_rate, training.critic_learning_rate):
-        optimizer = build_optimizer(nn.Linear(2, 1), learning_rate, training, FastPaths(False, False, False, False))
+        optimizer = build_optimizer(nn.Linear(2, 1), learning_rate, training, FastPaths())
         scheduler = build_scheduler(optimizer, training)
         (group,) = optimizer.param_groups
         assert type(optimizer) is kind and group["eps"] == 1e-8 and group["weight_decay"] == 0
