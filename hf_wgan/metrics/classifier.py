@@ -16,14 +16,14 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from ..data import ImageSet, RealBatches
-from ..data.batches import normalised
+from ..data.batches import Batch, normalised
 from ..utils import files
 from ..utils.commands import shell_command
 from ..utils.errors import InputError, one_line
 
 NUM_FEATURES = 64
 INFERENCE_BATCH_SIZE = 500
-BATCH_SIZE, NUM_EPOCHS, MIN_STEPS = 128, 3, 1000
+BATCH_SIZE, LEARNING_RATE, NUM_EPOCHS, MIN_STEPS = 128, 4e-3, 3, 1000
 HELD_OUT_INTERVAL = 10  # without held-out images, every tenth is held out
 RECORD = "classifier.json"
 
@@ -87,24 +87,32 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = SmallClassifier(images.shape[0], int(labels.max()) + 1)
-    network.to(memory_format=torch.channels_last).train()
     batches = RealBatches(images, min(BATCH_SIZE, len(images)), seed)
     num_steps = int((num_epochs or NUM_EPOCHS) * len(images) / batches.batch_size) + 1
     if num_epochs is None:
         num_steps = max(num_steps, MIN_STEPS)
-    optimizer = torch.optim.AdamW(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=num_steps)
-    for _ in range(num_steps):
-        batch = next(batches)
+
+    def loss_of(batch: Batch) -> torch.Tensor:
         assert batch.labels is not None
-        loss = nn.functional.cross_entropy(network(batch.images)[1], batch.labels)
+        return nn.functional.cross_entropy(network(batch.images)[1], batch.labels)
+
+    fit(network, batches, loss_of, num_steps)
+    _, classes = extract(network, normalised(held_out.images))
+    return network, float((classes == held_out_labels.numpy()).mean())
+
+
+def fit(network: ModelMixin, batches: RealBatches, loss_of: Callable[[Batch], torch.Tensor], num_steps: int) -> None:
+    """Train a network by AdamW in one cycle of the learning rate, and leave it in eval mode."""
+    network.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=num_steps)
+    for _ in range(num_steps):
+        loss = loss_of(next(batches))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     network.to(memory_format=torch.contiguous_format).eval()  # bitwise equal to the network as it will be loaded
-    _, classes = extract(network, normalised(held_out.images))
-    return network, float((classes == held_out_labels.numpy()).mean())
 
 
 def _labels(images: ImageSet) -> torch.Tensor:

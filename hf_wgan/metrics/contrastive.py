@@ -17,9 +17,17 @@ from torch import Tensor, nn
 
 from ..data import ImageSet, RealBatches
 from ..data.batches import normalised
-from .classifier import INFERENCE_BATCH_SIZE, NUM_FEATURES, feature_layers, load_or_train, split_off_held_out
+from .classifier import (
+    BATCH_SIZE,
+    INFERENCE_BATCH_SIZE,
+    NUM_FEATURES,
+    feature_layers,
+    fit,
+    load_or_train,
+    split_off_held_out,
+)
 
-NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 1000, 128, 4e-3
+NUM_STEPS = 1000
 TEMPERATURE = 0.2
 LEAST_AREA = 0.5  # of a crop
 MOST_TURNED = 0.25  # radians
@@ -89,17 +97,8 @@ def train_contrastive(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ContrastiveNetwork(images.shape[0])
-    network.to(memory_format=torch.channels_last).train()
     batches = RealBatches(images, min(BATCH_SIZE, len(images)), seed)
-    optimizer = torch.optim.AdamW(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=num_steps)
-    for _ in range(num_steps):
-        loss = F.cross_entropy(*_similarities(network, next(batches).images, rand))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    network.to(memory_format=torch.contiguous_format).eval()  # bitwise equal to the network as it will be loaded
+    fit(network, batches, lambda batch: F.cross_entropy(*_similarities(network, batch.images, rand)), num_steps)
     with torch.no_grad():
         similarities, partners = _similarities(network, normalised(held_out.images[:BATCH_SIZE]), rand)
     figures = {"views_matched": float((similarities.argmax(1) == partners).float().mean())}
