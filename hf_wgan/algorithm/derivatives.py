@@ -11,6 +11,7 @@ A gradient is left out only where autograd itself says that nobody receives it (
 PyTorch's for every critic and every way to differentiate it.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -304,114 +305,150 @@ def _group_norm(
     if num_groups != 1 or input.ndim < 2 or input.numel() == 0 or not input.is_floating_point():
         return F.group_norm(input, num_groups, weight, bias, eps)
     maps = input.to(torch.promote_types(input.dtype, torch.float32))  # half precision would lose the variance
-    return _LayerNorm.apply(maps, weight, bias, eps).to(input.dtype)
+    output = _Normalization.apply(maps, eps)
+    if weight is not None:
+        output = _Affine.apply(output, weight.to(maps.dtype), None if bias is None else bias.to(maps.dtype))
+    elif bias is not None:
+        output = output + _of_channels(bias, maps)
+    else:
+        output = output.clone()  # which may be changed in place
+    return output.to(input.dtype)
 
 
-# Write x̂ for the normalised maps, r for the reciprocal of their standard deviation, w for the weight of each channel,
-# and means over all elements of an image. The gradient by the maps, of a gradient g, is P(g·w), where
+class _Affine(torch.autograd.Function):
+    """Multiply each channel by its weight and add its bias."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(maps, weight, bias)
+        weight = _of_channels(weight, maps)
+        return maps * weight if bias is None else torch.addcmul(_of_channels(bias, maps), maps, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        maps, weight, bias = ctx.saved_tensors
+        gradient = _maps(_rows(gradient, maps), maps)
+        is_needed = (
+            _is_needed(ctx, 0, maps),
+            _is_needed(ctx, 1, weight),
+            bias is not None and _is_needed(ctx, 2, bias),
+        )
+        if not torch.is_grad_enabled():
+            return _of_affine(gradient, maps, weight, is_needed)
+        others = [dim for dim in range(maps.ndim) if dim != 1]
+        by_maps = _Affine.apply(gradient, weight, None) if is_needed[0] else None
+        by_weight = (gradient * maps).sum(others) if is_needed[1] else None
+        return by_maps, by_weight, gradient.sum(others) if is_needed[2] else None
+
+
+def _of_affine(gradient: Tensor, maps: Tensor, weight: Tensor | None, is_needed: tuple[bool, bool, bool]) -> Any:
+    """Return the gradients of `_Affine` by the maps, the weight and the bias.
+
+    It is a batch normalisation with mean 0 and variance 1, whose gradients are one kernel.
+    """
+    zeros, ones = _zeros_and_ones(maps.shape[1], maps.dtype, maps.device)
+    return torch.ops.aten.native_batch_norm_backward(
+        gradient, maps, ones if weight is None else weight, zeros, ones, zeros, ones, False, 0.0, is_needed
+    )
+
+
+@functools.cache
+def _zeros_and_ones(number: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.zeros(number, dtype=dtype, device=device), torch.ones(number, dtype=dtype, device=device)
+
+
+# Write x̂ for the normalised maps, r for the reciprocal of their standard deviation, and means over all elements of an
+# image. The gradient by the maps, of a gradient u, is P(u), where
 #     P(u) = r (u - mean(u) - x̂ mean(u x̂))
 # is symmetric: it is its own transpose. The gradient of ⟨v, P(u)⟩ by the maps is
 #     -r (x̂ mean(v P(u)) + P(v) mean(u x̂) + P(u) mean(v x̂)).
 # An image is a row of numbers in the order in which they lie in memory, of which mean and variance know nothing.
 
 
-class _LayerNorm(torch.autograd.Function):
+class _Normalization(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    def forward(ctx: Any, maps: Tensor, eps: float) -> Tensor:
         rows = _rows(maps, maps)
         normalised, mean, scale = torch.native_layer_norm(rows, rows.shape[1:], None, None, eps)
-        ctx.save_for_backward(maps, weight, bias, normalised, mean, scale)
+        normalised = _maps(normalised, maps)
+        ctx.save_for_backward(maps, normalised, mean, scale)
         ctx.eps = eps
-        output = _maps(normalised, maps)
-        if weight is None:
-            return output.clone() if bias is None else output + _of_channels(bias, maps)
-        weight = _of_channels(weight, maps)
-        return output * weight if bias is None else torch.addcmul(_of_channels(bias, maps), output, weight)
+        return normalised
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        maps, weight, bias, normalised, mean, scale = ctx.saved_tensors
-        by_maps = by_weight = by_bias = None
-        others = [dim for dim in range(maps.ndim) if dim != 1]
-        if _is_needed(ctx, 0, maps):
-            by_maps = _LayerNormGradient.apply(
-                gradient, maps, weight, normalised.detach(), mean.detach(), scale.detach(), ctx.eps
-            )
-        if weight is not None and _is_needed(ctx, 1, weight):
-            is_differentiated = torch.is_grad_enabled()
-            output = _LayerNorm.apply(maps, None, None, ctx.eps) if is_differentiated else _maps(normalised, maps)
-            by_weight = (gradient * output).sum(others)
-        if bias is not None and _is_needed(ctx, 2, bias):
-            by_bias = gradient.sum(others)
-        return by_maps, by_weight, by_bias, None
+        maps, *statistics = ctx.saved_tensors
+        return _NormalizationGradient.apply(
+            gradient, maps, *(statistic.detach() for statistic in statistics), ctx.eps
+        ), None
 
 
-class _LayerNormGradient(torch.autograd.Function):
-    """The gradient by the maps. `normalised`, `mean` and `scale` follow from these."""
+class _NormalizationGradient(torch.autograd.Function):
+    """P. `normalised`, `mean` and `scale` follow from the maps."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        gradient: Tensor,
-        maps: Tensor,
-        weight: Tensor | None,
-        normalised: Tensor,
-        mean: Tensor,
-        scale: Tensor,
-        eps: float,
+        ctx: Any, gradient: Tensor, maps: Tensor, normalised: Tensor, mean: Tensor, scale: Tensor, eps: float
     ) -> Tensor:
-        weighted = _rows(gradient if weight is None else gradient * _of_channels(weight, maps), maps)
-        projected = _projected(weighted, maps, mean, scale)
-        ctx.save_for_backward(gradient, maps, weight, normalised, mean, scale, weighted, projected)
+        projected, sums = _projected(gradient, maps, mean, scale)
+        ctx.save_for_backward(gradient, maps, normalised, mean, scale, projected, sums)
         ctx.eps = eps
         return _maps(projected, maps)
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> Any:
-        gradient, maps, weight, normalised, mean, scale, weighted, projected = ctx.saved_tensors
+        gradient, maps, normalised, mean, scale, projected, sums = ctx.saved_tensors
         if torch.is_grad_enabled():  # a third derivative follows, by PyTorch
             # Views, as derivatives are partial: the gradient may depend on the maps.
             gradient, maps = gradient.view_as(gradient), maps.view_as(maps)
-            weight = None if weight is None else weight.view_as(weight)
-            output = _plain_gradient(gradient, maps, weight, ctx.eps)
-            return *_derivatives(output, [gradient, maps, weight], direction), None, None, None, None
-        by_gradient = by_maps = by_weight = None
-        rows = _rows(direction, maps)
-        own = _projected(rows, maps, mean, scale)
-        if _is_needed(ctx, 0, gradient):
-            by_gradient = _maps(own, maps) if weight is None else _maps(own, maps) * _of_channels(weight, maps)
-        if weight is not None and _is_needed(ctx, 2, weight):
-            by_weight = (gradient * _maps(own, maps)).sum([dim for dim in range(maps.ndim) if dim != 1])
+            output = _plain_gradient(gradient, maps, ctx.eps)
+            return *_derivatives(output, [gradient, maps], direction), None, None, None, None
+        own, own_sums = _projected(direction, maps, mean, scale)
+        by_maps = None
         if _is_needed(ctx, 1, maps):
-            products = torch.stack([rows, weighted, rows])
-            torch._foreach_mul_(products.unbind(), [projected, normalised, normalised])
-            factors = products.mean(dim=2, keepdim=True) * -scale
-            total = (normalised * factors[0]).addcmul_(own, factors[1]).addcmul_(projected, factors[2])
+            rows = _rows(direction, maps)[None]  # whose channels are the images
+            _, products, _ = _of_affine(rows, projected[None], None, (False, True, False))
+            factor = (scale / -rows.shape[2]).flatten()
+            factors = [sums[:, None] for sums in torch._foreach_mul([products, sums, own_sums], [factor] * 3)]
+            total = (_rows(normalised, maps) * factors[0]).addcmul_(own, factors[1]).addcmul_(projected, factors[2])
             by_maps = _maps(total, maps)
-        return by_gradient, by_maps, by_weight, None, None, None, None
+        return _maps(own, maps), by_maps, None, None, None, None
 
 
-def _derivatives(output: Tensor, inputs: list[Tensor | None], direction: Tensor) -> list[Tensor | None]:
-    known = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+def _derivatives(output: Tensor, inputs: list[Tensor], direction: Tensor) -> list[Tensor | None]:
+    known = [tensor for tensor in inputs if tensor.requires_grad]
     derivatives = iter(torch.autograd.grad(output, known, direction, create_graph=True))
-    return [next(derivatives) if tensor is not None and tensor.requires_grad else None for tensor in inputs]
+    return [next(derivatives) if tensor.requires_grad else None for tensor in inputs]
 
 
-def _plain_gradient(gradient: Tensor, maps: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+def _plain_gradient(gradient: Tensor, maps: Tensor, eps: float) -> Tensor:
     dims = list(range(1, maps.ndim))
     variance, mean = torch.var_mean(maps, dims, correction=0, keepdim=True)
     scale = (variance + eps).rsqrt()
     normalised = (maps - mean) * scale
-    weighted = gradient if weight is None else gradient * _of_channels(weight, maps)
-    centred = weighted - weighted.mean(dims, keepdim=True)
-    return scale * (centred - normalised * (weighted * normalised).mean(dims, keepdim=True))
+    centred = gradient - gradient.mean(dims, keepdim=True)
+    return scale * (centred - normalised * (gradient * normalised).mean(dims, keepdim=True))
 
 
-def _projected(rows: Tensor, maps: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Return P of rows `(N, C·H·W)`."""
-    return torch.ops.aten.native_layer_norm_backward(
-        rows, _rows(maps, maps), rows.shape[1:], mean, scale, None, None, (True, False, False)
-    )[0]
+def _projected(gradient: Tensor, maps: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return P(u) in rows `(N, C·H·W)`, and the sums of u x̂, `(N,)`.
+
+    These are the gradients of a batch normalisation whose channels are the images.
+    """
+    _, ones = _zeros_and_ones(len(maps), maps.dtype, maps.device)
+    projected, sums, _ = torch.ops.aten.native_batch_norm_backward(
+        _rows(gradient, maps)[None],
+        _rows(maps, maps)[None],
+        ones,  # without which a GPU returns no sums
+        None,
+        None,
+        mean.flatten(),
+        scale.flatten(),
+        True,
+        0.0,
+        (True, True, False),
+    )
+    return projected[0], sums
 
 
 def _is_channels_last(maps: Tensor) -> bool:
