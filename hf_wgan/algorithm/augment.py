@@ -2,9 +2,12 @@
 
 It keeps the critic from memorising a small dataset. The generator's gradient passes through it, so the generator does
 not learn to make augmented images. A new operation is one function here and one entry in `OPERATIONS`.
+
+How often images are augmented can follow from how far the critic memorises (Karras et al. 2020, arXiv 2006.06676).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,24 +61,95 @@ class Augmentation:
     Args:
         policy: Names in `OPERATIONS`, separated by commas, such as `"color,translation,cutout"`; empty for none.
         rand: Source of uniform random numbers, called as `torch.rand` is.
+        probability: Share of the images to which an operation is applied, drawn for each operation and image.
 
     Raises:
         InputError: there is no such operation.
     """
 
-    def __init__(self, policy: str, rand: Rand = torch.rand):
+    def __init__(self, policy: str, rand: Rand = torch.rand, probability: float | Tensor = 1.0):
         names = [name.strip() for name in policy.split(",") if name.strip()]
         for name in names:
             if name not in OPERATIONS:
                 raise InputError(f"augmentation={policy!r}: {name!r} is none of {', '.join(OPERATIONS)}")
         self.operations = [OPERATIONS[name] for name in names]
-        self.rand = rand
+        self.rand, self.probability = rand, probability
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment images `(N, C, H, W)` in [-1, 1]; the result has the same shape and may leave that range."""
         for operation in self.operations:
-            images = operation(images, self.rand)
+            augmented = operation(images, self.rand)
+            if isinstance(self.probability, float) and self.probability == 1:
+                images = augmented
+            else:
+                images = torch.where(_uniform(images, self.rand) < self.probability, augmented, images)
         return images
+
+
+class AdaptiveAugmentation(Augmentation):
+    """Augment the more images, the more the critic memorises the training images (Karras et al. 2020).
+
+    For mean scores D of training images, of images that are not trained on, and of samples,
+    `r_v = (D(train) - D(held out)) / (D(train) - D(samples))` is 0 if the critic knows no single image, and 1 if it
+    takes all others for generated ones. Unlike the authors' r_t it needs no sigmoid, and the scores may have any scale
+    and offset. The probability rises while r_v is above its target, and falls while it is below.
+
+    Args:
+        policy: As for `Augmentation`.
+        rand: Likewise.
+        target: The value of r_v to keep.
+        num_images: Real images, as the critic sees them, over which the probability can change by 1.
+        device: Where the images are.
+    """
+
+    probability: Tensor  # changed in place, as a recorded graph needs
+    MAX_PROBABILITY = 0.8
+    """From about here on the generator learns to make augmented images (section 2.2 of the paper)."""
+
+    def __init__(
+        self,
+        policy: str,
+        rand: Rand = torch.rand,
+        *,
+        target: float = 0.5,
+        num_images: int = 100_000,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__(policy, rand, torch.zeros((), device=device))
+        self.target, self.num_images = target, num_images
+        self._sums = torch.zeros(2, device=device)  # of the differences above and below the line, since `read`
+
+    @torch.no_grad()
+    def adjust(self, scores: Tensor, num_images: int) -> None:
+        """Change the probability by one step, without waiting for the device.
+
+        Args:
+            scores: `(3,)`, mean scores of training images, held-out images and samples, all augmented as in training.
+            num_images: Real images that the critic has seen since the last call.
+        """
+        train, held_out, samples = scores.to(self._sums.dtype)
+        advantage = train - samples
+        self._sums += torch.stack([train - held_out, advantage])
+        # Not the quotient: the critic's advantage may be about 0, or negative, in a single batch.
+        direction = torch.sign((train - held_out) - self.target * advantage)
+        self.probability += direction * (num_images / self.num_images)
+        self.probability.clamp_(0, self.MAX_PROBABILITY)
+
+    def read(self) -> dict[str, float]:
+        """Return the probability, and r_v over the calls of `adjust` since the last `read`, if there were any."""
+        memorised, advantage = self._sums.tolist()
+        self._sums.zero_()
+        ratio = {"r_v": memorised / advantage} if advantage > 0 else {}
+        return {"augmentation_probability": float(self.probability), **ratio}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"probability": self.probability, "sums": self._sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load it in place."""
+        self.probability.copy_(state["probability"])
+        self._sums.copy_(state["sums"])
 
 
 def _uniform(images: Tensor, rand: Rand) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..algorithm.augment import AdaptiveAugmentation
 from ..data import ImageSet
 from ..data.batches import normalised
 from ..pipelines import WGANPipeline
@@ -73,6 +74,16 @@ class AdviceCallback(TrainerCallback):
                 f"the Wasserstein estimate has been {estimates[-1]:.3g} for {REPORTS} reports, so the critic learns "
                 f"nothing: try {'a larger --clip_value' if args.lipschitz == 'clip' else 'other learning rates'}",
             )
+        if (
+            logs.get("augmentation_probability", 0) >= AdaptiveAugmentation.MAX_PROBABILITY
+            and logs.get("r_v", 0) > FAR_AHEAD
+        ):
+            self._say(
+                "by heart",
+                state,
+                "the critic knows the training images by heart in spite of the strongest augmentation "
+                f"(r_v = {logs['r_v']:.2f}): more images would help most, else a shorter run",
+            )
 
     def on_sample(
         self,
@@ -105,7 +116,8 @@ class AdviceCallback(TrainerCallback):
                 "far ahead",
                 state,
                 f"the critic scores held-out images nearly as low as samples (r_v = {ratio:.2f}), so it knows the "
-                f"{len(trained_on):,} training images by heart: try --augmentation color,translation,cutout",
+                f"{len(trained_on):,} training images by heart: try --augmentation color,translation,cutout"
+                " --adaptive_augmentation",
             )
 
     def _say(self, kind: str, state: TrainingState, sentence: str) -> None:

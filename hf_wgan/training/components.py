@@ -9,7 +9,7 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from ..algorithm.augment import Augmentation
+from ..algorithm.augment import AdaptiveAugmentation, Augmentation
 from ..algorithm.latents import LatentPrior, prior_name
 from ..algorithm.lipschitz import Constraint, Rand, build_constraint
 from ..utils.errors import InputError
@@ -17,7 +17,7 @@ from .config import TrainingConfig
 
 INSTEAD_OF = {
     "constraint": ("lipschitz", "clip_value", "gradient_penalty_weight", "gradient_penalty_weight_end"),
-    "augmentation": ("augmentation",),
+    "augmentation": ("augmentation", "augmentation_probability"),
 }
 """The options that do not act where an object was given instead."""
 
@@ -56,10 +56,20 @@ def choose_augmentation(
         device: Where the images are.
 
     Raises:
-        InputError: It is no function.
+        InputError: It is no function, or is to be adapted.
     """
+    if augmentation is None and config.adaptive_augmentation:
+        return AdaptiveAugmentation(
+            config.augmentation,
+            rand,
+            target=config.adaptive_augmentation_target,
+            num_images=config.adaptive_augmentation_images,
+            device=device,
+        )
     if augmentation is None:
-        return Augmentation(config.augmentation, rand)
+        return Augmentation(config.augmentation, rand, config.augmentation_probability)
+    if config.adaptive_augmentation:
+        raise InputError("adaptive_augmentation: adapts the operations that are named; leave out augmentation, or it")
     if not callable(augmentation) or isinstance(augmentation, type):
         raise InputError(
             f"augmentation={augmentation!r}: must be a function of images (N, C, H, W); the built-in ones are named by "

@@ -163,6 +163,24 @@ class TrainingConfig(Options):
         "Differentiable augmentation of real and generated images, for small datasets: color, translation, cutout, or "
         "several of them separated by commas.",
     )
+    augmentation_probability: float = option(
+        1.0, "Probability with which each operation of augmentation is applied to an image.", minimum=0, maximum=1
+    )
+    adaptive_augmentation: bool = option(
+        False,
+        "Let the probability follow, from 0 on, how far the critic prefers the training images to others: those of "
+        "held_out_split, else every tenth image, which is then not trained on. For small datasets.",
+    )
+    adaptive_augmentation_target: float = option(
+        0.5,
+        "Share of the critic's advantage that training images may have over others (r_v); above it, the probability "
+        "rises.",
+        above=0,
+        below=1,
+    )
+    adaptive_augmentation_images: int = option(
+        100_000, "Real images that the critic sees while the probability can change by 1.", minimum=1
+    )
 
     # The optimizers.
     optimizer: Literal["rmsprop", "adam", "adamw"] = option(
@@ -355,7 +373,18 @@ class TrainingConfig(Options):
                 f"evaluation_steps={self.evaluation_steps}: must be a multiple of logging_steps={self.logging_steps}, "
                 "because the figures go into the rows of metrics.jsonl"
             )
-        Augmentation(self.augmentation)
+        if not Augmentation(self.augmentation).operations:
+            if self.adaptive_augmentation:
+                raise InputError("adaptive_augmentation: needs operations; set augmentation='color,translation,cutout'")
+            if self.augmentation_probability != 1:
+                raise InputError(
+                    f"augmentation_probability={self.augmentation_probability}: has no effect without augmentation"
+                )
+        if self.adaptive_augmentation and self.augmentation_probability != 1:
+            raise InputError(
+                f"augmentation_probability={self.augmentation_probability}: has no effect with adaptive_augmentation, "
+                "which begins at 0"
+            )
         if self.push_to_hub:
             _ = self.push
 

@@ -13,6 +13,7 @@ from .config import TrainingConfig
 
 LABELS = {"wasserstein_estimate": "Wasserstein estimate", "frechet_distance": "Fréchet distance"}
 ALWAYS_PLOTTED = ("wasserstein_estimate", "generator_loss")
+PLOTTED_IF_REPORTED = ("augmentation_probability", "r_v")
 OF_THE_CRITIC = (
     "wasserstein_estimate",
     "generator_loss",

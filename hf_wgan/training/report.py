@@ -17,10 +17,11 @@ from ..hub.publish import BackgroundPushes, problem_with, push_folder
 from ..utils import files
 from ..utils.console import duration, progress_bar, say
 from ..utils.errors import InputError, PushError, one_line
+from .adaptive import AdaptiveAugmentationCallback
 from .advice import AdviceCallback, advice_at_the_start
 from .callbacks import IntervalCallback, TrainerCallback, TrainerControl
 from .config import TrainingConfig
-from .curves import can_plot, plot_runs, read_metrics
+from .curves import ALWAYS_PLOTTED, PLOTTED_IF_REPORTED, can_plot, plot_runs, read_metrics
 from .run_folder import command_to_resume
 from .samples import SamplesCallback, first_real_images
 from .setup import has_batch_norm
@@ -70,12 +71,15 @@ class ProgressCallback(TrainerCallback):
         logs: dict[str, float],
         **kwargs: Any,
     ) -> None:
-        self.bar.set_postfix_str(
-            # What matters most comes first: a narrow terminal cuts the end off.
-            f"Wasserstein {logs['wasserstein_estimate']:.4f}, generator {logs['generator_loss']:.4f}, "
+        # What matters most comes first: a narrow terminal cuts the end off.
+        values = [
+            f"Wasserstein {logs['wasserstein_estimate']:.4f}",
+            f"generator {logs['generator_loss']:.4f}",
             f"{logs['images_per_second']:.0f} images/s",
-            refresh=False,
-        )
+        ]
+        if "augmentation_probability" in logs:
+            values.append(f"augmented {logs['augmentation_probability']:.0%}")
+        self.bar.set_postfix_str(", ".join(values), refresh=False)
         self.bar.update(state.global_step - self.bar.n)  # negative after a restore
 
     def on_train_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
@@ -155,7 +159,8 @@ def draw_curves(output_dir: Path) -> bool:
     if not rows or not can_plot():
         return False
     try:
-        plot_runs({"": rows}, output_dir / files.CURVES)
+        reported = [name for name in PLOTTED_IF_REPORTED if any(name in row for row in rows)]
+        plot_runs({"": rows}, output_dir / files.CURVES, [*ALWAYS_PLOTTED, *reported])
     except Exception as error:
         say(f"{files.CURVES} was not drawn ({type(error).__name__}: {one_line(error)}).")
         return False
@@ -221,9 +226,12 @@ def built_in_callbacks(trainer: "WGANTrainer") -> tuple[list[TrainerCallback], l
     Only the main process reports. A push comes last, so that it takes along what the user's callbacks wrote.
     """
     config, accelerator = trainer.config, trainer.accelerator
+    before: list[TrainerCallback] = [IntervalCallback()]
+    if trainer.set_aside is not None:
+        before.append(AdaptiveAugmentationCallback(trainer, trainer.set_aside))
     if not accelerator.is_main_process:
-        return [IntervalCallback()], []
-    before = [IntervalCallback(), ProgressCallback(), MetricsCallback()]
+        return before, []
+    before += [ProgressCallback(), MetricsCallback()]
     real_images = partial(first_real_images, trainer.real_batches, config.num_validation_images)
     before += [SamplesCallback(real_images), AdviceCallback(trainer)]
     if accelerator.log_with:
@@ -258,6 +266,8 @@ def opening_lines(trainer: "WGANTrainer") -> list[str]:
     if num_processes > 1 and not is_synchronised and any(map(has_batch_norm, state.networks.values())):
         why = ": PyTorch cannot synchronise it on CPUs" if device == "cpu" else ""
         lines.append(f"Batch normalisation uses the images of each process alone{why}.")
+    if trainer.set_aside is not None and trainer.set_aside is not trainer.held_out:
+        lines.append(f"{len(trainer.set_aside):,} more images are set aside, for their scores steer the augmentation.")
     lines += advice_at_the_start(trainer)
     if state.global_step:
         lines.append(f"Resumed at step {state.global_step}.")

@@ -384,12 +384,15 @@ def held_out_images(
     Raises:
         InputError: They, or else the training images, are too few or do not fit.
     """
-    if not config.evaluation_steps:
+    if not (config.evaluation_steps or config.adaptive_augmentation):
         return held_out
     if isinstance(dataset, ImageStream):
-        raise InputError("evaluation_steps: metrics are of the whole set, and this is a stream; leave streaming out")
+        what = "evaluation_steps: metrics are" if config.evaluation_steps else "adaptive_augmentation: is"
+        raise InputError(f"{what} of the whole set, and this is a stream; leave streaming out")
     if held_out is None and dataset.config:
         held_out = load_held_out(replace(dataset.config, channels=dataset.shape[0]), dataset.label_names)
+    if not config.evaluation_steps:
+        return held_out
     from ..metrics.evaluate import MIN_IMAGES  # needs what hf_wgan[train] installs
 
     compared, name = (dataset, "dataset") if held_out is None else (held_out, "held_out")

@@ -22,6 +22,7 @@ from ..utils.console import say
 from ..utils.errors import NotFiniteError
 from ..utils.memory import kept_memory
 from ..utils.signals import Interrupts
+from .adaptive import set_aside
 from .agreement import Agreement
 from .callbacks import CallbackHandler, TrainerCallback, TrainerControl
 from .components import choose_augmentation, choose_constraint, description_of, set_prior
@@ -102,6 +103,7 @@ class WGANTrainer:
         check_networks(generator, critic)
         self.dataset = training_images(config, dataset, generator)
         self.held_out = held_out_images(config, self.dataset, held_out)
+        self.dataset, self.set_aside = set_aside(config, self.dataset, self.held_out)
         self.accelerator = accelerator = build_accelerator(config)
         num_parts = accelerator.gradient_accumulation_steps
         self.global_batch_size = config.train_batch_size * accelerator.num_processes * num_parts

@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import seeded_rand
 
-from hf_wgan.algorithm.augment import OPERATIONS, Augmentation
+from hf_wgan.algorithm.augment import OPERATIONS, AdaptiveAugmentation, Augmentation
 from hf_wgan.utils.errors import InputError
 
 
@@ -64,3 +64,57 @@ def test_colour_moves_brightness_saturation_and_contrast_within_their_ranges():
 def test_an_unknown_operation_is_named():
     with pytest.raises(InputError, match="augmentation='color,flip': 'flip' is none of color, translation, cutout"):
         Augmentation("color,flip")
+
+
+@pytest.mark.parametrize("policy", OPERATIONS)
+@pytest.mark.parametrize("probability", [0.0, 0.25, torch.tensor(0.25), 1.0])
+def test_each_operation_is_applied_to_its_share_of_the_images(policy, probability):
+    batch = images(4000, height=8, width=8)
+    out = Augmentation(policy, seeded_rand(), probability)(batch)
+    whole = Augmentation(policy, seeded_rand())(batch)
+    is_changed = (out != batch).flatten(1).any(1)
+    assert torch.equal(out[is_changed], whole[is_changed]), "an image is augmented as it would be in any case"
+    assert abs(is_changed.float().mean() - (whole != batch).flatten(1).any(1).float().mean() * probability) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "samples", "rises"),
+    [
+        (1.0, 0.0, 0.0, True),  # r_v = 1: all but the training images are taken for generated
+        (1.0, 0.4, 0.0, True),  # 0.6
+        (1.0, 0.6, 0.0, False),  # 0.4
+        (1.0, 1.0, 0.0, False),  # 0
+        (101.0, 100.4, 100.0, True),  # whatever the offset
+        (0.001, 0.0004, 0.0, True),  # and the scale
+        (0.0, 1.0, 0.5, False),  # the critic prefers samples, and held-out images: it has learnt nothing by heart
+        (0.0, 0.0, 0.0, None),
+    ],
+)
+def test_the_probability_rises_while_the_critic_prefers_training_images(train, held_out, samples, rises):
+    augmentation = AdaptiveAugmentation("cutout", seeded_rand(), target=0.5, num_images=1000)
+    augmentation.probability.fill_(0.4)
+    augmentation.adjust(torch.tensor([train, held_out, samples]), 100)
+    expected = 0.4 if rises is None else 0.5 if rises else 0.3
+    assert float(augmentation.probability) == pytest.approx(expected)
+
+
+def test_the_probability_stays_where_the_generator_does_not_learn_the_augmentation():
+    augmentation = AdaptiveAugmentation("cutout", seeded_rand(), num_images=10)
+    for scores, limit in (([1.0, 0.0, 0.0], AdaptiveAugmentation.MAX_PROBABILITY), ([1.0, 1.0, 0.0], 0.0)):
+        for _ in range(20):
+            augmentation.adjust(torch.tensor(scores), 1)
+        assert float(augmentation.probability) == pytest.approx(limit)
+
+
+def test_a_report_has_the_ratio_over_all_adjustments_since_the_last():
+    augmentation = AdaptiveAugmentation("cutout", seeded_rand(), num_images=10)
+    assert augmentation.read() == {"augmentation_probability": 0.0}
+    augmentation.adjust(torch.tensor([3.0, 1.0, 0.0]), 1)
+    augmentation.adjust(torch.tensor([1.0, 1.0, 0.0]), 1)
+    saved = {name: value.clone() for name, value in augmentation.state_dict().items()}
+    report = augmentation.read()
+    assert report["r_v"] == pytest.approx(2 / 4), "a ratio of sums: a single batch may have an advantage of about 0"
+    assert augmentation.read() == {"augmentation_probability": report["augmentation_probability"]}
+    other = AdaptiveAugmentation("cutout", seeded_rand())
+    other.load_state_dict(saved)
+    assert other.read() == report

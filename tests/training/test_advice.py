@@ -127,3 +127,20 @@ def test_a_critic_that_knows_its_images_by_heart_is_told(tiny_config, capsys, mo
     trainer(tiny_config(**measured), held_out=held_out).train()
     said = capsys.readouterr().err
     assert said.count("(r_v = 0.80), so it knows the 24 training images by heart: try --augmentation") == 1
+
+
+@pytest.mark.parametrize(
+    ("probability", "ratio", "lines"), [(0.8, 0.7, 1), (0.5, 0.9, 0), (0.8, 0.4, 0), (0.8, None, 0)]
+)
+def test_images_known_by_heart_in_spite_of_the_augmentation_are_said_once(
+    probability, ratio, lines, tiny_config, capsys
+):
+    advice = AdviceCallback(trainer(tiny_config()))
+    logs = {"wasserstein_estimate": 1.0, "augmentation_probability": probability}
+    rows = [
+        {**logs, "wasserstein_estimate": float(step)} | ({} if ratio is None else {"r_v": ratio}) for step in range(30)
+    ]
+    for row in rows:
+        advice.on_log(tiny_config(), State, None, logs=row)
+    said = capsys.readouterr().err
+    assert said.count("the critic knows the training images by heart in spite of the strongest") == lines

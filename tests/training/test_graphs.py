@@ -29,6 +29,12 @@ RUNS = {
     "classes with a penalty": {"class_conditional": True, "lipschitz": "dragan"},
     "flips": {"random_flip": True},
     "augmentation": {"lipschitz": "gp", "augmentation": ",".join(OPERATIONS)},
+    "adaptive augmentation": {
+        "lipschitz": "gp",
+        "augmentation": ",".join(OPERATIONS),
+        "adaptive_augmentation": True,
+        "adaptive_augmentation_images": 20,
+    },
     "bf16": {"mixed_precision": "bf16"},
     "bf16 with a penalty": {"mixed_precision": "bf16", "lipschitz": "lp", **ADAM},
     "schedule": {"lr_scheduler": "linear"},
@@ -46,7 +52,7 @@ def trainer_of(make_config, graphed, random_flip=False, constraint=None, **setti
     trainer = WGANTrainer(
         tiny_generator(num_classes=classes),
         tiny_critic(num_classes=classes, norm_type=norm_type, spectral_norm=spectral),
-        ImageSet(tiny_images().images, labels=torch.arange(24) % 3, config=DataConfig(random_flip=random_flip)),
+        ImageSet(tiny_images(80).images, labels=torch.arange(80) % 3, config=DataConfig(random_flip=random_flip)),
         config,
         constraint=constraint,
     )
@@ -74,8 +80,11 @@ def state_of(trainer):
 
 
 def steps(trainer, number=9):
-    records = torch.stack([torch.stack(trainer.step()) for _ in range(number)])
-    return records, state_of(trainer)
+    records = []
+    for _ in range(number):
+        records.append(torch.stack(trainer.step()))
+        trainer.callbacks.call("on_step_end", record=None)
+    return torch.stack(records), state_of(trainer)
 
 
 def assert_equal_to_the_bit(make_config, num_captures=1, **settings):

@@ -26,6 +26,8 @@ TOGETHER = {
     "lr_num_cycles": {"lr_scheduler": "cosine_with_restarts"},
     "lr_power": {"lr_scheduler": "polynomial"},
     "streaming": {"dataset_name": "user/photos"},
+    "augmentation_probability": {"augmentation": "cutout"},
+    "adaptive_augmentation": {"augmentation": "cutout"},
     "logging_steps": {},
 }
 

@@ -133,6 +133,13 @@ RESUMED = {
     "adamw": {"optimizer": "adamw", "lipschitz": "gp", "use_ema": True},
     "schedule": {"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 6, "lipschitz": "dragan"},
     "augmented": {"augmentation": "color,translation,cutout", "lipschitz": "r1r2", "penalty_interval": 3},
+    "adaptively augmented": {
+        "augmentation": "color,cutout",
+        "adaptive_augmentation": True,
+        "adaptive_augmentation_images": 100,
+        "adaptive_augmentation_target": 0.01,
+        "lipschitz": "lp",
+    },
     "spectral": {"lipschitz": "spectral", "use_ema": True},
 }
 

@@ -1,0 +1,99 @@
+"""Adaptive augmentation in a run: the images set aside for it, and the scores that it follows."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..algorithm.augment import AdaptiveAugmentation
+from ..algorithm.execution import unwrapped
+from ..data import ImageSet, ImageStream, RealBatches
+from ..utils.errors import InputError
+from .callbacks import TrainerCallback, TrainerControl
+from .config import TrainingConfig
+from .state import TrainingState
+
+HELD_OUT_INTERVAL = 10  # at most; every tenth image is set aside
+FEWEST_HELD_OUT = 8
+INTERVAL = 4  # steps between two adjustments
+
+
+def set_aside(
+    config: TrainingConfig, dataset: ImageSet | ImageStream, held_out: ImageSet | None
+) -> tuple[ImageSet | ImageStream, ImageSet | None]:
+    """Return the images to train on, and those whose scores steer the augmentation.
+
+    These are the held-out images where there are some. Else a tenth of the training images, of small sets some more, is
+    not trained on.
+
+    Raises:
+        InputError: There are too few.
+    """
+    if not config.adaptive_augmentation or isinstance(dataset, ImageStream):
+        return dataset, None
+    if held_out is None and len(dataset) >= 2 * FEWEST_HELD_OUT:
+        interval = min(HELD_OUT_INTERVAL, len(dataset) // FEWEST_HELD_OUT)
+        is_held_out = np.arange(len(dataset)) % interval == interval - 1
+        return dataset.subset(~is_held_out, "trained-on"), dataset.subset(is_held_out, "set-aside")
+    compared, needed = (dataset, 2 * FEWEST_HELD_OUT) if held_out is None else (held_out, FEWEST_HELD_OUT)
+    if len(compared) < needed:
+        raise InputError(
+            f"adaptive_augmentation: {compared.name} has {len(compared)} images, and it needs {needed}; use more, or "
+            "--augmentation alone"
+        )
+    return dataset, held_out
+
+
+class AdaptiveAugmentationCallback(TrainerCallback):
+    """Lets the augmentation follow the critic's scores, in every process alike, and reports it.
+
+    Args:
+        trainer: The run, whose augmentation is adaptive.
+        held_out: Images that are not trained on.
+    """
+
+    augmentation: AdaptiveAugmentation
+    _real_batches: RealBatches
+
+    def __init__(self, trainer: Any, held_out: ImageSet):
+        self.trainer, self.augmentation, self._real_batches = trainer, trainer.algorithm.augment, trainer.real_batches
+        accelerator, config = trainer.accelerator, trainer.config
+        processes = accelerator.num_processes
+        batch_size = max(1, min(config.train_batch_size, len(held_out) // processes))
+        self._batches = RealBatches(
+            held_out, batch_size, config.seed, accelerator.device, processes, accelerator.process_index
+        )
+        self._num_images = INTERVAL * config.n_critic * trainer.global_batch_size
+
+    def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % INTERVAL == 0:
+            scores = self.mean_scores(state.global_step // INTERVAL)
+            self.augmentation.adjust(self.trainer.accelerator.reduce(scores, "mean"), self._num_images)
+
+    def on_log(
+        self,
+        args: TrainingConfig,
+        state: TrainingState,
+        control: TrainerControl,
+        *,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        logs.update(self.augmentation.read())
+
+    @torch.no_grad()
+    def mean_scores(self, position: int) -> torch.Tensor:
+        """Compute `(3,)`: the mean scores of the next training images, held-out images and samples.
+
+        Args:
+            position: Number of the held-out batch.
+        """
+        trainer, algorithm = self.trainer, self.trainer.algorithm
+        train = self._real_batches.batch(self._real_batches.position)  # the ones seen least recently
+        batches = [train, self._batches.batch(position)]
+        labels = [(labels,) if trainer.config.class_conditional else () for _, labels in batches]
+        samples = unwrapped(algorithm.generator)(algorithm.sample_latents(len(train.images)), *labels[0])
+        images = [*(batch.images.to(samples.dtype) for batch in batches), samples]
+        critic = unwrapped(algorithm.critic)
+        scores = [critic(self.augmentation(part), *own) for part, own in zip(images, [*labels, labels[0]])]
+        return torch.stack([values.float().mean() for values in scores])  # (3,)

@@ -1,0 +1,126 @@
+"""Augmentation that follows how far the critic memorises the training images."""
+
+import json
+
+import pytest
+import torch
+from conftest import tiny_critic, tiny_generator, tiny_images
+
+from hf_wgan import ImageSet, InputError, WGANTrainer
+from hf_wgan.algorithm.augment import AdaptiveAugmentation
+from hf_wgan.training.adaptive import INTERVAL, AdaptiveAugmentationCallback
+
+ADAPTIVE = {"augmentation": "translation", "adaptive_augmentation": True, "adaptive_augmentation_images": 100}
+
+
+def trainer(config, dataset=None, **options):
+    return WGANTrainer(tiny_generator(), tiny_critic(norm_type="none"), dataset or tiny_images(80), config, **options)
+
+
+def callback_of(run):
+    (callback,) = (each for each in run.callbacks._all() if isinstance(each, AdaptiveAugmentationCallback))
+    return callback
+
+
+def grey(number, level):
+    return ImageSet(torch.full((number, 1, 8, 8), level, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("number", "set_aside"), [(16, 8), (30, 10), (80, 8), (800, 80)])
+def test_a_tenth_of_the_images_is_set_aside_and_not_trained_on(number, set_aside, tiny_config, capsys):
+    whole = tiny_images(number)
+    run = trainer(tiny_config(lipschitz="lp", **ADAPTIVE), whole)
+    run.train()
+    assert len(run.dataset) == number - set_aside and len(run.set_aside) == set_aside
+    parts = torch.cat([run.dataset.images, run.set_aside.images]).flatten(1).tolist()
+    assert sorted(parts) == sorted(whole.images.flatten(1).tolist()), "each image is in one of them"
+    said = capsys.readouterr().err
+    assert f"on {number - set_aside} images" in said and f"{set_aside} more images are set aside" in said
+
+
+def test_held_out_images_that_are_given_are_the_ones_to_compare_with(tiny_config, capsys):
+    held_out = tiny_images(9)
+    run = trainer(tiny_config(lipschitz="lp", **ADAPTIVE), held_out=held_out)
+    run.train()
+    assert run.set_aside is held_out and len(run.dataset) == 80
+    assert "set aside" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "message"),
+    [
+        (tiny_images(15), {}, "images has 15 images, and it needs 16; use more, or --augmentation alone"),
+        (tiny_images(80), {"held_out": tiny_images(3)}, "images has 3 images, and it needs 8; use more"),
+        (tiny_images(80), {"augmentation": lambda images: images}, "adapts the operations that are named"),
+    ],
+)
+def test_what_cannot_be_adapted_is_refused_at_the_start(dataset, options, message, tiny_config, tmp_path):
+    with pytest.raises(InputError, match=message):
+        trainer(tiny_config(lipschitz="lp", **ADAPTIVE), dataset, **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"adaptive_augmentation": True}, "adaptive_augmentation: needs operations; set augmentation="),
+        ({"augmentation_probability": 0.5}, "augmentation_probability=0.5: has no effect without augmentation"),
+        ({**ADAPTIVE, "augmentation_probability": 0.5}, "has no effect with adaptive_augmentation, which begins at 0"),
+    ],
+)
+def test_options_without_effect_are_refused(options, message, tiny_config):
+    with pytest.raises(InputError, match=message):
+        tiny_config(**options)
+
+
+@pytest.mark.parametrize(("level", "rises"), [(0, True), (255, False)])
+def test_the_probability_follows_the_scores_of_held_out_images(level, rises, tiny_config):
+    """A critic that learns white images by heart, and held-out ones that are white, or not."""
+    config = tiny_config(lipschitz="lp", critic_learning_rate=1e-2, max_train_steps=40, logging_steps=4, **ADAPTIVE)
+    run = trainer(config, grey(80, 255), held_out=grey(8, level))
+    probabilities, ratios = [], []
+    for _ in run.iterate():
+        pass
+    with open(f"{config.output_dir}/metrics.jsonl") as file:
+        for row in map(json.loads, file):
+            probabilities.append(row["augmentation_probability"])
+            ratios.append(row["r_v"])
+    assert len(probabilities) == 10
+    if rises:
+        assert probabilities[-1] == pytest.approx(0.8) and min(ratios) > 0.5
+    else:
+        assert max(probabilities) == 0 and max(map(abs, ratios)) < 0.01
+
+
+def test_scores_are_of_augmented_images_and_change_neither_data_nor_weights(tiny_config):
+    run = trainer(tiny_config(lipschitz="lp", **ADAPTIVE))
+    run.step()
+    position, critic = run.real_batches.position, {k: v.clone() for k, v in run.critic.state_dict().items()}
+    callback = callback_of(run)
+    run.random.seed(1)
+    scores = callback.mean_scores(0)
+    callback.augmentation.probability.fill_(1.0)
+    run.random.seed(1)
+    assert not torch.equal(callback.mean_scores(0), scores)
+    assert run.real_batches.position == position
+    assert all(torch.equal(value, critic[name]) for name, value in run.critic.state_dict().items())
+
+
+def test_it_adjusts_at_its_interval_by_the_images_since(tiny_config, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        AdaptiveAugmentation, "adjust", lambda self, scores, images: calls.append((run.state.global_step, images))
+    )
+    run = trainer(tiny_config(lipschitz="lp", max_train_steps=3 * INTERVAL + 1, n_critic=2, **ADAPTIVE))
+    for _ in run.iterate():
+        pass
+    assert calls == [(step, INTERVAL * 2 * 8) for step in (INTERVAL, 2 * INTERVAL, 3 * INTERVAL)]
+
+
+def test_a_conditional_run_adapts_too(tiny_config):
+    images = ImageSet(tiny_images(80).images, labels=torch.arange(80) % 2)
+    networks = tiny_generator(num_classes=2), tiny_critic(num_classes=2, norm_type="none")
+    config = tiny_config(lipschitz="lp", class_conditional=True, **ADAPTIVE)
+    run = WGANTrainer(*networks, images, config)
+    run.train()
+    assert callback_of(run).augmentation.probability in (0, pytest.approx(0.64, abs=0.2))
