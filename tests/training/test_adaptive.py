@@ -17,11 +17,6 @@ def trainer(config, dataset=None, **options):
     return WGANTrainer(tiny_generator(), tiny_critic(norm_type="none"), dataset or tiny_images(80), config, **options)
 
 
-def callback_of(run):
-    (callback,) = (each for each in run.callbacks._all() if isinstance(each, AdaptiveAugmentationCallback))
-    return callback
-
-
 def grey(number, level):
     return ImageSet(torch.full((number, 1, 8, 8), level, dtype=torch.uint8))
 
@@ -96,7 +91,7 @@ def test_scores_are_of_augmented_images_and_change_neither_data_nor_weights(tiny
     run = trainer(tiny_config(lipschitz="lp", **ADAPTIVE))
     run.step()
     position, critic = run.real_batches.position, {k: v.clone() for k, v in run.critic.state_dict().items()}
-    callback = callback_of(run)
+    callback = AdaptiveAugmentationCallback(run, run.set_aside)
     run.random.seed(1)
     scores = callback.mean_scores(0)
     callback.augmentation.probability.fill_(1.0)
@@ -123,4 +118,4 @@ def test_a_conditional_run_adapts_too(tiny_config):
     config = tiny_config(lipschitz="lp", class_conditional=True, **ADAPTIVE)
     run = WGANTrainer(*networks, images, config)
     run.train()
-    assert callback_of(run).augmentation.probability in (0, pytest.approx(0.64, abs=0.2))
+    assert run.algorithm.augment.probability in (0, pytest.approx(0.64, abs=0.2))
