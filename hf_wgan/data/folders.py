@@ -21,9 +21,9 @@ from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
 from .config import DataConfig
 from .decode import MAX_FILE_BYTES, Picture, image_extensions, is_image
-from .labels import class_mapping, printable
+from .labels import labels_of, printable
 from .splits import Part, concatenated, parse_split
-from .trees import DiskTree, File, Tree, ZipTree
+from .trees import DiskTree, File, Files, Tree, ZipTree
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 STYLEGAN_LABELS = "dataset.json"
@@ -64,27 +64,23 @@ class FolderSource:
         self.name, self._tree = name, tree
         listing = tree.listing()
         self.left_out = listing.left_out
-        files, metadata = self._sorted_out(listing.files)
-        files = self._of_split(files, config)
-        if not files:
+        images, metadata = self._sorted_out(listing.files)
+        images = self._of_split(images, listing.files.paths, config)
+        if not images:
             reasons = ", ".join(f"{count} {why}" for why, count in self.left_out.most_common())
             others = f"; left out: {reasons}" if reasons else ""
             raise InputError(f"train_data_dir={name!r}: there are no image files in it{others}")
-        if config.max_train_samples is not None and len(files) > config.max_train_samples:
-            self.left_out["beyond max_train_samples"] += len(files) - config.max_train_samples
-            files = files[: config.max_train_samples]
-        self.files = files
+        if config.max_train_samples is not None and len(images) > config.max_train_samples:
+            self.left_out["beyond max_train_samples"] += len(images) - config.max_train_samples
+            images = images[: config.max_train_samples]
+        self.files = listing.files.take(images)
         values, column = self._labels(metadata, config.label_column)
-        self.mapping = class_mapping(values, column)
-        self.labels: np.ndarray | None = None
-        self.label_names: list[str] | None = None
-        if self.mapping.names:
-            self.labels = np.fromiter(map(self.mapping, values), np.int64, len(values))
-            self.label_names = self.mapping.names
-        digest = hashlib.sha256()
-        for file, value in zip(files, values):
-            digest.update(repr((file.path, file.state, value)).encode())
-        self.fingerprint = digest.hexdigest()
+        known = labels_of(values, column)
+        self.labels: np.ndarray | None = known.numbers if known else None
+        self.label_names: list[str] | None = known.names if known else None
+        columns = zip(self.files.paths, self.files.states, values)
+        lines = [f"({path!r}, {state}, {value!r})" for path, state, value in columns]
+        self.fingerprint = hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -102,18 +98,22 @@ class FolderSource:
         except Exception as error:  # of zipfile, and of zlib beneath it
             return printable(file.path), error
 
-    def _sorted_out(self, files: list[File]) -> tuple[list[File], list[File]]:
-        """Return the images and the metadata files; count the others."""
+    def _sorted_out(self, files: Files) -> tuple[list[int], list[File]]:
+        """Return the numbers of the images in the order of their paths, and the metadata files; count the others."""
         known = image_extensions()
         images, metadata = [], []
-        for file in files:
-            name = file.path.rpartition("/")[2]
+        for number, path in enumerate(files.paths):
+            if path[path.rfind(".") :].lower() in known:
+                images.append(number)
+                continue
+            file = files[number]
+            name = path.rpartition("/")[2]
             extension = os.path.splitext(name)[1].lower()
-            if name in METADATA or file.path == STYLEGAN_LABELS:
+            if name in METADATA or path == STYLEGAN_LABELS:
                 metadata.append(file)
                 self.left_out["metadata"] += 1
-            elif extension in known or self._is_image(file, extension):
-                images.append(file)
+            elif self._is_image(file, extension):
+                images.append(number)
             elif extension in HEIF:
                 self.left_out["HEIC, which needs pip install pillow-heif"] += 1
             elif extension in CAMERA_RAW:
@@ -122,7 +122,7 @@ class FolderSource:
                 self.left_out["archives (unpack them, or give a ZIP file as train_data_dir)"] += 1
             else:
                 self.left_out["no images"] += 1
-        return images, metadata
+        return sorted(images, key=files.paths.__getitem__), sorted(metadata)
 
     def _is_image(self, file: File, extension: str) -> bool:
         """Return whether a file whose name does not tell is an image by its content."""
@@ -136,13 +136,10 @@ class FolderSource:
         except Exception:
             return False
 
-    def _of_split(self, files: list[File], config: DataConfig) -> list[File]:
+    def _of_split(self, images: list[int], paths: list[str], config: DataConfig) -> list[int]:
         """Return the images of the split, and count the others."""
-        prefix = _common_folder(file.path for file in files)
-        tops: dict[str, list[File]] = {}
-        for file in files:
-            inner = file.path[len(prefix) :]
-            tops.setdefault(inner.partition("/")[0] if "/" in inner else "", []).append(file)
+        prefix, folders = _top_folders([paths[number] for number in images])
+        tops = set(folders)
         splits = {name: folder for name in SPLIT_FOLDERS if (folder := _split_folder(name, tops))}
         are_splits = len(tops) > 1 and "train" in splits and len(splits) == len(tops)
         held_out = {
@@ -150,23 +147,22 @@ class FolderSource:
             for part in parse_split(config.held_out_split or "")
             if part.name not in ("train", "all")
         }
-        used: list[tuple[Part, list[File]]] = []
+        used: list[tuple[Part, list[int]]] = []
         for part in parse_split(config.dataset_split):
             folder = _split_folder(part.name, tops)
             if part.name == "train" and not are_splits:
-                members = [file for top, contents in tops.items() if top not in held_out for file in contents]
-                used.append((part, sorted(members, key=lambda file: file.path)))
+                used.append((part, [number for number, top in zip(images, folders) if top not in held_out]))
             elif part.name == "all" or _split_folder(part.name, prefix.split("/")):
-                used.append((part, files))
+                used.append((part, images))
             elif folder:
-                used.append((part, tops[folder]))
+                used.append((part, [number for number, top in zip(images, folders) if top == folder]))
             else:
                 there = ", ".join(repr(printable(top)) for top in sorted(tops) if top) or "none"
                 raise InputError(
                     f"dataset_split={config.dataset_split!r}: {self.name} has no folder {part.name!r}; it has {there}"
                 )
         result = concatenated(used)
-        if rest := len(files) - len({file.path for file in result}):
+        if rest := len(images) - len(set(result)):
             self.left_out["in other splits"] += rest
         if are_splits and config.dataset_split == "train":
             others = " and ".join(repr(printable(top)) for top in sorted(tops) if top != splits["train"])
@@ -178,7 +174,7 @@ class FolderSource:
 
     def _labels(self, metadata: list[File], column: str | None) -> tuple[list[Any], str]:
         """Return one label value per image, and the name of the column they come from."""
-        tables = _Tables(self._tree, metadata, self.name, column, [file.path for file in self.files])
+        tables = _Tables(self._tree, metadata, self.name, column, self.files.paths)
         if tables.has(column or "label"):
             return tables.values(column or "label"), column or "label"
         if column not in (None, "label"):
@@ -186,9 +182,7 @@ class FolderSource:
             raise InputError(
                 f"label_column={column!r}: {self.name} has no such label column; its metadata files have {columns}"
             )
-        prefix = _common_folder(file.path for file in self.files)
-        folders = [file.path[len(prefix) :].split("/")[:-1] for file in self.files]
-        names = [parts[0] if parts else None for parts in folders]
+        names = [top or None for top in _top_folders(self.files.paths)[1]]
         # Where all images with a folder are in the same one, the folder tells nothing about them.
         return (names if len(set(names) - {None}) > 1 else [None] * len(names)), "folder"
 
@@ -200,7 +194,7 @@ class _Tables:
         self.rows: dict[str, dict[str, Any]] = {}
         self.columns: set[str] = set()
         self._images = images
-        known = {_normal(path): path for path in images}
+        known = {_normal(path): path for path in images} if files else {}
         without_image = 0
         for file in sorted(files, key=lambda file: file.path.count("/")):
             folder = file.path.rpartition("/")[0]
@@ -295,14 +289,15 @@ def _normal(path: str) -> str:
     return unicodedata.normalize("NFC", "/".join(parts))
 
 
-def _common_folder(paths: Iterable[str]) -> str:
-    """Return the folder that all files are in, with a slash at its end, or an empty text."""
-    folders = [path.split("/")[:-1] for path in paths]
-    if not folders:
-        return ""
-    first, last = min(folders), max(folders)
-    length = next((n for n, (one, other) in enumerate(zip(first, last)) if one != other), min(len(first), len(last)))
-    return "".join(f"{part}/" for part in first[:length])
+def _top_folders(paths: list[str]) -> tuple[str, list[str]]:
+    """Return the folder that all files are in, with a slash at its end, and for each the first folder below that.
+
+    Either is an empty text where there is none.
+    """
+    ends = [min(paths), max(paths)] if paths else []
+    prefix = os.path.commonprefix(ends)  # noqa: RUF071 (cut at a slash)
+    start = prefix.rfind("/") + 1
+    return prefix[:start], [path[start : max(start, path.find("/", start))] for path in paths]
 
 
 def _split_folder(name: str, tops: Iterable[str]) -> str | None:

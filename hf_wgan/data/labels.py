@@ -48,7 +48,8 @@ def labels_of(values: Iterable[Any], column: str, names: Sequence[str] | None = 
     mapping = class_mapping(values, column, names)
     if not mapping.names:
         return None
-    numbers = np.fromiter(map(mapping, values), np.int64, len(values))
+    number_of = {value: mapping(value) for value in set(values)}
+    numbers = np.fromiter(map(number_of.__getitem__, values), np.int64, len(values))
     return Labels(numbers if places is None else numbers[places], mapping.names)
 
 
@@ -113,6 +114,8 @@ def printable(text: str) -> str:
 
 def _hashable(value: Any) -> Any:
     """Return a plain value that hashes; NaN becomes None, as no two of them are equal."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, np.generic) or (hasattr(value, "item") and getattr(value, "ndim", None) == 0):
         value = value.item()
     if isinstance(value, float):

@@ -39,9 +39,7 @@ def _tree(name: str, config: DataConfig) -> Tree | None:
         assert repository.sha is not None
         paths = [file.rfilename for file in repository.siblings or ()]
         remote = UnzippedTree(RepositoryTree(name, repository.sha, paths))
-        if not holds_images_only(file.path for file in remote.listing().files) or _says_what_to_take(
-            name, repository.sha, paths
-        ):
+        if not holds_images_only(remote.listing().files.paths) or _says_what_to_take(name, repository.sha, paths):
             return None
         if config.streaming:
             return remote

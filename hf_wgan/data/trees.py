@@ -8,9 +8,10 @@ import os
 import stat
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from huggingface_hub import HfFileSystem
 
@@ -20,20 +21,54 @@ from .decode import MAX_FILE_BYTES
 REPOSITORY_FILES = (".gitattributes", "README.md")  # which belong to a repository and not to its images
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """A file of a folder or of a ZIP file."""
 
     path: str  # relative, with "/"
     place: str  # what the tree opens it by
-    state: tuple[Any, ...]  # changes when the content does
+    state: str  # changes when the content does
+
+
+class Files:
+    """Files, in any order, as columns of text.
+
+    An object for each of many files would make the garbage collector visit every object of the process, which takes
+    longer than listing them.
+    """
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.places: list[str] = []
+        self.states: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> File:
+        return File(self.paths[number], self.places[number], self.states[number])
+
+    def __iter__(self) -> Iterator[File]:
+        return map(File, self.paths, self.places, self.states)
+
+    def add(self, path: str, place: str, state: str) -> None:
+        self.paths.append(path)
+        self.places.append(place)
+        self.states.append(state)
+
+    def take(self, numbers: list[int]) -> "Files":
+        """Return the files of these numbers, in their order."""
+        result = Files()
+        result.paths = [self.paths[number] for number in numbers]
+        result.places = [self.places[number] for number in numbers]
+        result.states = [self.states[number] for number in numbers]
+        return result
 
 
 @dataclass
 class Listing:
     """Every file of a tree: regular files, and how many others there are for each reason."""
 
-    files: list[File] = field(default_factory=list)
+    files: Files = field(default_factory=Files)
     left_out: Counter[str] = field(default_factory=Counter)
 
 
@@ -65,7 +100,6 @@ class DiskTree:
             links, walk.links = walk.links, []
             for place, path in links:
                 walk.link(place, path)
-        result.files.sort(key=lambda file: file.path)
         return result
 
     def open(self, file: File) -> BinaryIO:
@@ -76,30 +110,42 @@ class DiskTree:
 
 
 class _Walk:
-    def __init__(self, result: Listing, root: tuple[int, int], ancestors: set[tuple[int, int]]):
+    def __init__(self, result: Listing, root: int, ancestors: set[int]):
         self.result = result
         self.folders = {root} | ancestors
-        self.files: set[tuple[int, int]] = set()
+        self.files: set[int] = set()
         self.links: list[tuple[str, str]] = []
 
     def folder(self, place: str, path: str) -> None:
         try:
             with os.scandir(place) as scan:
+                # Neighbours in order are then neighbours in memory, which makes every pass over the files faster.
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError:
             self.result.left_out["folders that cannot be read"] += 1
             return
+        prefix = f"{path}/" if path else ""
+        files = []
+        folders: list[tuple[str, str]] = []
         for entry in entries:
-            inner = f"{path}/{entry.name}" if path else entry.name
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            name = entry.name
+            if name.startswith(".") or name == "__MACOSX":
                 hidden = _num_files(entry.path) if entry.is_dir(follow_symlinks=False) else 1
                 self.result.left_out["hidden"] += hidden
+            elif entry.is_file(follow_symlinks=False):
+                files.append(entry)
             elif entry.is_symlink():
-                self.links.append((entry.path, inner))
+                self.links.append((entry.path, prefix + name))
             elif entry.is_dir(follow_symlinks=False):
-                self.directory(entry.path, inner, entry.stat(follow_symlinks=False))
+                folders.append((entry.path, prefix + name))
             else:
-                self.file(entry.path, inner, entry.stat(follow_symlinks=False))
+                self.result.left_out["no regular files"] += 1
+        self.result.files.paths += [prefix + entry.name for entry in files]
+        self.result.files.places += [entry.path for entry in files]
+        # `entry.stat()` would keep the whole status of every file until the folder is done.
+        self.result.files.states += [self.state(os.lstat(entry.path)) for entry in files]
+        for below, inner in folders:
+            self.directory(below, inner, os.lstat(below))
 
     def directory(self, place: str, path: str, status: os.stat_result) -> bool:
         identity = _identity(status)
@@ -109,12 +155,10 @@ class _Walk:
         self.folder(place, path)
         return True
 
-    def file(self, place: str, path: str, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            self.result.left_out["no regular files"] += 1
-            return
+    def state(self, status: os.stat_result) -> str:
+        """Return the state of a file, which is from now on one that is read already."""
         self.files.add(_identity(status))
-        self.result.files.append(File(path, place, state_of(status)))
+        return str(state_of(status))
 
     def link(self, place: str, path: str) -> None:
         try:
@@ -127,8 +171,10 @@ class _Walk:
                 self.result.left_out["links to folders that are read already"] += 1
         elif _identity(status) in self.files:
             self.result.left_out["links to files that are read already"] += 1
+        elif not stat.S_ISREG(status.st_mode):
+            self.result.left_out["no regular files"] += 1
         else:
-            self.file(place, path, status)
+            self.result.files.add(path, place, self.state(status))
 
 
 class ZipTree:
@@ -153,8 +199,7 @@ class ZipTree:
             if _is_hidden(path):
                 result.left_out["hidden"] += 1
             else:
-                result.files.append(File(path, str(number), (member.file_size, member.CRC)))
-        result.files.sort(key=lambda file: file.path)
+                result.files.add(path, str(number), str((member.file_size, member.CRC)))
         return result
 
     def open(self, file: File) -> BinaryIO:
@@ -188,7 +233,7 @@ class RepositoryTree:
                 result.left_out["hidden"] += 1
                 continue
             place = os.path.join(self._folder, path) if self._folder else f"datasets/{self.name}@{self._commit}/{path}"
-            result.files.append(File(path, place, state_of(os.stat(place)) if self._folder else (self._commit,)))
+            result.files.add(path, place, str(state_of(os.stat(place)) if self._folder else (self._commit,)))
         return result
 
     def open(self, file: File) -> BinaryIO:
@@ -223,7 +268,10 @@ class UnzippedTree:
         result = Listing(left_out=listing.left_out)
         archives: list[File] = []
         for file in listing.files:
-            (archives if file.path.lower().endswith(".zip") else result.files).append(file)
+            if file.path.lower().endswith(".zip"):
+                archives.append(file)
+            else:
+                result.files.add(*file)
         num_beside = Counter(PurePosixPath(archive.path).parent for archive in archives)
         for archive in archives:
             path = PurePosixPath(archive.path)
@@ -237,8 +285,7 @@ class UnzippedTree:
             for member in inner.files:
                 place = f"{archive.path}::{member.place}"
                 self._members[place] = archive, member
-                result.files.append(File(str(folder / member.path), place, (*archive.state, *member.state)))
-        result.files.sort(key=lambda file: file.path)
+                result.files.add(str(folder / member.path), place, f"{archive.state}, {member.state}")
         return result
 
     def open(self, file: File) -> BinaryIO:
@@ -269,9 +316,9 @@ def _num_files(folder: str) -> int:
                for path, folders, files in os.walk(folder))  # fmt: skip
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
+def _identity(status: os.stat_result) -> int:
+    return status.st_dev << 64 | status.st_ino
 
 
-def _ancestors(root: str) -> set[tuple[int, int]]:
+def _ancestors(root: str) -> set[int]:
     return {_identity(os.stat(parent)) for parent in Path(root).parents if os.access(parent, os.F_OK)}
