@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils.errors import InputError
@@ -143,17 +144,18 @@ class GradientPenalty(Constraint):
 
     def penalty(self, score: Score, real_images: Tensor, fake_images: Tensor) -> Tensor:
         norms = gradients(score, self.points(real_images, fake_images)).norm(dim=1)  # (N,)
-        return self.weight * self.excess(norms).square().mean()
+        return self.weight * F.mse_loss(norms, self.target(norms.detach()))
 
     def points(self, real_images: Tensor, fake_images: Tensor) -> Tensor:
         """Return where the gradient is taken, `(N, C, H, W)`: uniformly on a straight line between two images."""
         shape = (len(real_images), *[1] * (real_images.ndim - 1))
         share = self.rand(shape, device=real_images.device)
-        return share * _at_least_float32(real_images) + (1 - share) * _at_least_float32(fake_images)
+        real_images, fake_images = _at_least_float32(real_images), _at_least_float32(fake_images)
+        return torch.lerp(fake_images, real_images, share.to(real_images.dtype))
 
-    def excess(self, norms: Tensor) -> Tensor:
-        """Return how far each norm is from what is allowed, `(N,)`."""
-        return norms - 1
+    def target(self, norms: Tensor) -> Tensor:
+        """Return the nearest allowed value of each norm, `(N,)`."""
+        return torch.ones_like(norms)
 
 
 class LipschitzPenalty(GradientPenalty):
@@ -164,8 +166,8 @@ class LipschitzPenalty(GradientPenalty):
 
     summary = "one-sided gradient penalty"
 
-    def excess(self, norms: Tensor) -> Tensor:
-        return (norms - 1).clamp(min=0)
+    def target(self, norms: Tensor) -> Tensor:
+        return norms.clamp(max=1)
 
 
 class DRAGAN(GradientPenalty):
