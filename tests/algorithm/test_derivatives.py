@@ -364,3 +364,10 @@ def test_other_forms_are_left_to_pytorch():
         assert nn.Conv2d(1, 1, 3, padding="same")(torch.zeros(1, 1, 5, 5)).shape == (1, 1, 5, 5)
         assert nn.Conv2d(1, 2, 3)(torch.zeros(1, 5, 5)).shape == (2, 3, 3)
         assert nn.Conv1d(1, 2, 3)(torch.zeros(1, 1, 5)).shape == (1, 2, 3)
+
+
+def test_a_layer_norm_may_have_a_bias_alone():
+    maps, bias = torch.randn(2, 3, 4, 4), torch.randn(3)
+    expected = F.group_norm(maps, 1, None, bias)
+    with FastDerivatives():
+        assert torch.allclose(F.group_norm(maps, 1, None, bias), expected, atol=1e-6)
