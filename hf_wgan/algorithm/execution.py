@@ -1,6 +1,6 @@
 """How the passes of Algorithm 1 are run: precision, parts of a batch, processes, skipped updates, fast paths."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
@@ -45,7 +45,7 @@ class Execution:
 
     def minimize(
         self,
-        objective: Callable[..., tuple[Tensor, Tensor]],
+        objective: Callable[..., Generator[Tensor, None, Tensor]],
         network: nn.Module,
         optimizer: Optimizer,
         batch: Sequence[Part],
@@ -56,7 +56,8 @@ class Execution:
         is tried again on the same batch.
 
         Args:
-            objective: Takes the fields of a part; returns a scalar to minimise and values `(k,)` to report.
+            objective: Takes the fields of a part; yields scalars, of which the sum is minimised and no two share a
+                graph, and returns values `(k,)` to report.
             network: The network that the optimizer updates.
             optimizer: Its optimizer.
             batch: The parts.
@@ -71,9 +72,7 @@ class Execution:
             optimizer.zero_grad()
             reported = []
             for part in self._parts(batch, network):
-                loss, values = objective(*part)
-                self.backward(loss)
-                reported.append(values.detach())
+                reported.append(self._differentiate(objective(*part), network))
             optimizer.step()
             if not getattr(optimizer, "step_was_skipped", False):
                 return torch.stack(reported).mean(dim=0) if len(reported) > 1 else reported[0]
@@ -81,6 +80,37 @@ class Execution:
             f"the gradients of {type(unwrapped(network)).__name__} overflowed at {MAX_SKIPPED_UPDATES} loss scales in "
             'a row: lower the learning rate, or train with mixed_precision="bf16" or "no"'
         )
+
+    def _differentiate(self, objective: Generator[Tensor, None, Tensor], network: nn.Module) -> Tensor:
+        """Add the gradients of an objective to those of the network, and return the values to report.
+
+        In one process each term is differentiated before the next one is computed: the memory is that of one at a time.
+        """
+        reported: list[Tensor] = []
+
+        def terms() -> Iterator[Tensor]:
+            reported.append((yield from objective))
+
+        if unwrapped(network) is not network:  # processes average the gradients of one backward pass
+            self.backward(torch.stack([*terms()]).sum())
+        else:
+            for term in terms():
+                self._add_gradients(term, network)
+        return reported[0].detach()
+
+    def _add_gradients(self, loss: Tensor, network: nn.Module) -> None:
+        """Add the gradients of a loss to those of the network by one kernel, where autograd takes one for each."""
+        if not loss.requires_grad:
+            return
+        sums = {parameter: parameter.grad for parameter in network.parameters() if parameter.grad is not None}
+        for parameter in sums:
+            parameter.grad = None
+        self.backward(loss)
+        pairs = [(total, parameter.grad) for parameter, total in sums.items() if parameter.grad is not None]
+        if pairs:
+            torch._foreach_add_([total for total, _ in pairs], [gradient for _, gradient in pairs])
+        for parameter, total in sums.items():
+            parameter.grad = total
 
     def _parts(self, batch: Sequence[Part], network: nn.Module) -> Iterator[Part]:
         """Yield the parts. Processes average their gradients once, with the last part."""

@@ -5,7 +5,7 @@ reports in `records.py`. There is no device, no logging and no option here.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 import torch
@@ -96,28 +96,32 @@ class WGANStep:
         self.num_critic_steps += 1
         return CriticRecord._make([*values, gradient_norm(self.critic)])
 
-    def critic_objective(self, real_images: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def critic_objective(self, real_images: Tensor, class_labels: Tensor | None) -> Generator[Tensor, None, Tensor]:
         """Compute what the critic minimises: lines 4 and 5, and the penalty.
 
+        Yields:
+            The loss and, if it is due, the penalty: scalars whose sum is minimised.
+
         Returns:
-            The objective, a scalar; and `(4,)`, the first values of a `CriticRecord`.
+            `(4,)`, the first values of a `CriticRecord`.
         """
         labels = () if class_labels is None else (class_labels,)
         with torch.no_grad():
             latents = self.sample_latents(len(real_images))  # line 4
             fake_images = unwrapped(self.generator)(latents, *labels)
-        real_images, fake_images = self.augment(real_images), self.augment(fake_images)
+            real_images, fake_images = self.augment(real_images), self.augment(fake_images)
         real_scores, fake_scores = self.execution.scores(
             self.critic, real_images, fake_images, labels, in_one_pass=self.scores_in_one_pass
         )
         real_score, fake_score = mean_score(real_scores), mean_score(fake_scores)
-        objective = loss = critic_loss(real_score, fake_score)  # line 5
+        loss = critic_loss(real_score, fake_score)  # line 5
+        yield loss  # which is differentiated before the penalty's pass begins, and leaves its memory to it
         if self.penalty_is_due:
             penalty = self.penalty(real_images, fake_images, labels)
-            objective = loss + penalty
+            yield penalty
         else:
             penalty = torch.zeros_like(loss)
-        return objective, torch.stack([real_score, fake_score, penalty, loss])
+        return torch.stack([real_score, fake_score, penalty, loss])
 
     @property
     def penalty_is_due(self) -> bool:
@@ -138,14 +142,15 @@ class WGANStep:
             )  # line 11
         return GeneratorRecord(loss, gradient_norm(self.generator))
 
-    def generator_objective(self, real_images: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Compute what the generator minimises, a scalar, and the same as `(1,)`: lines 9 and 10."""
+    def generator_objective(self, real_images: Tensor, class_labels: Tensor | None) -> Generator[Tensor, None, Tensor]:
+        """Yield what the generator minimises, a scalar, and return the same as `(1,)`: lines 9 and 10."""
         ratio = self.generator_batch_ratio
         labels = () if class_labels is None else (class_labels.repeat_interleave(ratio),)
         latents = self.sample_latents(ratio * len(real_images))  # line 9
         fake_images = self.augment(self.generator(latents, *labels))
         loss = generator_loss(unwrapped(self.critic)(fake_images, *labels))  # line 10
-        return loss, loss[None]
+        yield loss
+        return loss[None]
 
 
 def critic_steps(step: int, n_critic: int, warmup: bool) -> int:

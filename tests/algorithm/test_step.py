@@ -168,11 +168,11 @@ def test_a_generator_step_takes_a_multiple_of_the_batch_and_each_label_as_often(
     step.generator = Recording(step.generator, seen)
     step.critic = Recording(step.critic, seen)
     batch = RealBatch(next(real_batches()).images[:2], torch.tensor([5, 7]))
-    step.generator_objective(*batch)
+    list(step.generator_objective(*batch))
     assert [len(inputs[0]) for inputs in seen] == [6, 6]
     assert [inputs[1].tolist() for inputs in seen] == [[5, 5, 5, 7, 7, 7]] * 2
     seen.clear()
-    step.critic_objective(*batch)
+    list(step.critic_objective(*batch))
     assert max(len(inputs[0]) for inputs in seen) <= 4, "the critic's batch stays"
 
 
@@ -293,18 +293,19 @@ def test_the_warm_up_is_that_of_the_authors_code():
     assert critic_steps(0, 200, warmup=True) == 200
 
 
+class Wrapper(nn.Module):
+    """Behaves like DistributedDataParallel: a pass that no backward follows would hang the next one."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.passes = module, 0
+
+    def forward(self, *inputs):
+        self.passes += 1
+        return self.module(*inputs)
+
+
 def test_wrappers_for_distributed_training_are_bypassed_by_the_other_player(monkeypatch):
-    class Wrapper(nn.Module):
-        """Behaves like DistributedDataParallel: a pass that no backward follows would hang the next one."""
-
-        def __init__(self, module):
-            super().__init__()
-            self.module, self.passes = module, 0
-
-        def forward(self, *inputs):
-            self.passes += 1
-            return self.module(*inputs)
-
     monkeypatch.setattr(execution_module.nn.parallel, "DistributedDataParallel", Wrapper)
     generator, critic = Wrapper(tiny_generator()), Wrapper(tiny_critic())
     step = make_step(generator, critic)
@@ -341,6 +342,39 @@ def test_the_penalty_is_added_to_what_the_critic_minimises_and_not_to_what_is_re
     assert plain(real_batches(), n_critic=1).gradient_penalty.item() == 0
 
 
+@pytest.mark.parametrize(("is_wrapped", "num_parts"), [(False, 1), (False, 3), (True, 1), (True, 3)])
+def test_the_gradients_are_those_of_the_loss_and_the_penalty_together(monkeypatch, is_wrapped, num_parts):
+    monkeypatch.setattr(execution_module.nn.parallel, "DistributedDataParallel", Wrapper)
+    passes = []
+    execution = Execution(backward=lambda loss: (passes.append(loss), loss.backward()), num_parts=num_parts)
+    critic = tiny_critic(norm_type="layer").double()
+    own = Wrapper(copy.deepcopy(critic)) if is_wrapped else copy.deepcopy(critic)
+    step = make_step(tiny_generator().double(), own, constraint=Counting(), execution=execution)
+    step.sample_latents = lambda n: torch.randn(n, 4).double()
+    parts = [RealBatch(next(real_batches()).images.double()) for _ in range(num_parts)]
+    step.critic_step(parts)
+    assert len(passes) == num_parts * (1 if is_wrapped else 2), "processes exchange gradients once"
+
+    rand = seeded_rand()
+    for real, fake, *_ in step.constraint.calls:
+        penalty = GradientPenalty(rand=rand).penalty(critic, real, fake)
+        (critic(fake).mean() - critic(real).mean() + penalty).backward()
+    for parameter, expected in zip(own.parameters(), critic.parameters()):
+        assert torch.allclose(parameter.grad, expected.grad, rtol=1e-9, atol=1e-12)
+
+
+class Constant(Constraint):
+    def penalty(self, score, real_images, fake_images):
+        return torch.tensor(2.0)
+
+
+def test_a_penalty_without_gradients_is_only_reported():
+    step = make_step(constraint=Constant())
+    before = parameters(step.critic)
+    assert step.critic_step([next(real_batches())]).penalty.item() == 2
+    assert not same(before, parameters(step.critic)), "the loss has its gradients"
+
+
 def test_a_lazy_penalty_is_computed_every_penalty_interval_critic_steps_and_scaled_by_that_factor():
     constraint = Counting()
     step = make_step(constraint=constraint, penalty_interval=3)
@@ -353,7 +387,7 @@ def test_a_lazy_penalty_is_computed_every_penalty_interval_critic_steps_and_scal
         backward = []
         step.execution.backward = lambda loss, backward=backward: (backward.append(loss.item()), loss.backward())
         loss = step.critic_step([next(real_batches())]).loss.item()
-        gradients.append((backward[0] - loss) / step.constraint.calls[0][3].item())
+        gradients.append((sum(backward) - loss) / step.constraint.calls[0][3].item())
     assert gradients == [pytest.approx(1, rel=1e-4), pytest.approx(3, rel=1e-4)]
     reported = [step(real_batches(), n_critic=1).gradient_penalty.item() for _ in range(6)]
     assert [value > 0 for value in reported] == [False, False, True] * 2, "what was added, so that means are true"
