@@ -2,9 +2,11 @@
 
     python benchmarks/presets.py --dataset_name path/to/fashion-mnist --minutes 10
     python benchmarks/presets.py --dataset_name path/to/fashion-mnist --presets wgan,wgan-gp -- --generator_width 32
+    python benchmarks/presets.py --train_data_dir pictures --resolution 64 --presets wgan-fast --seeds 0,1,2
 
-The dataset needs labels and a test split. What follows -- is passed to every run. A preset whose run in --output_dir
-has ended already is not trained again, only measured.
+The images need classes: a column of labels, or folders. Samples are compared with the test split of a dataset, with the
+training images of a folder, or with those of `--compare_with`, by the features of a small classifier. What follows
+-- is passed to every run. A run in --output_dir that has ended already is not trained again, only measured.
 """
 
 import argparse
@@ -15,14 +17,16 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.utils import logging
 from options import split_options
 
-from hf_wgan import ImageSet, WGANPipeline, load_images
+from hf_wgan import ImageSet, WGANPipeline
 from hf_wgan.data import DataConfig
 from hf_wgan.data.batches import normalised
+from hf_wgan.data.load import load_image_set
 from hf_wgan.metrics.classifier import (
     SmallClassifier,
     class_entropy,
@@ -35,7 +39,6 @@ from hf_wgan.metrics.neighbours import coverage
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.utils import files
 
-RESOLUTION = 32
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_wgan.py"
 NEVER = "1000000"  # steps
 COLUMNS = [
@@ -49,23 +52,31 @@ COLUMNS = [
     "rarest class",
     "entropy",
 ]
+DIGITS = (1, 0, 0, 1, 3, 3, 3, 3)  # after the point, of the columns but the first
 
 
-def train(preset: str, args: argparse.Namespace, extra: list[str]) -> None:
-    """Run one preset in a process of its own; its output goes to a file beside its folder."""
-    folder = Path(args.output_dir, preset)
+class Run(NamedTuple):
+    """One preset with one seed."""
+
+    preset: str
+    seed: int
+    folder: Path
+
+
+def train(run: Run, args: argparse.Namespace, extra: list[str]) -> None:
+    """Train in a process of its own, whose output goes to a file beside its folder."""
+    folder = run.folder
     if (folder / files.INDEX).is_file():
-        say(f"{preset}: has been trained already, in {folder}")
+        say(f"{folder.name}: has been trained already, in {folder}")
         return
     options = {
-        "preset": preset,
-        "dataset_name": args.dataset_name,
-        "resolution": RESOLUTION,
+        "preset": run.preset,
+        **named(args),
         "max_train_minutes": args.minutes,
         "max_train_steps": NEVER,
         "validation_steps": NEVER,
         "checkpointing_steps": NEVER,
-        "seed": args.seed,
+        "seed": run.seed,
         "output_dir": folder,
     }
     command = [sys.executable, str(TRAIN), "--overwrite_output_dir"]
@@ -73,32 +84,36 @@ def train(preset: str, args: argparse.Namespace, extra: list[str]) -> None:
     with open(f"{folder}.log", "w") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
         code = subprocess.run(command, env=environment, stdout=log, stderr=log).returncode
-    say(f"{preset}: {'trained' if code == 0 else f'failed with exit code {code}'}, see {folder}.log")
+    say(f"{folder.name}: {'trained' if code == 0 else f'failed with exit code {code}'}, see {folder}.log")
 
 
-def row(preset: str, args: argparse.Namespace, network: SmallClassifier, real: torch.Tensor) -> list[str]:
-    folder = Path(args.output_dir, preset)
+def row(run: Run, args: argparse.Namespace, network: SmallClassifier, real: torch.Tensor) -> list[float]:
+    """Return the numbers of a run; none if it has no model."""
+    folder = run.folder
     if not (folder / files.INDEX).is_file():
-        return [preset, *["–"] * (len(COLUMNS) - 1)]
+        return []
     metrics = [json.loads(line) for line in (folder / files.METRICS).read_text().splitlines()]
     speed = statistics.median(line["images_per_second"] for line in metrics)
     pipeline = WGANPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    rng = torch.Generator().manual_seed(args.seed)
+    rng = torch.Generator().manual_seed(run.seed)
     samples = pipeline(len(real), generator=rng, output_type="pt").images  # (N, C, H, W) in [0, 1]
-    measured = figures(network, real, samples * 2 - 1)
-    trained = [f"{metrics[-1]['seconds'] / 60:.1f}", f"{metrics[-1]['step']:,}", f"{speed:,.0f}"]
-    return [preset, *trained, *measured]
+    return [metrics[-1]["seconds"] / 60, metrics[-1]["step"], speed, *figures(network, real, samples * 2 - 1)]
 
 
-def figures(network: SmallClassifier, real_images: torch.Tensor, samples: torch.Tensor) -> list[str]:
+def cells(name: str, numbers: list[float]) -> list[str]:
+    """Return a row of the table, with dashes for what is not known."""
+    words = [f"{number:,.{digits}f}" for number, digits in zip(numbers, DIGITS)]
+    return [name, *words, *["–"] * (len(DIGITS) - len(words))]
+
+
+def figures(network: SmallClassifier, real_images: torch.Tensor, samples: torch.Tensor) -> list[float]:
     """Compute the metrics of as many samples as real images, both `(N, C, H, W)` in [-1, 1]."""
     real, _ = extract(network, real_images)
     generated, classes = extract(network, samples)
     shares = class_shares(classes, network.config.num_classes)
     precision, recall, *_ = coverage(real, generated)
-    numbers = [f"{value:.3f}" for value in (precision, recall, shares.min(), class_entropy(shares))]
-    return [f"{frechet_distance(real, generated):.1f}", *numbers]
+    return [frechet_distance(real, generated), precision, recall, shares.min(), class_entropy(shares)]
 
 
 def first(images: ImageSet, count: int) -> torch.Tensor:
@@ -110,43 +125,79 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def named(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that name the training images."""
+    options = {name: getattr(args, name) for name in ("dataset_name", "train_data_dir", "resolution")}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def load(args: argparse.Namespace) -> tuple[ImageSet, ImageSet, ImageSet | None]:
+    """Load the training images, the images to compare with, and images to test a classifier of the former on."""
+    data = named(args)
+    images = load_image_set(DataConfig(**data))
+    if args.compare_with:
+        compared = load_image_set(DataConfig(train_data_dir=args.compare_with, resolution=args.resolution))
+        return images, compared, None
+    if args.dataset_name:
+        compared = load_image_set(DataConfig(**data, dataset_split="test"))
+        return images, compared, compared
+    return images, images, None
+
+
 def main(args: argparse.Namespace, extra: list[str]) -> None:
     presets = args.presets.split(",")
     if unknown := [name for name in presets if name not in PRESETS]:
         raise SystemExit(f"--presets: there is no {', '.join(unknown)}, only {', '.join(PRESETS)}")
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    runs = [
+        Run(preset, seed, Path(args.output_dir, preset if len(seeds) == 1 else f"{preset}-seed-{seed}"))
+        for preset in presets
+        for seed in seeds
+    ]
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     # All that is costly besides the training is done before it or after it, so that it slows no run down.
-    data = {"dataset_name": args.dataset_name, "resolution": RESOLUTION}
-    images, held_out = (load_images(DataConfig(**data, dataset_split=split)) for split in ("train", "test"))
-    network, accuracy = load_or_train_classifier(Path(args.output_dir, "classifier"), images, held_out)
-    say(f"The classifier is right about {accuracy:.2%} of the test images.")
+    images, compared, test = load(args)
+    learnt = compared if test is None else images
+    network, accuracy = load_or_train_classifier(Path(args.output_dir, "classifier"), learnt, test)
+    say(f"The classifier is right about {accuracy:.2%} of the images that it was not trained on.")
 
     logging.disable_progress_bar()
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda preset: train(preset, args, extra), presets))
+        list(pool.map(lambda run: train(run, args, extra), runs))
 
-    real = first(held_out, args.num_images)
-    table = [["real training images", "–", "–", "–", *figures(network, real, first(images, len(real)))]]
-    table += [row(preset, args, network, real) for preset in presets]
+    real = first(compared, args.num_images)
+    table = [cells("real training images", [])]
+    if compared is not images:
+        others = figures(network, real, first(images, len(real)))
+        table = [["real training images", "–", "–", "–", *cells("", [0, 0, 0, *others])[4:]]]
+    for preset in presets:
+        rows = {run: row(run, args, network, real) for run in runs if run.preset == preset}
+        table += [cells(run.folder.name, numbers) for run, numbers in rows.items()]
+        if len(seeds) > 1 and all(rows.values()):
+            table.append(cells(f"{preset}, mean", [statistics.mean(values) for values in zip(*rows.values())]))
     print(
-        f"\nThreads of each run: {args.threads}; runs at once: {args.jobs}; {RESOLUTION}×{RESOLUTION} pixels; "
-        f"{len(real):,} samples against as many test images, by the features of a classifier that is right about "
-        f"{accuracy:.1%} of these. images/s: real images that the critic saw."
+        f"\nThreads of each run: {args.threads}; runs at once: {args.jobs}; {args.resolution} pixels; {len(real):,} "
+        f"samples against as many images, by the features of a classifier that is right about {accuracy:.1%} of those "
+        "that it was not trained on. images/s: real images that the critic saw."
         + (f" Options of every run: {' '.join(extra)}." if extra else "")
         + "\n"
     )
-    for cells in (COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *table):
-        print(f"| {' | '.join(cells)} |")
+    for line in (COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *table):
+        print(f"| {' | '.join(line)} |")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_name", required=True, help="as for training")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset_name", help="as for training, with labels and a test split")
+    source.add_argument("--train_data_dir", help="as for training, with a folder for each class")
+    parser.add_argument("--compare_with", help="another such folder, of images that are not trained on")
+    parser.add_argument("--resolution", type=int, default=32, help="height and width in pixels")
     parser.add_argument("--minutes", type=float, default=10, help="of training, each")
     parser.add_argument("--presets", default=",".join(PRESETS), help="some of them, separated by commas")
     parser.add_argument("--output_dir", default="presets", help="for the runs and the classifier")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
-    parser.add_argument("--num_images", type=int, default=10_000, help="samples to measure")
-    parser.add_argument("--seed", type=int, default=0, help="of the runs and of the samples measured")
+    parser.add_argument("--num_images", type=int, default=10_000, help="samples to measure, at most")
+    parser.add_argument("--seeds", default="0", help="of the runs and of the samples measured, separated by commas")
     main(*split_options(parser))
