@@ -23,6 +23,8 @@ from .checks import (
 from .layers import (
     CLASS_EMBEDDING_DIM,
     MapToVector,
+    PooledConv2d,
+    UpsampledConv2d,
     VectorToMap,
     add_spectral_norm,
     latent_embedding,
@@ -35,6 +37,8 @@ from .network import Network
 
 SMALLEST_MAP = 4  # height and width at which both networks switch between image and vector
 GENERATOR_NORM_TYPES = ("batch", "none")
+UPSAMPLINGS = ("transposed", "nearest")
+DOWNSAMPLINGS = ("strided", "mean")
 CRITIC_NORM_TYPES = ("batch", "layer", "instance", "none")
 
 
@@ -55,6 +59,8 @@ class DCGANGenerator(Network):
         class_names: Names of the classes, kept in the config.
         latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
             the name of a class, see `LatentPrior`.
+        upsampling: `"transposed"` for strided transposed convolutions, as published; `"nearest"` for nearest neighbours
+            and 3×3 convolutions, which leave no chequered pattern, up to a map of half the width at full size.
 
     Raises:
         InputError: an argument is out of its range.
@@ -74,10 +80,12 @@ class DCGANGenerator(Network):
         num_classes: int | None = None,
         class_names: list[str] | None = None,
         latent_prior: str = "normal",
+        upsampling: str = "transposed",
     ):
         super().__init__()
         _check_architecture(sample_size, width, num_extra_layers)
         check_choice("norm_type", norm_type, GENERATOR_NORM_TYPES)
+        check_choice("upsampling", upsampling, UPSAMPLINGS)
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
         check_classes(num_classes, class_names)
@@ -88,12 +96,16 @@ class DCGANGenerator(Network):
         check_num_parameters(self, _num_weights(num_inputs, channels, width, num_extra_layers))
         layers = _hidden(VectorToMap(num_inputs, channels, SMALLEST_MAP), norm_type, nn.ReLU())
         while channels > width:
-            upsample = nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1, bias=False)
-            layers += _hidden(upsample, norm_type, nn.ReLU())
+            layers += _hidden(_upsampling(upsampling, channels, channels // 2), norm_type, nn.ReLU())
             channels //= 2
         for _ in range(num_extra_layers):
             layers += _hidden(nn.Conv2d(width, width, 3, 1, 1, bias=False), norm_type, nn.ReLU())
-        layers += [nn.ConvTranspose2d(width, out_channels, 4, 2, 1, bias=False), nn.Tanh()]
+        if upsampling == "nearest":
+            finest = max(width // 2, 1)
+            layers += _hidden(_upsampling(upsampling, width, finest), norm_type, nn.ReLU())
+            layers += [nn.Conv2d(finest, out_channels, 3, 1, 1, bias=False), nn.Tanh()]
+        else:
+            layers += [_upsampling(upsampling, width, out_channels), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
         if num_classes is not None:
             self.class_embedding = latent_embedding(num_classes)
@@ -133,6 +145,8 @@ class DCGANCritic(Network):
             summed over space, and ψ the last convolution of that map.
         spectral_norm: Whether every layer divides its weight by its largest singular value, that of the reshaped
             kernel (Miyato et al. 2018, arXiv 1802.05957).
+        downsampling: `"strided"` for strided convolutions, as published; `"mean"` for 3×3 convolutions and the mean of
+            2×2 pixels, from a map of half the width at full size on.
 
     Raises:
         InputError: an argument is out of its range.
@@ -148,9 +162,11 @@ class DCGANCritic(Network):
         norm_type: str = "batch",
         num_classes: int | None = None,
         spectral_norm: bool = False,
+        downsampling: str = "strided",
     ):
         super().__init__()
         _check_architecture(sample_size, width, num_extra_layers)
+        check_choice("downsampling", downsampling, DOWNSAMPLINGS)
         check_choice("norm_type", norm_type, CRITIC_NORM_TYPES)
         check_choice("in_channels", in_channels, (1, 2, 3, 4))
         check_choice("spectral_norm", spectral_norm, (True, False))
@@ -158,13 +174,18 @@ class DCGANCritic(Network):
 
         channels = width * sample_size // (2 * SMALLEST_MAP)
         check_num_parameters(self, _num_weights(1 + (num_classes or 0), channels, width, num_extra_layers))
-        layers = [nn.Conv2d(in_channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = []
+        if downsampling == "mean":
+            finest = max(width // 2, 1)
+            layers += [nn.Conv2d(in_channels, finest, 3, 1, 1, bias=False), nn.LeakyReLU(0.2)]
+            layers += _hidden(_downsampling(downsampling, finest, width), norm_type, nn.LeakyReLU(0.2))
+        else:
+            layers += [_downsampling(downsampling, in_channels, width), nn.LeakyReLU(0.2)]
         for _ in range(num_extra_layers):
             layers += _hidden(nn.Conv2d(width, width, 3, 1, 1, bias=False), norm_type, nn.LeakyReLU(0.2))
         channels, size = width, sample_size // 2
         while size > SMALLEST_MAP:
-            downsample = nn.Conv2d(channels, 2 * channels, 4, 2, 1, bias=False)
-            layers += _hidden(downsample, norm_type, nn.LeakyReLU(0.2))
+            layers += _hidden(_downsampling(downsampling, channels, 2 * channels), norm_type, nn.LeakyReLU(0.2))
             channels, size = 2 * channels, size // 2
         layers += [MapToVector(channels, 1, SMALLEST_MAP), nn.Flatten(start_dim=0)]
         self.layers = nn.Sequential(*layers)
@@ -191,6 +212,18 @@ class DCGANCritic(Network):
         features = self.layers[:-2](images)  # (N, C, 4, 4)
         scores = self.layers[-2:](features)  # (N,)
         return scores + projection(features.sum(dim=(2, 3)), self.class_embedding(class_labels))  # (N,)
+
+
+def _upsampling(kind: str, in_channels: int, out_channels: int) -> nn.Conv2d | nn.ConvTranspose2d:
+    if kind == "nearest":
+        return UpsampledConv2d(in_channels, out_channels, bias=False)
+    return nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=False)
+
+
+def _downsampling(kind: str, in_channels: int, out_channels: int) -> nn.Conv2d:
+    if kind == "mean":
+        return PooledConv2d(in_channels, out_channels, bias=False)
+    return nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=False)
 
 
 def _hidden(convolution: nn.Conv2d | nn.ConvTranspose2d, norm_type: str, activation: nn.Module) -> list[nn.Module]:

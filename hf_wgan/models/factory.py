@@ -44,8 +44,8 @@ def _defaults(argument: str, player: int = 0) -> str:
 
 
 def _having(argument: str) -> str:
-    """Return the names of the architectures whose networks take an argument."""
-    return ", ".join(name for name in ARCHITECTURES if _takes(ARCHITECTURES[name][1], argument))
+    """Return the names of the architectures of which a network takes an argument."""
+    return ", ".join(name for name, pair in ARCHITECTURES.items() if any(_takes(part, argument) for part in pair))
 
 
 def _takes(network_class: type[ModelMixin], argument: str) -> bool:
@@ -93,6 +93,16 @@ class NetworkConfig(Options):
     critic_norm_type: Literal["batch", "layer", "instance", "none"] | None = option(
         None, f"Normalisation in the critic, only {_having('norm_type')} ({_defaults('norm_type', 1)})."
     )
+    generator_upsampling: Literal["transposed", "nearest"] | None = option(
+        None,
+        "How the generator doubles the size: by transposed convolutions, or by nearest neighbours and convolutions, "
+        f"only {_having('upsampling')} ({_defaults('upsampling')}).",
+    )
+    critic_downsampling: Literal["strided", "mean"] | None = option(
+        None,
+        "How the critic halves the size: by strided convolutions, or by convolutions and the mean of 2x2 pixels, only "
+        f"{_having('downsampling')} ({_defaults('downsampling', 1)}).",
+    )
     critic_pooling: Literal["mean", "sum", "flatten"] | None = option(
         None,
         "What the critic's last layer gets: the mean or the sum over space, or the whole map, only "
@@ -134,6 +144,7 @@ def build_networks(
         "num_extra_layers": config.num_extra_layers or None,
         "generator_norm_type": config.generator_norm_type,
         "num_blocks": config.num_blocks,
+        "generator_upsampling": config.generator_upsampling,
     }
     critic_options = {
         "critic_width": config.critic_width,
@@ -141,6 +152,7 @@ def build_networks(
         "critic_norm_type": config.critic_norm_type,
         "critic_pooling": config.critic_pooling,
         "num_blocks": config.num_blocks,
+        "critic_downsampling": config.critic_downsampling,
     }
     return (
         generator_class(
@@ -161,8 +173,8 @@ def build_networks(
 
 
 def has_option(architecture: str, option_name: str) -> bool:
-    """Return whether an option that shapes the critic, or both networks, exists for an architecture."""
-    return _takes(ARCHITECTURES[architecture][1], _argument_of(option_name))
+    """Return whether an option that shapes a network, or both, exists for an architecture."""
+    return any(_takes(network, _argument_of(option_name)) for network in ARCHITECTURES[architecture])
 
 
 def _argument_of(option_name: str) -> str:

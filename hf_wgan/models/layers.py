@@ -69,6 +69,36 @@ class VectorToMap(nn.ConvTranspose2d):
         return rows.unflatten(1, (*self.kernel_size, self.out_channels)).permute(0, 3, 1, 2)
 
 
+class UpsampledConv2d(nn.Conv2d):
+    """Double the size by nearest neighbours, then convolve with 3×3 kernels, as one transposed convolution.
+
+    Its 4×4 kernels are those of `Conv2d`, each summed over the 2×2 places of a pixel that was repeated. That takes 4 of
+    9 products, and no map of the doubled size is made before. The weights are those of `Conv2d`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:  # (N, C, H, W) to (N, out_channels, 2H, 2W)
+        kernels = _summed_over_four_places(self.weight).flip(2, 3).transpose(0, 1)
+        return F.conv_transpose2d(maps, kernels, self.bias, stride=2, padding=1)
+
+
+class PooledConv2d(nn.Conv2d):
+    """Convolve with 3×3 kernels, then take the mean of 2×2 pixels, as one convolution, likewise."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:  # (N, C, H, W) to (N, out_channels, H/2, W/2)
+        return F.conv2d(maps, _summed_over_four_places(self.weight) / 4, self.bias, stride=2, padding=1)
+
+
+def _summed_over_four_places(kernels: torch.Tensor) -> torch.Tensor:  # (O, I, 3, 3) to (O, I, 4, 4)
+    wide = F.pad(kernels, (0, 1)) + F.pad(kernels, (1, 0))  # (O, I, 3, 4)
+    return F.pad(wide, (0, 0, 0, 1)) + F.pad(wide, (0, 0, 1, 0))
+
+
 def add_spectral_norm(network: nn.Module) -> None:
     """Make every convolution, linear layer and embedding divide its weight by its largest singular value.
 

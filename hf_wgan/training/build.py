@@ -116,14 +116,7 @@ def _data_for(published: WGANPipeline, config: RunConfig) -> DataConfig:
     }
     if published.critic is None:
         say(f"{name} has no critic: a new one is trained.")
-        shaping -= {
-            "architecture",
-            "critic_width",
-            "critic_norm_type",
-            "critic_pooling",
-            "num_extra_layers",
-            "num_blocks",
-        }
+        shaping = {option for option in shaping if option.startswith(("generator_", "latent_"))}
     if shaping:
         raise InputError(
             f"{', '.join(sorted(shaping))}: {name} has its networks already; leave out the options that shape new ones"

@@ -1,3 +1,4 @@
+import math
 import re
 
 import pytest
@@ -17,7 +18,7 @@ from hf_wgan import (
     ResNetGenerator,
 )
 from hf_wgan.models.factory import shape_of
-from hf_wgan.models.layers import MapToVector, VectorToMap
+from hf_wgan.models.layers import MapToVector, PooledConv2d, UpsampledConv2d, VectorToMap
 from hf_wgan.training.snapshot import portable_copy
 
 PAIRS = [
@@ -285,6 +286,42 @@ def test_a_product_between_map_and_vector_is_the_convolution_of_the_same_weights
     assert found.is_contiguous(memory_format=torch.channels_last), "the layout that the next convolution works in"
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["up", "down"])
+def test_resampling_and_a_convolution_are_one_convolution_with_the_same_derivatives(kind, bias, layout):
+    layer = (UpsampledConv2d if kind == "up" else PooledConv2d)(3, 5, bias=bias).double().to(memory_format=layout)
+    plain = nn.Conv2d(3, 5, 3, padding=1, bias=bias).double()
+    plain.load_state_dict(layer.state_dict())
+    in_turn = (
+        nn.Sequential(nn.Upsample(scale_factor=2), plain) if kind == "up" else nn.Sequential(plain, nn.AvgPool2d(2))
+    )
+    derivatives = []
+    for function, weights in ((layer, layer.parameters()), (in_turn, plain.parameters())):
+        inputs = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        inputs = inputs.to(memory_format=layout).requires_grad_()
+        outputs = function(inputs)
+        (first,) = torch.autograd.grad(outputs.sin().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(first.square().sum(), [inputs, *weights])
+        derivatives.append([outputs, first, *second])
+    for found, expected in zip(*derivatives, strict=True):
+        assert found.shape == expected.shape and expected.abs().max() > 0
+        assert (found - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_smooth_dcgan_pairs_have_a_map_of_half_the_width_at_full_size(size):
+    generator = DCGANGenerator(size, width=8, upsampling="nearest")
+    critic = DCGANCritic(size, width=8, downsampling="mean", norm_type="layer")
+    images = generator(torch.randn(2, 100))
+    assert images.shape == (2, 3, size, size) and critic(images).shape == (2,)
+    doubling = [layer for layer in generator.modules() if isinstance(layer, UpsampledConv2d)]
+    halving = [layer for layer in critic.modules() if isinstance(layer, PooledConv2d)]
+    assert len(doubling) == len(halving) == math.log2(size / 4)
+    assert doubling[-1].out_channels == halving[0].in_channels == 4
+    assert not [layer for layer in generator.modules() if type(layer) is nn.ConvTranspose2d]
+
+
 def test_extra_layers_are_3x3_convolutions_at_the_finest_hidden_map():
     plain, extra = (built(DCGANGenerator, DCGANCritic, num_extra_layers=n) for n in (0, 2))
     for before, after in zip(plain, extra, strict=True):
@@ -381,6 +418,8 @@ def test_networks_survive_save_pretrained_in_every_variant_and_type(pair, index,
         (lambda: DCGANGenerator(num_extra_layers=-1), "num_extra_layers=-1"),
         (lambda: DCGANGenerator(norm_type="layer"), "norm_type='layer'"),
         (lambda: DCGANCritic(norm_type="group"), "norm_type='group'"),
+        (lambda: DCGANGenerator(upsampling="bilinear"), "upsampling='bilinear'"),
+        (lambda: DCGANCritic(downsampling="max"), "downsampling='max'"),
         (lambda: DCGANCritic((32, 64)), "sample_size=.*square"),
         (lambda: DCGANCritic(spectral_norm="yes"), "spectral_norm='yes'"),
         (lambda: ResNetGenerator(norm_type="layer"), "norm_type='layer'"),
