@@ -39,7 +39,7 @@ def set_aside(
     if len(compared) < needed:
         raise InputError(
             f"adaptive_augmentation: {compared.name} has {len(compared)} images, and it needs {needed}; use more, or "
-            "--augmentation alone"
+            "--no-adaptive_augmentation"
         )
     return dataset, held_out
 

@@ -108,7 +108,8 @@ class AdviceCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         trained_on, held_out = self.trainer.dataset, self.trainer.evaluations.held_out
-        if held_out is None or args.class_conditional or not isinstance(trained_on, ImageSet):
+        adapts = args.adaptive_augmentation  # which follows the same ratio, and reports it
+        if held_out is None or adapts or args.class_conditional or not isinstance(trained_on, ImageSet):
             return
         ratio = memorisation(pipeline, trained_on, held_out)
         if ratio > FAR_AHEAD:

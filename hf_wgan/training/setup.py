@@ -387,8 +387,14 @@ def held_out_images(
     if not (config.evaluation_steps or config.adaptive_augmentation):
         return held_out
     if isinstance(dataset, ImageStream):
-        what = "evaluation_steps: metrics are" if config.evaluation_steps else "adaptive_augmentation: is"
-        raise InputError(f"{what} of the whole set, and this is a stream; leave streaming out")
+        if config.evaluation_steps:
+            raise InputError(
+                "evaluation_steps: metrics are of the whole set, and this is a stream; leave streaming out"
+            )
+        raise InputError(
+            "adaptive_augmentation: sets some of the images aside, and this is a stream; use "
+            "--no-adaptive_augmentation, or leave streaming out"
+        )
     if held_out is None and dataset.config:
         held_out = load_held_out(replace(dataset.config, channels=dataset.shape[0]), dataset.label_names)
     if not config.evaluation_steps:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import tiny_critic, tiny_generator, tiny_images
+from conftest import pictures, tiny_critic, tiny_generator, tiny_images
+from datasets import Dataset
 
 from hf_wgan import ImageSet, InputError, WGANTrainer
 from hf_wgan.algorithm.augment import AdaptiveAugmentation
@@ -44,7 +45,7 @@ def test_held_out_images_that_are_given_are_the_ones_to_compare_with(tiny_config
 @pytest.mark.parametrize(
     ("dataset", "options", "message"),
     [
-        (tiny_images(15), {}, "images has 15 images, and it needs 16; use more, or --augmentation alone"),
+        (tiny_images(15), {}, "images has 15 images, and it needs 16; use more, or --no-adaptive_augmentation"),
         (tiny_images(80), {"held_out": tiny_images(3)}, "images has 3 images, and it needs 8; use more"),
         (tiny_images(80), {"augmentation": lambda images: images}, "adapts the operations that are named"),
     ],
@@ -53,6 +54,12 @@ def test_what_cannot_be_adapted_is_refused_at_the_start(dataset, options, messag
     with pytest.raises(InputError, match=message):
         trainer(tiny_config(lipschitz="lp", **ADAPTIVE), dataset, **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stream_has_no_images_to_set_aside(tiny_config):
+    stream = Dataset.from_dict({"image": pictures(20)}).to_iterable_dataset()
+    with pytest.raises(InputError, match="and this is a stream; use --no-adaptive_augmentation, or leave streaming"):
+        trainer(tiny_config(lipschitz="lp", **ADAPTIVE), stream)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ class Statement(NamedTuple):
     beta2_end: float | None = None
     average: bool = False
     pooling: str | None = None
+    interval: int = 1  # critic steps from one penalty to the next
+    augmentation: str = ""  # adaptive
 
 
 def conv(inputs, outputs, size=3, bias=True):
@@ -45,6 +47,12 @@ def dcgan(finest, *, norm, image_to_vector):
     between = sum(conv(a, b, 4, False) for a, b in itertools.pairwise(finest))
     ends = conv(3, finest[0], 4, False) + conv(finest[-1], image_to_vector, 4, False)
     return between + ends + 2 * sum(norm)
+
+
+def smooth_generator(latents, finest):
+    """A DCGAN's generator with 3×3 kernels after nearest neighbours, and one more at full size; batch norm inside."""
+    between = sum(conv(b, a, 3, False) for a, b in itertools.pairwise(finest))
+    return 16 * latents * finest[-1] + between + conv(finest[0], 3, 3, False) + 2 * sum(finest)
 
 
 def resnet_generator(latents, maps, coarsest):
@@ -192,6 +200,20 @@ STATEMENTS = {
         batch=(64, 64),
         average=True,
     ),
+    ("wgan-color", 64): Statement(  # likewise
+        generator=smooth_generator(128, [16, 32, 64, 128, 256]),
+        critic=dcgan([32, 64, 128, 256], norm=[], image_to_vector=1),
+        latents=(128, "normal"),
+        norms=(5, 0),
+        constraint=("r1", 10),
+        optimizer=(ADAM, 5e-4, (0, 0.9)),
+        decay=CONSTANT,
+        n_critic=1,
+        batch=(32, 32),
+        average=True,
+        interval=8,
+        augmentation="color,translation,cutout",
+    ),
 }
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
 
@@ -224,7 +246,8 @@ def test_the_game_and_the_optimizers_are_those_of_the_paper(name, size):
     batch = training.train_batch_size
     assert (batch, batch * training.generator_batch_ratio) == stated.batch
     assert (training.n_critic, training.use_ema) == (stated.n_critic, stated.average)
-    assert training.penalty_interval == training.gradient_accumulation_steps == 1 and not training.augmentation
+    assert (training.penalty_interval, training.gradient_accumulation_steps) == (stated.interval, 1)
+    assert (training.augmentation, training.adaptive_augmentation) == (stated.augmentation, bool(stated.augmentation))
 
     kind, rate, decay_rates = stated.optimizer
     steps = training.max_train_steps
