@@ -23,7 +23,6 @@ from .checks import (
 from .layers import (
     CLASS_EMBEDDING_DIM,
     MapToVector,
-    PooledConv2d,
     UpsampledConv2d,
     VectorToMap,
     add_spectral_norm,
@@ -38,7 +37,6 @@ from .network import Network
 SMALLEST_MAP = 4  # height and width at which both networks switch between image and vector
 GENERATOR_NORM_TYPES = ("batch", "none")
 UPSAMPLINGS = ("transposed", "nearest")
-DOWNSAMPLINGS = ("strided", "mean")
 CRITIC_NORM_TYPES = ("batch", "layer", "instance", "none")
 
 
@@ -145,8 +143,6 @@ class DCGANCritic(Network):
             summed over space, and ψ the last convolution of that map.
         spectral_norm: Whether every layer divides its weight by its largest singular value, that of the reshaped
             kernel (Miyato et al. 2018, arXiv 1802.05957).
-        downsampling: `"strided"` for strided convolutions, as published; `"mean"` for 3×3 convolutions and the mean of
-            2×2 pixels, from a map of half the width at full size on.
 
     Raises:
         InputError: an argument is out of its range.
@@ -162,11 +158,9 @@ class DCGANCritic(Network):
         norm_type: str = "batch",
         num_classes: int | None = None,
         spectral_norm: bool = False,
-        downsampling: str = "strided",
     ):
         super().__init__()
         _check_architecture(sample_size, width, num_extra_layers)
-        check_choice("downsampling", downsampling, DOWNSAMPLINGS)
         check_choice("norm_type", norm_type, CRITIC_NORM_TYPES)
         check_choice("in_channels", in_channels, (1, 2, 3, 4))
         check_choice("spectral_norm", spectral_norm, (True, False))
@@ -174,18 +168,13 @@ class DCGANCritic(Network):
 
         channels = width * sample_size // (2 * SMALLEST_MAP)
         check_num_parameters(self, _num_weights(1 + (num_classes or 0), channels, width, num_extra_layers))
-        layers: list[nn.Module] = []
-        if downsampling == "mean":
-            finest = max(width // 2, 1)
-            layers += [nn.Conv2d(in_channels, finest, 3, 1, 1, bias=False), nn.LeakyReLU(0.2)]
-            layers += _hidden(_downsampling(downsampling, finest, width), norm_type, nn.LeakyReLU(0.2))
-        else:
-            layers += [_downsampling(downsampling, in_channels, width), nn.LeakyReLU(0.2)]
+        layers = [nn.Conv2d(in_channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
         for _ in range(num_extra_layers):
             layers += _hidden(nn.Conv2d(width, width, 3, 1, 1, bias=False), norm_type, nn.LeakyReLU(0.2))
         channels, size = width, sample_size // 2
         while size > SMALLEST_MAP:
-            layers += _hidden(_downsampling(downsampling, channels, 2 * channels), norm_type, nn.LeakyReLU(0.2))
+            downsample = nn.Conv2d(channels, 2 * channels, 4, 2, 1, bias=False)
+            layers += _hidden(downsample, norm_type, nn.LeakyReLU(0.2))
             channels, size = 2 * channels, size // 2
         layers += [MapToVector(channels, 1, SMALLEST_MAP), nn.Flatten(start_dim=0)]
         self.layers = nn.Sequential(*layers)
@@ -218,12 +207,6 @@ def _upsampling(kind: str, in_channels: int, out_channels: int) -> nn.Conv2d | n
     if kind == "nearest":
         return UpsampledConv2d(in_channels, out_channels, bias=False)
     return nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=False)
-
-
-def _downsampling(kind: str, in_channels: int, out_channels: int) -> nn.Conv2d:
-    if kind == "mean":
-        return PooledConv2d(in_channels, out_channels, bias=False)
-    return nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=False)
 
 
 def _hidden(convolution: nn.Conv2d | nn.ConvTranspose2d, norm_type: str, activation: nn.Module) -> list[nn.Module]:

@@ -98,11 +98,6 @@ class NetworkConfig(Options):
         "How the generator doubles the size: by transposed convolutions, or by nearest neighbours and convolutions, "
         f"only {_having('upsampling')} ({_defaults('upsampling')}).",
     )
-    critic_downsampling: Literal["strided", "mean"] | None = option(
-        None,
-        "How the critic halves the size: by strided convolutions, or by convolutions and the mean of 2x2 pixels, only "
-        f"{_having('downsampling')} ({_defaults('downsampling', 1)}).",
-    )
     critic_pooling: Literal["mean", "sum", "flatten"] | None = option(
         None,
         "What the critic's last layer gets: the mean or the sum over space, or the whole map, only "
@@ -152,7 +147,6 @@ def build_networks(
         "critic_norm_type": config.critic_norm_type,
         "critic_pooling": config.critic_pooling,
         "num_blocks": config.num_blocks,
-        "critic_downsampling": config.critic_downsampling,
     }
     return (
         generator_class(

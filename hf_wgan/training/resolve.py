@@ -33,13 +33,7 @@ minutes on a CPU. Images this small tolerate four times the paper's learning rat
 
 NOT_REPEATED = ("overwrite_output_dir", "resume_from_checkpoint", "allow_config_change", "push_to_hub")
 """What a run repeated from its record does not do again: replace, resume or publish something."""
-OF_ARCHITECTURES = (
-    "critic_norm_type",
-    "critic_pooling",
-    "num_blocks",
-    "generator_upsampling",
-    "critic_downsampling",
-)
+OF_ARCHITECTURES = ("critic_norm_type", "critic_pooling", "num_blocks", "generator_upsampling")
 """Options of presets that only some architectures have."""
 EXCLUSIVE = ("dataset_name", "train_data_dir")
 

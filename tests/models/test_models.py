@@ -310,15 +310,11 @@ def test_resampling_and_a_convolution_are_one_convolution_with_the_same_derivati
 
 
 @pytest.mark.parametrize("size", [8, 32, 64])
-def test_smooth_dcgan_pairs_have_a_map_of_half_the_width_at_full_size(size):
+def test_a_smooth_dcgan_generator_has_a_map_of_half_the_width_at_full_size(size):
     generator = DCGANGenerator(size, width=8, upsampling="nearest")
-    critic = DCGANCritic(size, width=8, downsampling="mean", norm_type="layer")
-    images = generator(torch.randn(2, 100))
-    assert images.shape == (2, 3, size, size) and critic(images).shape == (2,)
+    assert generator(torch.randn(2, 100)).shape == (2, 3, size, size)
     doubling = [layer for layer in generator.modules() if isinstance(layer, UpsampledConv2d)]
-    halving = [layer for layer in critic.modules() if isinstance(layer, PooledConv2d)]
-    assert len(doubling) == len(halving) == math.log2(size / 4)
-    assert doubling[-1].out_channels == halving[0].in_channels == 4
+    assert len(doubling) == math.log2(size / 4) and doubling[-1].out_channels == 4
     assert not [layer for layer in generator.modules() if type(layer) is nn.ConvTranspose2d]
 
 
@@ -419,7 +415,6 @@ def test_networks_survive_save_pretrained_in_every_variant_and_type(pair, index,
         (lambda: DCGANGenerator(norm_type="layer"), "norm_type='layer'"),
         (lambda: DCGANCritic(norm_type="group"), "norm_type='group'"),
         (lambda: DCGANGenerator(upsampling="bilinear"), "upsampling='bilinear'"),
-        (lambda: DCGANCritic(downsampling="max"), "downsampling='max'"),
         (lambda: DCGANCritic((32, 64)), "sample_size=.*square"),
         (lambda: DCGANCritic(spectral_norm="yes"), "spectral_norm='yes'"),
         (lambda: ResNetGenerator(norm_type="layer"), "norm_type='layer'"),
