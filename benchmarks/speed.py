@@ -33,11 +33,13 @@ from typing import Any, NamedTuple
 import torch
 from options import split_options
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hf_wgan import ImageSet, TrainingConfig, WGANPipeline, WGANTrainer
 from hf_wgan.models.factory import ARCHITECTURES
+from hf_wgan.models.layers import PooledConv2d, UpsampledConv2d
 from hf_wgan.pipelines.pipeline_wgan import PIXELS_PER_CHUNK
 from hf_wgan.training.fast import has_bf16_arithmetic
 from hf_wgan.training.report import ProgressCallback
@@ -77,15 +79,26 @@ class Setting(NamedTuple):
         return f"{self.architecture} {self.resolution}×{self.resolution}×{self.channels}"
 
 
+def make_plain(layer: nn.Module) -> None:
+    """Make a layer work as the papers' code does, with the same weights."""
+    convolution = nn.Conv2d.forward
+    if isinstance(layer, UpsampledConv2d):
+        layer.forward = lambda maps: convolution(layer, functional.interpolate(maps, scale_factor=2))
+    elif isinstance(layer, PooledConv2d):
+        layer.forward = lambda maps: functional.avg_pool2d(convolution(layer, maps), 2)
+    else:
+        for kind in (nn.Conv2d, nn.ConvTranspose2d):
+            if isinstance(layer, kind):
+                layer.__class__ = kind
+
+
 class PlainLoop:
     """The reference."""
 
     def __init__(self, images: Tensor, setting: Setting, device: torch.device):
         self.generator, self.critic = (player.to(device) for player in setting.networks())
         for layer in (*self.generator.modules(), *self.critic.modules()):
-            for kind in (nn.Conv2d, nn.ConvTranspose2d):  # as the paper's code has them
-                if isinstance(layer, kind):
-                    layer.__class__ = kind
+            make_plain(layer)
         self.images, self.lipschitz, self.device = images, setting.lipschitz, device
         players = (self.generator, self.critic)
         if self.lipschitz == "clip":

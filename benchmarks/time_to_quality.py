@@ -23,7 +23,7 @@ import torch
 from options import split_options
 from PIL import Image
 from presets import first
-from speed import LATENT_DIM, NEVER, PlainLoop
+from speed import LATENT_DIM, NEVER, PlainLoop, Setting
 
 from hf_wgan import ImageSet, TrainingConfig, WGANTrainer, load_images
 from hf_wgan.algorithm.step import critic_steps
@@ -52,7 +52,7 @@ class Judge:
 
 
 def reference(images: torch.Tensor, seconds: float, judge: Judge) -> tuple[dict[str, Any], torch.Tensor]:
-    loop = PlainLoop(images, 64, "clip", torch.device("cpu"))
+    loop = PlainLoop(images, Setting("dcgan", RESOLUTION, 1, 64, "clip"), torch.device("cpu"))
     began, steps = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         loop.iterate(critic_steps(steps, N_CRITIC, warmup=True))

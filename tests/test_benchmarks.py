@@ -1,11 +1,15 @@
 """Every benchmark starts, and nothing reaches into the trainer."""
 
 import ast
+import importlib
+import math
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").rglob("*.py") if "__main__" in path.read_text())
@@ -26,6 +30,41 @@ def test_a_benchmark_shows_its_options(path, monkeypatch, capsys):
                 del sys.modules[name]
     assert end.value.code in (0, None)
     assert capsys.readouterr().out.startswith("usage: ")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A function that imports a benchmark, for the time of a test."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    modules = dict(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - set(modules):
+        if str(ROOT / "benchmarks") in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("architecture", ["dcgan", "resnet", "r3gan"])
+def test_the_plain_loop_has_the_same_networks(architecture, benchmark):
+    speed = benchmark("speed")
+    setting = speed.Setting(architecture, 32, 1, 8, "gp")
+    images = torch.randint(0, 256, (80, 1, 32, 32), dtype=torch.uint8)
+    plain, networks = speed.PlainLoop(images, setting, torch.device("cpu")), setting.networks()
+    latents = torch.randn(4, speed.LATENT_DIM)
+    with torch.no_grad():
+        samples, plain_samples = networks[0](latents), plain.generator(latents)
+        scores, plain_scores = networks[1](samples), plain.critic(samples)
+    assert torch.allclose(samples, plain_samples, atol=1e-5) and torch.allclose(scores, plain_scores, atol=1e-4)
+    plain.iterate(n_critic=1)
+    assert all(map(math.isfinite, plain.losses)) and plain.losses
+
+
+def test_the_plain_loop_of_the_paper_is_measured(benchmark, monkeypatch):
+    module, judged = benchmark("time_to_quality"), []
+    monkeypatch.setattr(module, "critic_steps", lambda *args, **options: 1)
+    judge = SimpleNamespace(count=500, distance=lambda samples: judged.append(samples.shape) or 1.0)
+    images = torch.randint(0, 256, (80, 1, 32, 32), dtype=torch.uint8)
+    outcome, samples = module.reference(images, 0.01, judge)
+    assert outcome["steps"] >= 1 and judged == [samples.shape] == [(500, 1, 32, 32)]
 
 
 def private_names(folder):
