@@ -148,8 +148,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lipschitz": "r1",
         "gradient_penalty_weight": 10.0,
         "penalty_interval": 8,
-        "augmentation": "color,translation,cutout",
-        "adaptive_augmentation": True,
         "optimizer": "adam",
         "generator_learning_rate": 1e-3,
         "critic_learning_rate": 1e-3,
