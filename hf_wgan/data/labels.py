@@ -48,8 +48,7 @@ def labels_of(values: Iterable[Any], column: str, names: Sequence[str] | None = 
     mapping = class_mapping(values, column, names)
     if not mapping.names:
         return None
-    number_of = {value: mapping(value) for value in set(values)}
-    numbers = np.fromiter(map(number_of.__getitem__, values), np.int64, len(values))
+    numbers = np.fromiter(map(mapping, values), np.int64, len(values))
     return Labels(numbers if places is None else numbers[places], mapping.names)
 
 

@@ -35,6 +35,7 @@ from hf_wgan.data.labels import census, labels_of, printable
         ([" cat\n", "", "  ", "cat"], ["cat"], [0, -1, -1, 0]),
         ([b"dog", b"cat"], ["cat", "dog"], [1, 0]),
         ([np.int8(3), np.uint64(2)], ["2", "3"], [1, 0]),
+        ([np.array(3), np.array(2)], ["2", "3"], [1, 0]),
         (["nan", "inf", "1"], ["1", "inf", "nan"], [2, 1, 0]),
         ([datetime.date(2024, 1, 2), datetime.date(2023, 1, 1)], ["2023-01-01", "2024-01-02"], [1, 0]),
         (["only"], ["only"], [0]),
