@@ -11,7 +11,12 @@ from ..utils import files
 from ..utils.errors import InputError
 from .config import TrainingConfig
 
-LABELS = {"wasserstein_estimate": "Wasserstein estimate", "frechet_distance": "Fréchet distance"}
+LABELS = {
+    "wasserstein_estimate": "Wasserstein estimate",
+    "frechet_distance": "Fréchet distance",
+    "augmentation_probability": "augmented",
+    "r_v": "r_v",
+}
 ALWAYS_PLOTTED = ("wasserstein_estimate", "generator_loss")
 PLOTTED_IF_REPORTED = ("augmentation_probability", "r_v")
 OF_THE_CRITIC = (
