@@ -27,10 +27,15 @@ def set_aside(
     not trained on.
 
     Raises:
-        InputError: There are too few.
+        InputError: There are too few, or the images are a stream.
     """
-    if not config.adaptive_augmentation or isinstance(dataset, ImageStream):
+    if not config.adaptive_augmentation:
         return dataset, None
+    if isinstance(dataset, ImageStream):
+        raise InputError(
+            "adaptive_augmentation: sets some of the images aside, and this is a stream; use "
+            "--no-adaptive_augmentation, or leave streaming out"
+        )
     if held_out is None and len(dataset) >= 2 * FEWEST_HELD_OUT:
         interval = min(HELD_OUT_INTERVAL, len(dataset) // FEWEST_HELD_OUT)
         is_held_out = np.arange(len(dataset)) % interval == interval - 1

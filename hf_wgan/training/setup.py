@@ -379,7 +379,7 @@ def build_ema(generator: ModelMixin, config: TrainingConfig) -> AveragedWeights:
 def held_out_images(
     config: TrainingConfig, dataset: ImageSet | ImageStream, held_out: ImageSet | None
 ) -> ImageSet | None:
-    """Return the images for evaluation that are not trained on, if there are any.
+    """Return the images that are not trained on, if there are any, for evaluation or for adaptive augmentation.
 
     Raises:
         InputError: They, or else the training images, are too few or do not fit.
@@ -391,26 +391,23 @@ def held_out_images(
             raise InputError(
                 "evaluation_steps: metrics are of the whole set, and this is a stream; leave streaming out"
             )
-        raise InputError(
-            "adaptive_augmentation: sets some of the images aside, and this is a stream; use "
-            "--no-adaptive_augmentation, or leave streaming out"
-        )
+        return held_out
     if held_out is None and dataset.config:
         held_out = load_held_out(replace(dataset.config, channels=dataset.shape[0]), dataset.label_names)
-    if not config.evaluation_steps:
-        return held_out
-    from ..metrics.evaluate import MIN_IMAGES  # needs what hf_wgan[train] installs
-
     compared, name = (dataset, "dataset") if held_out is None else (held_out, "held_out")
-    if len(compared) < MIN_IMAGES:
-        raise InputError(
-            f"evaluation_steps: {name} {compared.name} has {len(compared)} images, and an evaluation needs "
-            f"{MIN_IMAGES}; use more, or leave evaluation_steps out"
-        )
+    if config.evaluation_steps:
+        from ..metrics.evaluate import MIN_IMAGES  # needs what hf_wgan[train] installs
+
+        if len(compared) < MIN_IMAGES:
+            raise InputError(
+                f"evaluation_steps: {name} {compared.name} has {len(compared)} images, and an evaluation needs "
+                f"{MIN_IMAGES}; use more, or leave evaluation_steps out"
+            )
     if compared.shape != dataset.shape:
         raise InputError(f"held_out with images of shape {compared.shape}: the training images have {dataset.shape}")
     if config.class_conditional and compared.labels is None:
-        raise InputError(f"class_conditional: {name} {compared.name} has no labels, which an evaluation needs")
+        user = "an evaluation" if config.evaluation_steps else "adaptive_augmentation"
+        raise InputError(f"class_conditional: {name} {compared.name} has no labels, which {user} needs")
     return held_out
 
 

@@ -1,7 +1,5 @@
 """Augmentation that follows how far the critic memorises the training images."""
 
-import json
-
 import pytest
 import torch
 from conftest import pictures, tiny_critic, tiny_generator, tiny_images
@@ -10,6 +8,7 @@ from datasets import Dataset
 from hf_wgan import ImageSet, InputError, WGANTrainer
 from hf_wgan.algorithm.augment import AdaptiveAugmentation
 from hf_wgan.training.adaptive import INTERVAL, AdaptiveAugmentationCallback
+from hf_wgan.training.curves import read_metrics
 
 ADAPTIVE = {"augmentation": "translation", "adaptive_augmentation": True, "adaptive_augmentation_images": 100}
 
@@ -47,6 +46,7 @@ def test_held_out_images_that_are_given_are_the_ones_to_compare_with(tiny_config
     [
         (tiny_images(15), {}, "images has 15 images, and it needs 16; use more, or --no-adaptive_augmentation"),
         (tiny_images(80), {"held_out": tiny_images(3)}, "images has 3 images, and it needs 8; use more"),
+        (tiny_images(80), {"held_out": tiny_images(9, size=16)}, r"held_out with images of shape \(1, 16, 16\)"),
         (tiny_images(80), {"augmentation": lambda images: images}, "adapts the operations that are named"),
     ],
 )
@@ -80,13 +80,9 @@ def test_the_probability_follows_the_scores_of_held_out_images(level, rises, tin
     """A critic that learns white images by heart, and held-out ones that are white, or not."""
     config = tiny_config(lipschitz="lp", critic_learning_rate=1e-2, max_train_steps=40, logging_steps=4, **ADAPTIVE)
     run = trainer(config, grey(80, 255), held_out=grey(8, level))
-    probabilities, ratios = [], []
-    for _ in run.iterate():
-        pass
-    with open(f"{config.output_dir}/metrics.jsonl") as file:
-        for row in map(json.loads, file):
-            probabilities.append(row["augmentation_probability"])
-            ratios.append(row["r_v"])
+    run.train()
+    rows = read_metrics(run.output_dir)
+    probabilities, ratios = ([row[name] for row in rows] for name in ("augmentation_probability", "r_v"))
     assert len(probabilities) == 10
     if rises:
         assert probabilities[-1] == pytest.approx(0.8) and min(ratios) > 0.5
@@ -114,8 +110,7 @@ def test_it_adjusts_at_its_interval_by_the_images_since(tiny_config, monkeypatch
         AdaptiveAugmentation, "adjust", lambda self, scores, images: calls.append((run.state.global_step, images))
     )
     run = trainer(tiny_config(lipschitz="lp", max_train_steps=3 * INTERVAL + 1, n_critic=2, **ADAPTIVE))
-    for _ in run.iterate():
-        pass
+    run.train()
     assert calls == [(step, INTERVAL * 2 * 8) for step in (INTERVAL, 2 * INTERVAL, 3 * INTERVAL)]
 
 
@@ -123,6 +118,8 @@ def test_a_conditional_run_adapts_too(tiny_config):
     images = ImageSet(tiny_images(80).images, labels=torch.arange(80) % 2)
     networks = tiny_generator(num_classes=2), tiny_critic(num_classes=2, norm_type="none")
     config = tiny_config(lipschitz="lp", class_conditional=True, **ADAPTIVE)
+    with pytest.raises(InputError, match="held_out images has no labels, which adaptive_augmentation needs"):
+        WGANTrainer(*networks, images, config, held_out=tiny_images(9))
     run = WGANTrainer(*networks, images, config)
     run.train()
     assert run.algorithm.augment.probability in (0, pytest.approx(0.64, abs=0.2))
