@@ -15,7 +15,9 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,10 +103,10 @@ def row(run: Run, args: argparse.Namespace, network: SmallClassifier, real: torc
     return [metrics[-1]["seconds"] / 60, metrics[-1]["step"], speed, *figures(network, real, samples * 2 - 1)]
 
 
-def cells(name: str, numbers: list[float]) -> list[str]:
+def cells(name: str, numbers: Sequence[float | None]) -> list[str]:
     """Return a row of the table, with dashes for what is not known."""
-    words = [f"{number:,.{digits}f}" for number, digits in zip(numbers, DIGITS)]
-    return [name, *words, *["–"] * (len(DIGITS) - len(words))]
+    padded = zip_longest(numbers, DIGITS)
+    return [name, *("–" if number is None else f"{number:,.{digits}f}" for number, digits in padded)]
 
 
 def figures(network: SmallClassifier, real_images: torch.Tensor, samples: torch.Tensor) -> list[float]:
@@ -131,17 +133,13 @@ def named(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def load(args: argparse.Namespace) -> tuple[ImageSet, ImageSet, ImageSet | None]:
-    """Load the training images, the images to compare with, and images to test a classifier of the former on."""
+def load(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
+    """Load the training images and the images to compare with, which may be the same."""
     data = named(args)
     images = load_image_set(DataConfig(**data))
     if args.compare_with:
-        compared = load_image_set(DataConfig(train_data_dir=args.compare_with, resolution=args.resolution))
-        return images, compared, None
-    if args.dataset_name:
-        compared = load_image_set(DataConfig(**data, dataset_split="test"))
-        return images, compared, compared
-    return images, images, None
+        return images, load_image_set(DataConfig(train_data_dir=args.compare_with, resolution=args.resolution))
+    return images, load_image_set(DataConfig(**data, dataset_split="test")) if args.dataset_name else images
 
 
 def main(args: argparse.Namespace, extra: list[str]) -> None:
@@ -156,9 +154,9 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
     ]
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     # All that is costly besides the training is done before it or after it, so that it slows no run down.
-    images, compared, test = load(args)
-    learnt = compared if test is None else images
-    network, accuracy = load_or_train_classifier(Path(args.output_dir, "classifier"), learnt, test)
+    images, compared = load(args)
+    learnt = [images, compared] if args.dataset_name and not args.compare_with else [compared]
+    network, accuracy = load_or_train_classifier(Path(args.output_dir, "classifier"), *learnt)
     say(f"The classifier is right about {accuracy:.2%} of the images that it was not trained on.")
 
     logging.disable_progress_bar()
@@ -166,10 +164,8 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
         list(pool.map(lambda run: train(run, args, extra), runs))
 
     real = first(compared, args.num_images)
-    table = [cells("real training images", [])]
-    if compared is not images:
-        others = figures(network, real, first(images, len(real)))
-        table = [["real training images", "–", "–", "–", *cells("", [0, 0, 0, *others])[4:]]]
+    training = [] if compared is images else [None, None, None, *figures(network, real, first(images, len(real)))]
+    table = [cells("real training images", training)]
     for preset in presets:
         rows = {run: row(run, args, network, real) for run in runs if run.preset == preset}
         table += [cells(run.folder.name, numbers) for run, numbers in rows.items()]

@@ -15,32 +15,25 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").rglob("*.py") if "__main__" in path.read_text())
 
 
-@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
-def test_a_benchmark_shows_its_options(path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(path.parent)
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
-    modules = dict(sys.modules)
-    try:
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(path), run_name="__main__")
-    finally:  # benchmarks in two folders have modules of the same name
-        for name in set(sys.modules) - set(modules):
-            if str(ROOT / "benchmarks") in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
-    assert end.value.code in (0, None)
-    assert capsys.readouterr().out.startswith("usage: ")
-
-
 @pytest.fixture
 def benchmark(monkeypatch):
-    """A function that imports a benchmark, for the time of a test."""
+    """A function that imports a benchmark, for the time of a test: those in two folders have modules of one name."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     modules = dict(sys.modules)
     yield importlib.import_module
     for name in set(sys.modules) - set(modules):
         if str(ROOT / "benchmarks") in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_a_benchmark_shows_its_options(path, benchmark, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert end.value.code in (0, None)
+    assert capsys.readouterr().out.startswith("usage: ")
 
 
 @pytest.mark.parametrize("architecture", ["dcgan", "resnet", "r3gan"])
