@@ -3,7 +3,8 @@
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import psutil
@@ -12,6 +13,8 @@ from accelerate import Accelerator
 
 from ..utils.processes import PATIENCE
 from .callbacks import FLAGS, TrainerControl
+
+SECONDS_TO_FINISH = 5.0
 
 
 class Agreement:
@@ -32,12 +35,19 @@ class Agreement:
 
     @contextmanager
     def lagging(self) -> Iterator[None]:
-        """Let signals take effect one step later, in a loop that leaves the control alone."""
+        """Let signals take effect one step later, in a loop that leaves the control alone.
+
+        However the loop ends, the last exchange is then over, unless the others are lost or far behind: Python aborts
+        a process that exits while gloo's thread still holds one of its tensors.
+        """
         self._may_lag = True
         try:
             yield
         finally:
             self._may_lag = False
+            if self._pending is not None:
+                with suppress(RuntimeError):
+                    self._pending[0].wait(timedelta(seconds=SECONDS_TO_FINISH))
 
     def settle(self, control: TrainerControl, signal: int, lags: bool) -> int:
         """Set what any process has set in the control, and return the signal that any process has received, or 0.

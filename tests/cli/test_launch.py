@@ -250,7 +250,7 @@ def test_a_mistake_found_by_the_processes_is_one_line_and_its_exit_code(tmp_path
     rates = ["--critic_learning_rate", "1e30", "--optimizer", "adam", "--lipschitz", "none"]
     process = started(tmp_path / "run", "--max_train_steps", "4", *rates)
     output, _ = process.communicate(timeout=200)
-    assert process.returncode == 1
+    assert process.returncode == 1, output
     (line,) = [line for line in output.splitlines() if line.startswith("error:")]
     assert "critic_weight_norm is" in line
     assert "Traceback" not in output and "ChildFailedError" not in output

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_wgan.training.agreement import Agreement
+from hf_wgan.training.agreement import SECONDS_TO_FINISH, Agreement
 from hf_wgan.training.callbacks import TrainerControl
 
 
@@ -17,7 +17,7 @@ def other(monkeypatch):
     def all_reduce(numbers, op, group, async_op):
         outcome = torch.maximum(numbers, torch.tensor(values.pop(0) if values else [0] * len(numbers)))
         numbers.zero_()
-        return SimpleNamespace(wait=lambda: numbers.copy_(outcome))
+        return SimpleNamespace(wait=lambda timeout=None: numbers.copy_(outcome))
 
     monkeypatch.setattr(torch.distributed, "new_group", lambda **options: object())
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
@@ -48,3 +48,20 @@ def test_signals_lag_a_step_and_what_is_due_never_does(other):
         control.reset()
         assert exchange.settle(control, 2, lags=False) == 2, "callbacks of one's own may differ between processes"
     assert exchange.settle(control, 2, lags=True) == 2, "and so may a loop over iterate"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_loop_that_fails_leaves_no_exchange_under_way(ends, other, monkeypatch):
+    limits = []
+
+    def wait(limit):
+        limits.append(limit.total_seconds())
+        if not ends:
+            raise RuntimeError("Operation timed out!")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *values, **options: SimpleNamespace(wait=wait))
+    exchange = agreement()
+    with pytest.raises(KeyError, match="the loop's own"), exchange.lagging():
+        exchange.settle(TrainerControl(), 0, lags=True)
+        raise KeyError("the loop's own")
+    assert limits == [SECONDS_TO_FINISH]
