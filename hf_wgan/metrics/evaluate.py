@@ -108,7 +108,7 @@ def evaluate(
 
     Args:
         pipeline: The model. Sample k is generated from `seed + k`, as by `hf-wgan generate`, and rounded to 8 bits as
-            in an image file.
+            in an image file. Samples of a model with classes have them in the proportions of the real images.
         images: The training images of the model.
         features: The feature extractor.
         held_out: Images that the model was not trained on, to compare the samples with. By default they are compared
@@ -126,13 +126,14 @@ def evaluate(
     Raises:
         InputError: The shapes differ, there are too few images, or a class-conditional critic lacks labels.
     """
-    is_conditional = pipeline.critic is not None and pipeline.critic.config.get("num_classes")
-    for image_set in (images, held_out):
-        if is_conditional and image_set is not None and image_set.num_unlabelled == len(image_set):
-            raise InputError(
-                f"{image_set.name} has no labels, which the critic of this model requires; set label_column"
-            )
-    if is_conditional:  # labels are names: the classes are numbered as the networks have them
+    num_classes = pipeline.generator.config.get("num_classes")
+    image_sets = [images] if held_out is None else [images, held_out]
+    unlabelled = [image_set for image_set in image_sets if image_set.num_unlabelled == len(image_set)]
+    if unlabelled and pipeline.critic is not None and pipeline.critic.config.get("num_classes"):
+        raise InputError(
+            f"{unlabelled[0].name} has no labels, which the critic of this model requires; set label_column"
+        )
+    if num_classes and not unlabelled:  # labels are names: the classes are numbered as the networks have them
         names = list(pipeline.generator.config.get("class_names") or [])
         images = images.relabelled(names).labelled()
         held_out = held_out and held_out.relabelled(names).labelled()
@@ -146,8 +147,13 @@ def evaluate(
 
     with progress_bar(num_images, " samples", disable=not (progress and state.is_main_process)) as bar:
         bar.set_description("samples")
+        classes = None
+        if num_classes and unlabelled:
+            classes = torch.arange(num_images) % num_classes
+        elif num_classes:
+            classes = classes_as_in(reference, num_images, seed)
         generated, fake_scores = _evaluate_samples(
-            pipeline, features, score, num_images, images.shape, seed, batch_size, bar
+            pipeline, features, score, num_images, images.shape, classes, seed, batch_size, bar
         )
         if not state.is_main_process:
             return Evaluation({}, {}, {})
@@ -176,6 +182,8 @@ def evaluate(
             "seed": seed,
             "compared_with": f"{'training' if held_out is None else 'held-out'} images of {Path(reference.name).name}",
         }
+        if num_classes:
+            settings["classes"] = "in turn" if unlabelled else "as frequent as in the real images"
         floor = {}
         if with_floor:
             num_floor = min(num_images, len(compared) // 2)
@@ -183,6 +191,20 @@ def evaluate(
                 floor = compare_features(compared[:num_floor], compared[-num_floor:], seed)
                 settings["floor_num_images"] = num_floor
     return Evaluation(metrics, floor, settings, copied.nearest)
+
+
+def classes_as_in(images: ImageSet, num_images: int, seed: int = 0) -> torch.Tensor:
+    """Return classes for samples, `(N,)` int64, in the proportions of labelled images and in random order.
+
+    Args:
+        images: Real images, all of them with a label.
+        num_images: Number of samples.
+        seed: Seed of the order.
+    """
+    assert images.labels is not None
+    in_order = images.labels.sort().values
+    proportional = in_order[torch.arange(num_images) * len(in_order) // num_images]
+    return proportional[torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))]
 
 
 Scores = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -259,18 +281,18 @@ def _evaluate_samples(
     score: Scores | None,
     num_images: int,
     shape: tuple[int, ...],
+    classes: torch.Tensor | None,
     seed: int,
     batch_size: int,
     bar: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the features `(N, D)` and the critic's scores `(N,)` of samples, gathered from all processes."""
     state = PartialState()
-    num_classes = pipeline.generator.config.get("num_classes")
     results = []
     starts = range(0, num_images, batch_size)
     for start in starts[state.process_index :: state.num_processes]:
         numbers = range(start, min(start + batch_size, num_images))
-        labels = torch.tensor([number % num_classes for number in numbers]) if num_classes else None
+        labels = None if classes is None else classes[numbers.start : numbers.stop]
         samples = pipeline(
             len(numbers),
             generator=[torch.Generator().manual_seed(seed + number) for number in numbers],

@@ -221,6 +221,28 @@ def test_images_of_another_shape_or_without_needed_labels_are_named(training, tm
         evaluate(pipeline, tiny_images(), load_feature_extractor("pixels", tiny_images()), cache_dir=tmp_path)
 
 
+@pytest.mark.parametrize("has_critic", [True, False])
+def test_samples_have_classes_in_the_proportions_of_the_real_images(has_critic, tmp_path, monkeypatch):
+    pixels = tiny_images(80).images
+    labels = torch.tensor([0] * 12 + [1] * 24 + [2] * 4).repeat(2)
+    images, held_out = ImageSet(pixels, labels=labels), ImageSet(pixels[:40], labels=labels[:40])
+    pipeline = WGANPipeline(tiny_generator(num_classes=3), tiny_critic(num_classes=3) if has_critic else None)
+    drawn = []
+
+    def spy(self, class_labels, batch_size):
+        drawn.extend(class_labels.tolist())
+        return class_numbers(self, class_labels, batch_size)
+
+    class_numbers = WGANPipeline.class_numbers
+    monkeypatch.setattr(WGANPipeline, "class_numbers", spy)
+    features = load_feature_extractor("pixels", images)
+    result = evaluate(pipeline, images, features, held_out, num_images=20, batch_size=7, cache_dir=tmp_path)
+    assert result.settings["classes"] == "as frequent as in the real images"
+    classes = drawn[:20]
+    assert [classes.count(number) for number in range(3)] == [6, 12, 2]
+    assert classes != sorted(classes), "a critic with batch norm sees all classes in a batch"
+
+
 def test_unequal_or_too_few_images_are_named():
     points = np.zeros((20, 3))
     with pytest.raises(InputError, match="19 samples against 20 real images"):
