@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from ..algorithm.augment import AdaptiveAugmentation
+from ..algorithm.execution import unwrapped
 from ..data import ImageSet
 from ..data.batches import normalised
 from ..pipelines import WGANPipeline
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .trainer import WGANTrainer
 
 LARGEST_SIZE_OF_SMALL_IMAGES = 32
+IMAGES_OF_A_CLASS = 50  # in the mean, at least; with fewer the classes are hardly learnt
 FIRST_STEP = 64  # before it, samples may be alike
 ALIKE = 1.0  # grey levels: the mean over pixels of the standard deviation over samples
 REPORTS = 20  # over which the estimate is looked at
@@ -31,12 +33,31 @@ FAR_AHEAD = 0.5  # r_v: 0 for a critic that knows no single image, 1 for one tha
 
 
 def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
-    """Return a line where the settings are those of the paper of 2017, and the images are in colour or larger."""
+    """Return a line for each option that would make better samples of these images.
+
+    These are another preset where the settings are those of the paper of 2017 and the images are in colour or larger,
+    and the classes where the images have some and the networks could be trained on them.
+    """
     channels, height, width = trainer.dataset.shape
     is_small_and_grey = channels == 1 and max(height, width) <= LARGEST_SIZE_OF_SMALL_IMAGES
-    if trainer.config.lipschitz != "clip" or "constraint" in trainer.describe() or is_small_and_grey:
-        return []
-    return [f"The constraint is that of the first paper; for images like these, --preset {FOR_COLOUR} fits better."]
+    lines = []
+    if trainer.config.lipschitz == "clip" and "constraint" not in trainer.describe() and not is_small_and_grey:
+        lines = [
+            f"The constraint is that of the first paper; for images like these, --preset {FOR_COLOUR} fits better."
+        ]
+    if (classes := num_unused_classes(trainer)) > 1:
+        lines.append(f"The images have {classes} classes: with --class_conditional samples are better, of any class.")
+    return lines
+
+
+def num_unused_classes(trainer: "WGANTrainer") -> int:
+    """Return the number of classes of the images; 0 where networks have them, cannot, or the classes are very small."""
+    images = trainer.dataset
+    could = "num_classes" in getattr(unwrapped(trainer.critic), "config", {}) and not trainer.config.class_conditional
+    if not could or not isinstance(images, ImageSet) or images.labels is None:
+        return 0
+    number = images.labels.unique().numel()
+    return number if len(images) >= IMAGES_OF_A_CLASS * number else 0
 
 
 class AdviceCallback(TrainerCallback):

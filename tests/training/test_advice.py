@@ -4,10 +4,11 @@ import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
 from PIL import Image
 
-from hf_wgan import TrainingConfig, WGANTrainer
+from hf_wgan import ImageSet, TrainingConfig, WGANTrainer
 from hf_wgan.algorithm.lipschitz import WeightClipping
 from hf_wgan.training.advice import (
     FIRST_STEP,
+    IMAGES_OF_A_CLASS,
     REPORTS,
     AdviceCallback,
     advice_at_the_start,
@@ -18,12 +19,12 @@ from hf_wgan.training.advice import (
 from hf_wgan.training.presets import FOR_COLOUR, PRESETS
 
 
-def trainer(config, channels=1, size=8, **options):
+def trainer(config, channels=1, size=8, images=None, num_classes=None, **options):
     networks = (
-        tiny_generator(out_channels=channels, sample_size=size),
-        tiny_critic(in_channels=channels, sample_size=size),
+        tiny_generator(out_channels=channels, sample_size=size, num_classes=num_classes),
+        tiny_critic(in_channels=channels, sample_size=size, num_classes=num_classes),
     )
-    return WGANTrainer(*networks, tiny_images(channels=channels, size=size), config, **options)
+    return WGANTrainer(*networks, images or tiny_images(channels=channels, size=size), config, **options)
 
 
 class State:
@@ -49,6 +50,20 @@ def test_settings_of_2017_for_colour_or_large_images_name_the_preset_that_fits(c
 def test_who_chose_a_constraint_is_not_advised(tiny_config):
     assert not advice_at_the_start(trainer(tiny_config(lipschitz="none"), channels=3))
     assert not advice_at_the_start(trainer(tiny_config(), channels=3, constraint=WeightClipping(0.1)))
+
+
+@pytest.mark.parametrize(
+    "classes, conditional, advised",
+    [(2, False, True), (2, True, False), (1, False, False), (3, False, False), (0, False, False)],
+)
+def test_classes_that_are_not_trained_on_are_named(classes, conditional, advised, tiny_config):
+    images = tiny_images(2 * IMAGES_OF_A_CLASS)
+    if classes:
+        images = ImageSet(images.images, labels=torch.arange(len(images)) % classes)
+    networks = {"num_classes": classes} if conditional else {}
+    lines = advice_at_the_start(trainer(tiny_config(class_conditional=conditional), images=images, **networks))
+    assert bool(lines) == advised
+    assert all("2 classes: with --class_conditional" in line for line in lines)
 
 
 GROWING = 500 * 1.2 ** np.arange(REPORTS)
