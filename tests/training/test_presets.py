@@ -189,14 +189,15 @@ STATEMENTS = {
     ("r3gan-small", 32): R3GAN._replace(**R3GAN_SMALL, batch=(64, 64)),  # of no paper: what docs/presets.md says
     ("wgan-fast", 32): Statement(  # likewise
         generator=dcgan([64, 128, 256], norm=[64, 128, 256], image_to_vector=100),
-        critic=dcgan([64, 128, 256], norm=[128, 256], image_to_vector=1),
+        critic=dcgan([64, 128, 256], norm=[], image_to_vector=1),
         latents=(100, "normal"),
-        norms=(3, 2),
-        constraint=("lp", 10),
+        norms=(3, 0),
+        constraint=("r1", 10),
         optimizer=(ADAM, 1e-3, (0, 0.9)),
         decay=CONSTANT,
-        n_critic=2,
+        n_critic=1,
         batch=(64, 64),
+        interval=8,
         average=True,
     ),
     ("wgan-color", 64): Statement(  # likewise

@@ -110,7 +110,7 @@ def test_yaml_reads_no_and_powers_of_ten_as_they_are_meant(tmp_path):
 def test_sections_of_a_file_hold_the_options_of_their_class(tmp_path):
     (tmp_path / "run.yaml").write_text("data: {resolution: 32}\ntraining: {n_critic: 2}\npreset: wgan-fast\n")
     config = RunConfig.resolve(tmp_path / "run.yaml")
-    assert (config.data.resolution, config.training.n_critic, config.training.lipschitz) == (32, 2, "lp")
+    assert (config.data.resolution, config.training.n_critic, config.training.lipschitz) == (32, 2, "r1")
 
 
 def test_explicit_options_override_the_file_which_overrides_the_preset_and_the_digits(tmp_path):
