@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from ..algorithm.augment import AdaptiveAugmentation
-from ..algorithm.execution import unwrapped
 from ..data import ImageSet
 from ..data.batches import normalised
 from ..pipelines import WGANPipeline
@@ -51,10 +50,11 @@ def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
 
 
 def num_unused_classes(trainer: "WGANTrainer") -> int:
-    """Return the number of classes of the images; 0 where networks have them, cannot, or the classes are very small."""
+    """Return the number of classes of the images; 0 where the run uses them, cannot, or the classes are very small."""
     images = trainer.dataset
-    could = "num_classes" in getattr(unwrapped(trainer.critic), "config", {}) and not trainer.config.class_conditional
-    if not could or not isinstance(images, ImageSet) or images.labels is None:
+    options = trainer.record.get("networks")  # by which the run built its networks, unless it was handed some
+    built = options is not None and options["pretrained_model_name_or_path"] is None
+    if not built or trainer.config.class_conditional or not isinstance(images, ImageSet) or images.labels is None:
         return 0
     number = images.labels.unique().numel()
     return number if len(images) >= IMAGES_OF_A_CLASS * number else 0

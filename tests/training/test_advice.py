@@ -52,16 +52,29 @@ def test_who_chose_a_constraint_is_not_advised(tiny_config):
     assert not advice_at_the_start(trainer(tiny_config(), channels=3, constraint=WeightClipping(0.1)))
 
 
+NEW, FINE_TUNED = ({"networks": {"pretrained_model_name_or_path": name}} for name in (None, "me/model"))
+
+
 @pytest.mark.parametrize(
-    "classes, conditional, advised",
-    [(2, False, True), (2, True, False), (1, False, False), (3, False, False), (0, False, False)],
+    "classes, conditional, record, advised",
+    [
+        (2, False, NEW, True),
+        (2, True, NEW, False),
+        (1, False, NEW, False),
+        (3, False, NEW, False),
+        (0, False, NEW, False),
+        (2, False, FINE_TUNED, False),
+        (2, False, None, False),  # networks handed to the trainer
+    ],
 )
-def test_classes_that_are_not_trained_on_are_named(classes, conditional, advised, tiny_config):
+def test_classes_that_could_be_trained_on_are_named(classes, conditional, record, advised, tiny_config):
     images = tiny_images(2 * IMAGES_OF_A_CLASS)
     if classes:
         images = ImageSet(images.images, labels=torch.arange(len(images)) % classes)
-    networks = {"num_classes": classes} if conditional else {}
-    lines = advice_at_the_start(trainer(tiny_config(class_conditional=conditional), images=images, **networks))
+    config = tiny_config(class_conditional=conditional)
+    lines = advice_at_the_start(
+        trainer(config, images=images, num_classes=classes if conditional else None, record=record)
+    )
     assert bool(lines) == advised
     assert all("2 classes: with --class_conditional" in line for line in lines)
 
