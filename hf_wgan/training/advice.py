@@ -53,7 +53,7 @@ def num_unused_classes(trainer: "WGANTrainer") -> int:
     """Return the number of classes of the images; 0 where the run uses them, cannot, or the classes are very small."""
     images = trainer.dataset
     options = trainer.record.get("networks")  # by which the run built its networks, unless it was handed some
-    built = options is not None and options["pretrained_model_name_or_path"] is None
+    built = isinstance(options, dict) and options.get("pretrained_model_name_or_path", "") is None
     if not built or trainer.config.class_conditional or not isinstance(images, ImageSet) or images.labels is None:
         return 0
     number = images.labels.unique().numel()
