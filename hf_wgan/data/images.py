@@ -106,6 +106,12 @@ class ImageSet:
         return torch.from_numpy(self._labels[self._order])
 
     @property
+    def num_classes(self) -> int:
+        """Return the number of different labels; 0 if there are none or an image has none."""
+        labels = self.labels
+        return 0 if labels is None else labels.unique().numel()
+
+    @property
     def num_unlabelled(self) -> int:
         """Return the number of images without a label."""
         return len(self) if self._labels is None else int((self._labels[self._order] == UNLABELLED).sum())

@@ -117,7 +117,7 @@ def fit(network: ModelMixin, batches: RealBatches, loss_of: Callable[[Batch], to
 
 def _labels(images: ImageSet) -> torch.Tensor:
     labels = images.labels
-    if labels is None or labels.min() == labels.max():
+    if labels is None or images.num_classes == 1:
         number = "no labels" if labels is None else "a single class"
         raise InputError(
             f"features='classifier': {images.name} has {number} to train one on; set label_column, or choose other "

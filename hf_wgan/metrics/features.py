@@ -159,8 +159,7 @@ def load_feature_extractor(
 
 @register_extractor("auto", "classifier for labelled images, else dinov2 where it can be had, else self-supervised")
 def _auto(_: str, resources: Resources) -> FeatureExtractor:
-    labels = resources.images.labels
-    if labels is not None and labels.min() != labels.max():
+    if resources.images.num_classes > 1:
         return _classifier("", resources)
     try:
         return _dinov2("", resources)

@@ -54,9 +54,9 @@ def num_unused_classes(trainer: "WGANTrainer") -> int:
     images = trainer.dataset
     options = trainer.record.get("networks")  # by which the run built its networks, unless it was handed some
     built = isinstance(options, dict) and options.get("pretrained_model_name_or_path", "") is None
-    if not built or trainer.config.class_conditional or not isinstance(images, ImageSet) or images.labels is None:
+    if not built or trainer.config.class_conditional or not isinstance(images, ImageSet):
         return 0
-    number = images.labels.unique().numel()
+    number = images.num_classes
     return number if len(images) >= IMAGES_OF_A_CLASS * number else 0
 
 
