@@ -89,10 +89,10 @@ def train(run: Run, args: argparse.Namespace, extra: list[str]) -> None:
     say(f"{folder.name}: {'trained' if code == 0 else f'failed with exit code {code}'}, see {folder}.log")
 
 
-def row(run: Run, network: SmallClassifier, compared: ImageSet, num_images: int) -> list[float]:
+def row(run: Run, network: SmallClassifier, real: torch.Tensor, compared: ImageSet) -> list[float]:
     """Return the numbers of a run; none if it has no model.
 
-    Samples of a model with classes have those of the images that they are compared with.
+    Samples of a model with classes have those of the `real` images, the first of the set that is compared with.
     """
     folder = run.folder
     if not (folder / files.INDEX).is_file():
@@ -101,13 +101,13 @@ def row(run: Run, network: SmallClassifier, compared: ImageSet, num_images: int)
     speed = statistics.median(line["images_per_second"] for line in metrics)
     pipeline = WGANPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    real, labels = first(compared, num_images), None
-    if pipeline.generator.config.get("num_classes"):
-        labels = compared.relabelled(pipeline.generator.config.get("class_names")).labels
+    networks = pipeline.generator.config
+    labels = compared.relabelled(networks.get("class_names")).labels if networks.get("num_classes") else None
+    classes = None if labels is None else labels[: len(real)]
     rng = torch.Generator().manual_seed(run.seed)
-    samples = pipeline(  # (N, C, H, W) in [0, 1]
-        len(real), generator=rng, class_labels=labels if labels is None else labels[: len(real)], output_type="pt"
-    ).images
+    samples = pipeline(
+        len(real), generator=rng, class_labels=classes, output_type="pt"
+    ).images  # (N, C, H, W) in [0, 1]
     return [metrics[-1]["seconds"] / 60, metrics[-1]["step"], speed, *figures(network, real, samples * 2 - 1)]
 
 
@@ -175,7 +175,7 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
     training = [] if compared is images else [None, None, None, *figures(network, real, first(images, len(real)))]
     table = [cells("real training images", training)]
     for preset in presets:
-        rows = {run: row(run, network, compared, args.num_images) for run in runs if run.preset == preset}
+        rows = {run: row(run, network, real, compared) for run in runs if run.preset == preset}
         table += [cells(run.folder.name, numbers) for run, numbers in rows.items()]
         if len(seeds) > 1 and all(rows.values()):
             table.append(cells(f"{preset}, mean", [statistics.mean(values) for values in zip(*rows.values())]))

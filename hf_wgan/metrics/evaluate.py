@@ -201,8 +201,9 @@ def classes_as_in(images: ImageSet, num_images: int, seed: int = 0) -> torch.Ten
         num_images: Number of samples.
         seed: Seed of the order.
     """
-    assert images.labels is not None
-    in_order = images.labels.sort().values
+    labels = images.labels
+    assert labels is not None
+    in_order = labels.sort().values
     proportional = in_order[torch.arange(num_images) * len(in_order) // num_images]
     return proportional[torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))]
 

@@ -59,9 +59,8 @@ _R3GAN = {
     "ema_max_decay": 0.9999,
 }
 
-# Ours, for a CPU: what made the best images of Fashion-MNIST at 32 pixels in minutes (docs/constraints.md has the
-# figures). Adam without momentum did much: in early trials with beta1 0.5 the Fréchet
-# distance was twice as large.
+# Ours, for a CPU: what made the best images of Fashion-MNIST at 32 pixels in minutes (docs/speed.md has the
+# figures). Adam without momentum did much: in early trials with beta1 0.5 the Fréchet distance was twice as large.
 _WGAN_FAST: dict[str, Any] = {
     "architecture": "dcgan",
     "critic_norm_type": "none",
