@@ -347,9 +347,11 @@ def _of_affine(gradient: Tensor, maps: Tensor, weight: Tensor | None, is_needed:
     It is a batch normalisation with mean 0 and variance 1, whose gradients are one kernel.
     """
     zeros, ones = _zeros_and_ones(maps.shape[1], maps.dtype, maps.device)
-    return torch.ops.aten.native_batch_norm_backward(
+    gradients = torch.ops.aten.native_batch_norm_backward(
         gradient, maps, ones if weight is None else weight, zeros, ones, zeros, ones, False, 0.0, is_needed
     )
+    # CUDA's kernel for channels-last maps returns all three, and autograd takes none for an input that is None.
+    return tuple(value if needed else None for value, needed in zip(gradients, is_needed))
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from conftest import seeded_rand
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_wgan import DCGANCritic, R3GANCritic, ResNetCritic
 from hf_wgan.algorithm.derivatives import FastDerivatives
@@ -73,8 +74,8 @@ def test_the_gradients_of_a_penalty_of_layer_norms_in_bf16_are_as_exact_as_pytor
 
         critic.zero_grad()
         GradientPenalty(10.0, seeded_rand()).penalty(score, images, images.flip(0)).backward()
-        values = [p.grad.flatten() for p in critic.parameters() if p.grad is not None]
-        gradients[dtype, fast] = torch.cat(values)
+        values = [torch.zeros_like(p) if p.grad is None else p.grad for p in critic.parameters()]
+        gradients[dtype, fast] = torch.cat([value.flatten() for value in values])
     exact = gradients[torch.float32, False]
     rounding, own = ((gradients[torch.bfloat16, fast] - exact).norm() for fast in (False, True))
     assert 0 < own < 1.2 * rounding < 0.2 * exact.norm()
@@ -178,9 +179,9 @@ CRITICS = {
     "padded beyond the stride": lambda: of_layers(nn.ConvTranspose2d(8, 4, 3, 1, 1, 1, dilation=2), nn.Tanh()),
     "spectral norm": lambda: parametrised(parametrizations.spectral_norm),
     "weight norm": lambda: parametrised(parametrizations.weight_norm),
-    "DCGAN": lambda: DCGANCritic(8, 2, width=8, norm_type="none"),
-    "DCGAN, layer norm": lambda: DCGANCritic(8, 2, width=8, norm_type="layer"),
-    "DCGAN, spectral norm": lambda: DCGANCritic(8, 2, width=8, norm_type="none", spectral_norm=True),
+    "DCGAN": lambda: DCGANCritic(16, 2, width=8, norm_type="none"),
+    "DCGAN, layer norm": lambda: DCGANCritic(16, 2, width=8, norm_type="layer"),
+    "DCGAN, spectral norm": lambda: DCGANCritic(16, 2, width=8, norm_type="none", spectral_norm=True),
     "layer norm and a smooth activation": lambda: of_layers(
         nn.GroupNorm(1, 8), nn.Tanh(), nn.GroupNorm(1, 8, affine=False)
     ),
@@ -194,7 +195,7 @@ def built(name, layout=torch.contiguous_format):
     """The critic in float64, and four images that it takes."""
     torch.manual_seed(0)
     critic = CRITICS[name]()
-    size = {"ResNet": 32, "R3GAN": 16}.get(name, 8)
+    size = {"ResNet": 32, "R3GAN": 16}.get(name, 16 if "DCGAN" in name else 8)
     images = torch.randn(4, 2, size, size, dtype=torch.double)
     critic.double().eval()(images)  # in eval mode, so that spectral normalisation takes no power iterations between
     for parameter in critic.parameters():  # away from where weights start at zero
@@ -233,6 +234,26 @@ def test_a_penalty_and_its_gradients_are_pytorchs_to_ten_digits(name, layout):
         critic.zero_grad()
         (penalty + score(images).mean()).backward()
         results.append([penalty.detach(), *(parameter.grad for parameter in critic.parameters())])
+    same(results)
+
+
+class Generous(TorchDispatchMode):
+    """Kernels that compute every gradient, also where no one asked for it, as some of CUDA's do."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.native_batch_norm_backward.default:
+            args = (*args[:-1], [True] * len(args[-1]))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_that_no_one_asked_for_are_left_out(layout):
+    critic, images = built("DCGAN, layer norm", layout)
+    results = []
+    for generous in (True, False):
+        with Generous() if generous else nullcontext():
+            penalised(critic, images, fast=True)
+        results.append([parameter.grad for parameter in critic.parameters()])
     same(results)
 
 
