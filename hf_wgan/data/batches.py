@@ -147,10 +147,15 @@ class RealBatches(Iterator[Batch]):
         if epoch not in self._orders:
             size = len(self.dataset)
             are_mirrored = self._uniform(epoch * size, size)[:, 2] < 0.5
-            numbers = torch.from_numpy(self._permutation(epoch)).to(self.device)
+            numbers = self._to_device(torch.from_numpy(self._permutation(epoch)))
             self._orders = {at: order for at, order in self._orders.items() if abs(at - epoch) <= 1}
-            self._orders[epoch] = numbers, torch.from_numpy(are_mirrored).to(self.device)
+            self._orders[epoch] = numbers, self._to_device(torch.from_numpy(are_mirrored))
         return self._orders[epoch]
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy a tensor to the device while the device works on."""
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return pinned.to(self.device, non_blocking=True)
 
     def _uniform(self, start: int, count: int) -> np.ndarray:
         """Return `(count, 4)` random numbers in [0, 1) for the images from a place on in the order of all images.
