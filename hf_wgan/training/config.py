@@ -109,9 +109,10 @@ class TrainingConfig(Options):
     compile: bool = option(
         False, "Compile the networks with torch.compile, for GPUs; the first step then takes minutes.", matters=False
     )
-    cuda_graphs: bool = option(
-        False,
-        "Record an iteration as one CUDA graph and replay it, on one GPU. New, and not yet tried on a GPU.",
+    cuda_graphs: bool | None = option(
+        None,
+        "Record an iteration as one CUDA graph and replay it, on one GPU. By default on where it can be and the "
+        "networks, the constraint and the augmentation are of this package.",
         matters=False,
     )
 

@@ -1,13 +1,15 @@
 """The choice of fast paths: faster ways to compute the same numbers."""
 
 import time
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 
 from ..algorithm.step import WGANStep
 from .config import TrainingConfig
+from .graphs import obstacle_to_graphs
 
 
 def has_bf16_arithmetic(device: torch.device) -> bool:
@@ -42,17 +44,30 @@ class FastPaths(NamedTuple):
     bf16_derivatives: bool = False  # gradients of bfloat16 weights by matrix products
     kept_memory: bool = False  # freed memory stays with the process
     cudnn_benchmark: bool = False  # cuDNN tries its convolutions and takes the fastest
+    cuda_graphs: bool = False  # an iteration is launched as a whole
 
     @classmethod
-    def of(cls, config: TrainingConfig, accelerator: Accelerator) -> "FastPaths":
-        """Choose the fast paths for a configuration and a machine."""
+    def of(cls, config: TrainingConfig, accelerator: Accelerator, parts: Iterable[Any] = ()) -> "FastPaths":
+        """Choose the fast paths for a configuration and a machine.
+
+        Args:
+            config: The configuration.
+            accelerator: Knows the machine.
+            parts: Networks and functions that run in an iteration.
+        """
         fast, on_cpu = config.fast_paths, accelerator.device.type == "cpu"
         # A fused optimizer hides from Accelerate that a float16 loss scaler skipped its step.
         fused = config.optimizer != "rmsprop" and accelerator.mixed_precision != "fp16"
         bf16_derivatives = on_cpu and accelerator.mixed_precision == "bf16" and not config.compile
         channels_last = on_cpu or _uses_tensor_cores(config, accelerator)
         benchmark = accelerator.device.type == "cuda" and not torch.backends.cudnn.deterministic
-        return cls(*(fast and path for path in (channels_last, fused, bf16_derivatives, on_cpu, benchmark)))
+        chosen = cls(*(fast and path for path in (channels_last, fused, bf16_derivatives, on_cpu, benchmark)))
+        graphs = config.cuda_graphs
+        if graphs is None:  # what is not of this package may decide in Python, which a graph does not run
+            unseen = config.compile or torch.version.hip is not None
+            can_be = not (unseen or obstacle_to_graphs(config, accelerator))
+            graphs = fast and can_be and all(map(_is_of_this_package, parts))
+        return chosen._replace(cuda_graphs=graphs)
 
     def names(self, step: WGANStep) -> list[str]:
         """Return the names of the fast paths in use, those of the step included."""
@@ -62,10 +77,17 @@ class FastPaths(NamedTuple):
             "gradients of bfloat16 weights by matrix products": self.bf16_derivatives,
             "freed memory is kept": self.kept_memory,
             "cuDNN's fastest convolutions": self.cudnn_benchmark,
+            "iterations as CUDA graphs": self.cuda_graphs,
             "own derivatives of the penalty": step.execution.fast_paths and step.constraint.has_penalty,
             "one pass over real and generated images": step.scores_in_one_pass,
         }
         return [name for name, used in in_use.items() if used]
+
+
+def _is_of_this_package(part: Any) -> bool:
+    """Return whether a network, with all that it consists of, or a function is PyTorch's or of this package."""
+    members = part.modules() if isinstance(part, torch.nn.Module) else [part]
+    return all(member.__module__.partition(".")[0] in ("hf_wgan", "torch") for member in members)
 
 
 def _uses_tensor_cores(config: TrainingConfig, accelerator: Accelerator) -> bool:

@@ -5,6 +5,7 @@ and a CPU takes about as long to launch it. A graph of all of them costs one lau
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ from ..utils.errors import InputError, one_line
 from .config import TrainingConfig
 
 WARM_UP_STEPS = 3  # optimizers create their states in them, and libraries choose their kernels
+MAX_CAPTURES = 32
+"""Captures of a run. Settings that change more often are no settings to record."""
 Capture = Callable[[Callable[[], StepRecord]], tuple[Callable[[], None], StepRecord]]
 """Capture a function without running it; return a function that replays it, and the record that each replay overwrites.
 
@@ -29,6 +32,7 @@ It raises a RuntimeError, and leaves everything as it was, if the function canno
 class Graph(NamedTuple):
     """A captured iteration."""
 
+    settings: list[Any]  # with which it was captured
     batches: list[RealBatch]  # where it reads
     replay: Callable[[], None]
     record: StepRecord  # where it writes
@@ -38,9 +42,11 @@ class GraphedStep:
     """Runs a `WGANStep` as a graph. It is called like the step and returns the same numbers.
 
     A graph repeats what Python decided while it was captured. Iterations that differ therefore have graphs of their
-    own: with a lazy penalty, one for each phase in which an iteration can begin. Before it is captured, every kind of
-    iteration runs without a graph; so do iterations with another number of critic steps. Where an iteration waits for
-    the device, or its capture fails, a line says so, and the run goes on without graphs.
+    own: with a lazy penalty, one for each phase in which an iteration can begin. Where a setting of the optimizers, the
+    constraint or the augmentation has changed, or a parameter is frozen, an iteration is captured anew. Before it is
+    captured, every kind of iteration runs without a graph; so do iterations with another number of critic steps, and
+    all while a network has hooks. Where an iteration waits for the device, its capture fails or its settings never
+    rest, a line says so, and the run goes on without graphs.
 
     A graph also keeps to the memory it was captured with: whatever the step reads or writes is changed in place between
     two iterations, as `TrainingState.load_state_dict` does.
@@ -57,38 +63,67 @@ class GraphedStep:
         self.step, self.n_critic = step, n_critic
         self.capture = capture or DeviceCapture(rng)
         self._graphs: dict[int, Graph] = {}  # by phase
+        self._num_captures = 0
         self._warmed_up: list[int] = []  # phases of the iterations so far that ran without a graph
         self._is_off = False
 
     def __call__(self, real_batches: Iterator[RealBatch], n_critic: int) -> StepRecord:
-        if n_critic != self.n_critic or self._is_off:
+        if n_critic != self.n_critic or self._is_off or self._has_hooks:
             return self.step(real_batches, n_critic)
-        batches = [
-            next(real_batches) for _ in range(n_critic)
-        ]  # which may copy images to the device: no part of a graph
+        # Outside of the graph, as they may be copied to the device.
+        batches = [next(real_batches) for _ in range(n_critic)]
         if len(self._warmed_up) < WARM_UP_STEPS or self._phase not in self._warmed_up:
             return self._warm_up(batches)
-        if self._phase not in self._graphs and not self._captures(batches):
-            return self.step(iter(batches), n_critic)
-        return self._replayed(self._graphs[self._phase], batches)
+        graph, settings = self._graphs.get(self._phase), self._settings()
+        if graph is None or graph.settings != settings:
+            graph = self._captured(batches, settings)
+        return self._replayed(graph, batches) if graph else self.step(iter(batches), n_critic)
 
     @property
     def _phase(self) -> int:
         step = self.step
         return step.num_critic_steps % step.penalty_interval if step.constraint.has_penalty else 0
 
+    @property
+    def _has_hooks(self) -> bool:
+        networks = self.step.generator, self.step.critic
+        return any(
+            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+            for network in networks
+            for module in network.modules()
+        )
+
+    def _settings(self) -> list[Any]:
+        """Return the values that Python reads in an iteration, and a graph does not."""
+        step = self.step
+        parts = [step.constraint, step.augment, step.sample_latents]
+        settings: list[Any] = [id(part) for part in parts]
+        groups = step.generator_optimizer.param_groups + step.critic_optimizer.param_groups
+        for values in (*groups, *(getattr(part, "__dict__", {}) for part in parts)):
+            settings += [value for value in values.values() if isinstance(value, (bool, int, float, str, tuple))]
+        settings += [step.penalty_interval, step.generator_batch_ratio]
+        for network in (step.generator, step.critic):
+            settings += [network.training, *(parameter.requires_grad for parameter in network.parameters())]
+        return settings
+
     def _warm_up(self, batches: Sequence[RealBatch]) -> StepRecord:
-        """Run an iteration without a graph, and see whether it could be captured."""
+        """Run an iteration without a graph, and see whether the first of its kind could be captured."""
+        is_first = self._phase not in self._warmed_up
         self._warmed_up.append(self._phase)
-        with HostWaits() as waits:
+        with HostWaits() if is_first else nullcontext() as waits:  # under which nothing is compiled
             record = self.step(iter(batches), self.n_critic)
-        if waits.operators:
+        if waits and waits.operators:
             self._stop(f"{', '.join(sorted(waits.operators))} makes the host wait for the device")
         return record
 
-    def _captures(self, batches: Sequence[RealBatch]) -> bool:
-        """Capture an iteration, and return whether that succeeded."""
-        num_critic_steps = self.step.num_critic_steps
+    def _captured(self, batches: Sequence[RealBatch], settings: list[Any]) -> Graph | None:
+        """Capture an iteration, or return None if that fails."""
+        self._graphs.pop(self._phase, None)
+        self._num_captures += 1
+        if self._num_captures > MAX_CAPTURES:
+            self._stop("its settings change again and again")
+            return None
+        num_critic_steps, phase = self.step.num_critic_steps, self._phase
         own = [RealBatch(images.clone(), None if labels is None else labels.clone()) for images, labels in batches]
         try:
             replay, record = self.capture(lambda: self.step(iter(own), self.n_critic))
@@ -96,8 +131,8 @@ class GraphedStep:
             self._stop(one_line(error))
         self.step.num_critic_steps = num_critic_steps
         if not self._is_off:
-            self._graphs[self._phase] = Graph(own, replay, record)
-        return not self._is_off
+            self._graphs[phase] = Graph(settings, own, replay, record)
+        return self._graphs.get(phase)
 
     def _replayed(self, graph: Graph, batches: Sequence[RealBatch]) -> StepRecord:
         torch._foreach_copy_(_tensors(graph.batches), _tensors(batches), non_blocking=True)
@@ -173,12 +208,8 @@ class DeviceCapture:
         return graph.replay, record
 
 
-def check_graphs(config: TrainingConfig, accelerator: Accelerator) -> None:
-    """Check that the iterations of a run can be captured.
-
-    Raises:
-        InputError: They cannot.
-    """
+def obstacle_to_graphs(config: TrainingConfig, accelerator: Accelerator) -> str:
+    """Return why the iterations of a run cannot be captured, or nothing."""
     obstacles = {
         f"needs a CUDA GPU, and this is {accelerator.device.type}": accelerator.device.type != "cuda",
         f"is for one process, and there are {accelerator.num_processes}": accelerator.num_processes > 1,
@@ -188,10 +219,18 @@ def check_graphs(config: TrainingConfig, accelerator: Accelerator) -> None:
         "has fixed weights and betas; leave gradient_penalty_weight_end and adam_beta2_end out": (
             config.gradient_penalty_weight_end is not None or config.adam_beta2_end is not None
         ),
-        f"takes a batch in one part, not in {config.gradient_accumulation_steps}": config.gradient_accumulation_steps
-        > 1,
-        "cannot be combined with --compile; leave one of them out": config.compile,
+        f"takes a batch in one part, not in {config.gradient_accumulation_steps}": (
+            config.gradient_accumulation_steps > 1
+        ),
     }
-    for obstacle, applies in obstacles.items():
-        if applies:
-            raise InputError(f"cuda_graphs: a graph {obstacle}, or leave --cuda_graphs out")
+    return next((obstacle for obstacle, applies in obstacles.items() if applies), "")
+
+
+def check_graphs(config: TrainingConfig, accelerator: Accelerator) -> None:
+    """Check that the iterations of a run can be captured.
+
+    Raises:
+        InputError: They cannot.
+    """
+    if obstacle := obstacle_to_graphs(config, accelerator):
+        raise InputError(f"cuda_graphs: a graph {obstacle}, or leave --cuda_graphs out")

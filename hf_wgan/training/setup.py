@@ -291,7 +291,7 @@ def build_state(
         "generator_scheduler": build_scheduler(generator_optimizer.optimizer, config),
         "critic_scheduler": build_scheduler(critic_optimizer.optimizer, config),
     }
-    if config.cuda_graphs and config.lr_scheduler != "constant":
+    if fast.cuda_graphs and config.lr_scheduler != "constant":
         for optimizer in (generator_optimizer, critic_optimizer):
             keep_rates_on_device(optimizer)
     torch.backends.cudnn.benchmark |= fast.cudnn_benchmark
@@ -329,13 +329,13 @@ def build_optimizer(
     """Build the optimizer of one network."""
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(
-            network.parameters(), learning_rate, eps=config.adam_epsilon, capturable=config.cuda_graphs
+            network.parameters(), learning_rate, eps=config.adam_epsilon, capturable=fast.cuda_graphs
         )
     options: dict[str, Any] = {
         "betas": (config.adam_beta1, config.adam_beta2),
         "eps": config.adam_epsilon,
         "fused": fast.fused_optimizers or None,
-        "capturable": config.cuda_graphs,
+        "capturable": fast.cuda_graphs,
     }
     if config.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), learning_rate, **options)

@@ -119,10 +119,9 @@ class WGANTrainer:
             self.record = set_prior(generator, latent_prior, self.record)
         self.real_batches = build_batches(self.dataset, config, accelerator)
 
-        self.fast_paths = FastPaths.of(config, accelerator)
-        self.state, wrapped_generator, wrapped_critic = build_state(
-            generator, critic, config, accelerator, self.fast_paths
-        )
+        parts = generator, critic, constraint, augmentation, prior_of(generator)
+        self.fast_paths = fast = FastPaths.of(config, accelerator, parts)
+        self.state, wrapped_generator, wrapped_critic = build_state(generator, critic, config, accelerator, fast)
         self.generator, self.critic = self.state.generator, self.state.critic  # the algorithm holds the wrapped ones
         self.algorithm = WGANStep(
             wrapped_generator,
@@ -136,7 +135,7 @@ class WGANTrainer:
             execution=build_execution(config, accelerator, self.random.begin),
         )
         self.iteration: Callable[[Iterator[RealBatch], int], StepRecord] = self.algorithm
-        if config.cuda_graphs:
+        if self.fast_paths.cuda_graphs:
             self.iteration = GraphedStep(self.algorithm, config.n_critic, self.random.rng)
         self.state.add("constraint", constraint)
         self.state.add("augmentation", augmentation)

@@ -99,7 +99,7 @@ def test_processes_that_accelerate_does_not_know_are_refused(tiny_config, monkey
 
 @pytest.mark.parametrize("device", ["mps", "xpu"])
 def test_gpus_of_other_makers_get_contiguous_memory(device):
-    other = SimpleNamespace(device=torch.device(device), mixed_precision="no")
+    other = SimpleNamespace(device=torch.device(device), mixed_precision="no", num_processes=1)
     assert not FastPaths.of(TrainingConfig(), other).channels_last
 
 
@@ -117,7 +117,7 @@ def test_gpus_of_other_makers_get_contiguous_memory(device):
 )
 def test_channels_last_is_for_tensor_cores(monkeypatch, capability, precision, allow_tf32, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    gpu = SimpleNamespace(device=torch.device("cuda"), mixed_precision=precision)
+    gpu = SimpleNamespace(device=torch.device("cuda"), mixed_precision=precision, num_processes=1)
     assert FastPaths.of(TrainingConfig(allow_tf32=allow_tf32), gpu).channels_last == expected
 
 
