@@ -1,6 +1,7 @@
 """Check the package on this machine's GPU, and time it there, in about eight minutes, as one table.
 
     python benchmarks/gpu.py                      # on a machine with an NVIDIA GPU
+    python benchmarks/gpu.py --jobs 4             # four checks at a time, as far as nothing is timed
     python benchmarks/gpu.py --only graphs,two    # some of the checks
     python benchmarks/gpu.py --cpu                # the same checks on the CPU, small: whether this file itself is right
 
@@ -25,6 +26,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +38,8 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, InputError, TrainingConfig, WGANPipeline, WGANTrainer
+from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig, WGANPipeline, WGANTrainer
+from hf_wgan.algorithm.execution import Execution
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS, GradientPenalty
 from hf_wgan.data import DataConfig
 from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks
@@ -63,18 +66,19 @@ class Row(NamedTuple):
 
 
 class Check(NamedTuple):
-    """A check: what it yields, and the seconds that it may take on a GPU."""
+    """A check: what it yields, the seconds that it may take on a GPU, and whether it times something there."""
 
     function: Callable[[], Iterator[Row]]
     limit: int
+    is_timed: bool
 
 
 CHECKS: dict[str, Check] = {}
 
 
-def check(limit: int) -> Callable[[Callable[[], Iterator[Row]]], Callable[[], Iterator[Row]]]:
+def check(limit: int, is_timed: bool = False) -> Callable[[Callable[[], Iterator[Row]]], Callable[[], Iterator[Row]]]:
     def register(function: Callable[[], Iterator[Row]]) -> Callable[[], Iterator[Row]]:
-        CHECKS[function.__name__] = Check(function, limit)
+        CHECKS[function.__name__] = Check(function, limit, is_timed)
         return function
 
     return register
@@ -130,6 +134,7 @@ def trainer(
         "generator_learning_rate": 1e-3,
         "critic_learning_rate": 1e-3,
         "cuda_graphs": graphed and CUDA,
+        "sync_batch_norm": torch.cuda.device_count() > 1,
     }
     run = WGANTrainer(
         *(network.double() if double else network for network in networks),
@@ -226,25 +231,33 @@ def fast_paths() -> Iterator[Row]:
 
 @check(60)
 def against_cpu() -> Iterator[Row]:
-    def gradients(device: torch.device | str) -> torch.Tensor:
+    def gradients(device: torch.device | str, dtype: torch.dtype, own: bool) -> torch.Tensor:
         torch.manual_seed(0)
-        generator = DCGANGenerator(sample_size=32, width=16).double().to(device)
-        critic = DCGANCritic(sample_size=32, width=16, norm_type="layer").double().to(device)
+        generator = DCGANGenerator(sample_size=32, width=16).double()
+        critic = DCGANCritic(sample_size=32, width=16, norm_type="layer").double()
+        for network in (generator, critic):
+            network.to(device, dtype, memory_format=torch.channels_last)
         rng = torch.Generator().manual_seed(1)
-        latents = torch.randn(8, 100, generator=rng, dtype=torch.float64).to(device)
-        real = torch.rand(8, 3, 32, 32, generator=rng, dtype=torch.float64).to(device)
+        latents = torch.randn(8, 100, generator=rng, dtype=torch.float64).to(device, dtype)
+        real = torch.rand(8, 3, 32, 32, generator=rng, dtype=torch.float64).to(device, dtype)
         fake = generator(latents)
         in_the_middle = GradientPenalty(10.0, lambda shape, **options: torch.full(shape, 0.5, **options))
-        penalty = in_the_middle.penalty(critic, real, fake.detach())
+        score = Execution(fast_paths=own).penalty_score(critic, ())
+        penalty = in_the_middle.penalty(score, real, fake.detach())
         (critic(fake).mean() - critic(real).mean() + penalty).backward()
         weights = [weight for network in (generator, critic) for weight in network.parameters()]
-        return torch.cat([weight.grad.flatten().cpu() for weight in weights])
+        return torch.cat([weight.grad.flatten().double().cpu() for weight in weights])
 
-    def compared() -> tuple[bool, str]:
-        far = apart(gradients(DEVICE), gradients("cpu"))
-        return far < 1e-9, f"gradients of loss and penalty in float64 are apart by {far:.1e}"
+    def compared(dtype: torch.dtype, own: bool, least: float) -> tuple[bool, str]:
+        torch.backends.cudnn.allow_tf32 = False
+        far = apart(gradients(DEVICE, dtype, own), gradients("cpu", torch.float64, False))
+        return far < least, f"gradients of loss and penalty are apart from the CPU's in float64 by {far:.1e}"
 
-    yield judged("the device computes as the CPU does", compared)
+    for dtype, least in ((torch.float64, 1e-9), (torch.float32, 5e-3)):
+        for own in (False, True):
+            whose = "our derivatives" if own else "PyTorch's derivatives"
+            name = f"the device computes as the CPU does, {str(dtype).removeprefix('torch.')}, {whose}"
+            yield judged(name, compared, dtype, own, least)
 
 
 @check(150)
@@ -265,8 +278,14 @@ def graphs() -> Iterator[Row]:
         yield judged(f"graphs, {name}", equal, trainer, {**settings, "graphed": True}, settings, 14, 1e-8)
 
 
+def deterministic() -> None:
+    """Let two plain runs be equal, whose gradients of weights in TF32 else differ from time to time."""
+    torch.backends.cudnn.deterministic = True
+
+
 @check(120)
 def graphs_in_half() -> Iterator[Row]:
+    deterministic()
     size = {"width": 8} if CPU else {"size": 32, "channels": 3, "width": 32, "train_batch_size": 32}
     for name, settings in {"clip": {}, "gp, averaged": {**GP, "use_ema": True}}.items():
         for precision in ("bf16", "no"):
@@ -303,6 +322,7 @@ def spoiled(run: WGANTrainer, step: int) -> WGANTrainer:
 
 @check(120)
 def restore() -> Iterator[Row]:
+    deterministic()
     common = {"on_nan": "restore", "max_train_steps": 16, "checkpointing_steps": 5, "logging_steps": 1}
 
     def restored(settings: dict[str, Any]) -> tuple[bool, str]:
@@ -321,6 +341,8 @@ def restore() -> Iterator[Row]:
 
 @check(150)
 def resume() -> Iterator[Row]:
+    deterministic()
+
     def resumed(settings: dict[str, Any]) -> tuple[bool, str]:
         common = {"checkpointing_steps": 6, "logging_steps": 2, "max_train_steps": 12, **settings}
         whole, first = trainer(**common), trainer(**common)
@@ -353,6 +375,7 @@ def float16() -> Iterator[Row]:
 
     def scaled(settings: dict[str, Any]) -> tuple[bool, str]:
         run = trainer(mixed_precision="fp16", width=16, **settings)
+        run.accelerator.scaler.scale(torch.zeros((), device=DEVICE))  # which begins it
         run.accelerator.scaler.update(2.0**40)  # the first gradients overflow, and their update is tried again
         records, _ = steps(run, 20)
         scale = run.accelerator.scaler.get_scale()
@@ -410,16 +433,13 @@ TOGETHER: dict[str, dict[str, Any]] = {
 
 @check(150)
 def two() -> Iterator[Row]:
-    """Two processes: on two GPUs by NCCL, on one GPU or a CPU by gloo."""
+    """Two processes: on two GPUs by NCCL, together on one GPU or on a CPU by gloo."""
     folder, several = tempfile.mkdtemp(prefix="hf_wgan-gpu-"), CUDA and torch.cuda.device_count() > 1
     environment = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     environment |= {"MASTER_PORT": "29713", "FOLDER": folder}
-    if CUDA and not several:
-        environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cuda:0"}
     command = [sys.executable, __file__, "--run", "one_of_two", *(["--cpu"] if CPU else [])]
-    processes = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
-    ]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(0 if CUDA and not several else rank)} for rank in range(2)]
+    processes = [subprocess.Popen(command, env=environment | rank) for rank in ranks]
     codes = [process.wait() for process in processes]
     how = "NCCL, two GPUs" if several else "gloo, one GPU" if CUDA else "gloo, a CPU"
     if any(codes):
@@ -441,6 +461,8 @@ def two() -> Iterator[Row]:
 
 def one_of_two() -> None:
     rank, folder = os.environ["RANK"], os.environ["FOLDER"]
+    if CUDA and torch.cuda.device_count() == 1:  # which NCCL refuses to share
+        torch.distributed.init_process_group("gloo")
     for name, settings in TOGETHER.items():
         run = trainer(double=True, train_batch_size=4, **settings)
         torch.save(steps(run, 6)[1], Path(folder, f"{name} {rank}.pt"))
@@ -465,7 +487,6 @@ def command() -> Iterator[Row]:
     options |= {"generator_width": 16, "critic_width": 16, "num_validation_images": 4, "checkpointing_steps": 10}
     options |= {"mixed_precision": "bf16", "lipschitz": "gp", "critic_norm_type": "layer", "optimizer": "adam"}
     words = ["train", "--use_ema", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-    words += ["--cuda_graphs"] if CUDA else []
 
     def ran(more: list[str]) -> tuple[bool, str]:
         environment = {**os.environ, "HF_HOME": str(root / "home")}
@@ -475,7 +496,8 @@ def command() -> Iterator[Row]:
         sys.stderr.write(run.stderr)
         lines = [line for line in run.stderr.splitlines() if line.strip()]
         opening = next((line for line in lines if line.startswith("Training ")), "")
-        return run.returncode == 0 and DEVICE.type in opening, (opening or lines[-1])[-120:]
+        is_on_device = DEVICE.type in opening and ("as CUDA graphs" in run.stderr or not CUDA)
+        return run.returncode == 0 and is_on_device, (opening if is_on_device else lines[-1])[-120:]
 
     yield judged("hf-wgan train", ran, ["--max_train_steps", "20"])
     yield judged("hf-wgan train, resumed", ran, ["--max_train_steps", "30", "--resume_from_checkpoint", "latest"])
@@ -486,7 +508,7 @@ def suite() -> Iterator[Row]:
     """Run the repository's own tests of the step, which mean the CPU, and those that need a GPU."""
     files = [f"tests/training/test_{name}.py" for name in ("graphs", "machines")] + ["tests/algorithm/test_step.py"]
     runs = {"the repository's tests": files} | (
-        {"its tests on a GPU": ["--gpu", "-k", "gpu", files[0]]} if CUDA else {}
+        {"its tests on a GPU": ["--gpu", "-k", "test_on_a_gpu", files[0]]} if CUDA else {}
     )
     for name, words in runs.items():
         command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", *words]
@@ -517,7 +539,7 @@ def ours(chosen: speed.Setting, precision: str = "no", *words: str) -> speed.Our
     return speed.Ours(images, chosen, precision, Path(tempfile.mkdtemp(prefix="hf_wgan-gpu-"), "run"), words)
 
 
-@check(60)
+@check(60, is_timed=True)
 def host_waits() -> Iterator[Row]:
     if not CUDA:
         yield Row("skip", "host waits", "needs a GPU")
@@ -534,7 +556,7 @@ def host_waits() -> Iterator[Row]:
         places = Counter(
             f"{Path(warning.filename).name}:{warning.lineno}"
             for warning in caught
-            if "synchron" in str(warning.message)
+            if "called a synchronizing CUDA operation" in str(warning.message)
         )
         return not places, f"{sum(places.values())} an iteration {dict(places.most_common(4)) or ''}"
 
@@ -561,8 +583,8 @@ def contest(chosen: speed.Setting) -> Iterator[Row]:
         "ours, bf16": lambda: ours(chosen, "bf16").iterate,
     }
     if CUDA:
-        contenders["ours, graphs"] = lambda: ours(chosen, "no", "--cuda_graphs").iterate
-        contenders["ours, bf16, graphs"] = lambda: ours(chosen, "bf16", "--cuda_graphs").iterate
+        contenders["ours, no graphs"] = lambda: ours(chosen, "no", "--no-cuda_graphs").iterate
+        contenders["ours, bf16, no graphs"] = lambda: ours(chosen, "bf16", "--no-cuda_graphs").iterate
     for name, build in contenders.items():
 
         def measured(name: str = name, build: Callable[[], Callable[[], Any]] = build) -> tuple[bool, str]:
@@ -571,36 +593,36 @@ def contest(chosen: speed.Setting) -> Iterator[Row]:
 
         row = judged(f"{chosen}, {chosen.lipschitz}: {name}", measured)
         yield row._replace(status="info") if row.status == "pass" else row
-    pairs = [("ours", "plain, TF32", 1.0), ("ours, float32", "plain, float32", 1.0)]
-    pairs += [("ours, graphs", "ours", 1.0), ("ours, bf16, graphs", "ours, bf16", 1.0), ("ours, bf16", "ours", 1.0)]
-    for one, other, least in pairs:
+    pairs = [("ours", "plain, TF32"), ("ours, float32", "plain, float32"), ("ours, bf16", "ours")]
+    pairs += [("ours", "ours, no graphs"), ("ours, bf16", "ours, bf16, no graphs")]
+    for one, other in pairs:
         if one in times and other in times:
             ratio = times[other] / times[one]
-            status = "info" if CPU else "pass" if ratio >= 0.97 * least else "slow"
+            status = "info" if CPU else "pass" if ratio >= 0.97 else "slow"
             yield Row(status, f"{chosen}, {chosen.lipschitz}: {one}", f"{ratio:.2f} times as fast as {other}")
 
 
-@check(110)
+@check(110, is_timed=True)
 def speed_64() -> Iterator[Row]:
     yield from contest(setting(64, 3, "clip"))
 
 
-@check(80)
+@check(80, is_timed=True)
 def speed_32() -> Iterator[Row]:
     yield from contest(setting(32, 1, "clip"))
 
 
-@check(100)
+@check(100, is_timed=True)
 def speed_128() -> Iterator[Row]:
     yield from contest(setting(128, 3, "clip"))
 
 
-@check(100)
+@check(100, is_timed=True)
 def speed_penalty() -> Iterator[Row]:
     yield from contest(setting(64, 3, "gp"))
 
 
-@check(60)
+@check(60, is_timed=True)
 def launches() -> Iterator[Row]:
     """Kernels an iteration, and the share of the time in which the device works on them."""
     from torch.profiler import ProfilerActivity, profile
@@ -623,7 +645,7 @@ def launches() -> Iterator[Row]:
         yield row if CUDA or row.status == "fail" else row._replace(status="info")
 
 
-@check(60)
+@check(60, is_timed=True)
 def sampling() -> Iterator[Row]:
     @torch.no_grad()
     def sampled(size: int) -> tuple[bool, str]:
@@ -650,31 +672,25 @@ def sampling() -> Iterator[Row]:
         yield row if CUDA or row.status == "fail" else row._replace(status="info")
 
 
-@check(150)
+@check(150, is_timed=True)
 def compiled() -> Iterator[Row]:
-    def compiles() -> tuple[bool, str]:
+    def compiles(*words: str) -> tuple[bool, str]:
         if CPU:  # without the compiler's back end, which takes minutes on a CPU
             before = torch.nn.Module.compile
             torch.nn.Module.compile = lambda self: before(self, backend="eager")  # type: ignore[method-assign]
         began = time.perf_counter()
-        iterate = ours(setting(64, 3, "clip"), "bf16", "--compile").iterate
-        speed.seconds(iterate, 1, DEVICE)
+        iterate = ours(setting(64, 3, "clip"), "bf16", "--compile", *words).iterate
+        speed.seconds(iterate, 4, DEVICE)
         first, taken = time.perf_counter() - began, seconds(iterate)
-        return True, f"{1e3 * taken:.2f} ms an iteration, the first after {first:.0f} s"
+        return True, f"{1e3 * taken:.2f} ms an iteration, after {first:.0f} s"
 
-    def refused() -> tuple[bool, str]:
-        try:
-            trainer(compile=True, cuda_graphs=True)
-        except InputError as error:
-            return True, one_line(error)[:120]
-        return CUDA, "compiled networks are recorded"
-
-    yield judged("--compile in bf16", compiles)
-    yield judged("--compile with --cuda_graphs", refused)
+    for words in [[]] if CPU else [[], ["--cuda_graphs"]]:
+        yield judged(f"{' '.join(['--compile', *words])} in bf16", compiles, *words)
 
 
-def process(name: str, patience: int, logs: Path) -> list[Row]:
+def process(name: str, logs: Path) -> list[Row]:
     """Run a check in a process of its own."""
+    patience = CHECKS[name].limit * (6 if CPU else 1)
     words = [sys.executable, __file__, "--run", name, *(["--cpu"] if CPU else [])]
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if CPU else {}
@@ -706,12 +722,16 @@ def main(args: argparse.Namespace) -> int:
             print("@" + json.dumps(row), flush=True)
         return 0
     names = args.only.split(",") if args.only else list(CHECKS)
-    logs, rows, began = Path(tempfile.mkdtemp(prefix="hf_wgan-gpu-logs-")), list[Row](), time.monotonic()
+    logs, rows, began = args.logs or Path(tempfile.mkdtemp(prefix="hf_wgan-gpu-logs-")), list[Row](), time.monotonic()
+    logs.mkdir(parents=True, exist_ok=True)
     print("| | check | |\n|---|---|---|")
-    for name in names:
-        for row in process(name, CHECKS[name].limit * (6 if CPU else 1), logs):
-            rows.append(row)
-            print(f"| {row.status} | {row.name} | {row.detail} |".replace("\n", " "), flush=True)
+    groups = [[name for name in names if CHECKS[name].is_timed == is_timed] for is_timed in (False, True)]
+    for group, jobs in zip(groups, (args.jobs, 1)):
+        with ThreadPoolExecutor(jobs) as pool:
+            for result in as_completed(pool.submit(process, name, logs) for name in group):
+                for row in result.result():
+                    rows.append(row)
+                    print(f"| {row.status} | {row.name} | {row.detail} |".replace("\n", " "), flush=True)
     counts = Counter(row.status for row in rows)
     words = ", ".join(f"{number} {status}" for status, number in counts.items())
     print(
@@ -724,5 +744,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true", help="small, on the CPU")
     parser.add_argument("--only", help=f"some of {', '.join(CHECKS)}, separated by commas")
+    parser.add_argument("--jobs", type=int, default=1, help="checks at a time; what is timed runs alone")
+    parser.add_argument("--logs", type=Path, help="folder of the checks' output; by default a new temporary one")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     raise SystemExit(main(parser.parse_args()))
