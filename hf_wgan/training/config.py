@@ -51,7 +51,10 @@ class TrainingConfig(Options):
         common=True,
     )
     max_train_minutes: float | None = option(
-        None, "Time limit in minutes; the run ends at the first report after it.", above=0, matters=False
+        None,
+        "Time limit in minutes; the run ends at the first report after it, and its schedules with it.",
+        above=0,
+        matters=False,
     )
     train_batch_size: int = option(
         64,

@@ -4,6 +4,7 @@ import time
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from ..algorithm.records import StepRecord
 from ..utils.errors import NotFiniteError
@@ -71,7 +72,8 @@ class Meter:
         records, now, progress = self.gather(), time.monotonic(), self.state.progress
         means = dict(zip(StepRecord._fields, records.mean(dim=(0, 1)).tolist()))
         images, seconds = progress.images - self._reported_images, now - self._reported_at
-        progress.seconds = round(progress.seconds + seconds, 3)
+        # The schedules of a run with a time limit follow from it, in all processes alike.
+        (progress.seconds,) = broadcast_object_list([round(progress.seconds + seconds, 3)])
         self._reported_at, self._reported_images = now, progress.images
         self._records.clear()
         penalty = {"gradient_penalty": means["gradient_penalty"]} if with_penalty else {}

@@ -1,17 +1,39 @@
-"""What changes along a run besides the learning rates: the weight of the penalty and Adam's second decay rate.
+"""What changes along a run: the learning rates, the weight of the penalty and Adam's second decay rate.
 
-Every value follows from the number of the step alone, so that checkpoints need none of them.
+Every value follows from how far the run has come, so that checkpoints need none of them.
 """
 
 import math
+from dataclasses import replace
 
 from ..algorithm.lipschitz import CONSTRAINTS, R1, GradientPenalty
 from ..algorithm.step import WGANStep
 from .config import TrainingConfig
+from .state import Progress
 
 
-def apply_schedules(step: int, config: TrainingConfig, algorithm: WGANStep) -> None:
-    """Set what is scheduled to its value at a step, counted from 0."""
+def expected(progress: Progress, config: TrainingConfig) -> Progress:
+    """Return the progress with the number of steps that the time limit leaves room for, at the speed so far."""
+    if config.max_train_minutes is None or not progress.seconds:
+        return progress
+    return replace(progress, expected_steps=round(progress.step * 60 * config.max_train_minutes / progress.seconds))
+
+
+def position(progress: Progress, config: TrainingConfig) -> float:
+    """Return the step at which the schedules of a run are: that of a run of `max_train_steps`.
+
+    Where a time limit ends the run earlier, they reach their end with it. The warm-up stays as long as it is.
+    """
+    step, last, warmup = progress.step, config.max_train_steps, config.lr_warmup_steps
+    end = min(progress.expected_steps or last, last)
+    if end == last or step <= warmup:
+        return step
+    return min(warmup + (step - warmup) * (last - warmup) / max(end - warmup, 1), last)
+
+
+def apply_schedules(progress: Progress, config: TrainingConfig, algorithm: WGANStep) -> None:
+    """Set what is scheduled, but for the learning rates, to its value at the next step."""
+    step = position(progress, config)
     weight, beta2 = config.gradient_penalty_weight_end, config.adam_beta2_end
     constraint, named = algorithm.constraint, CONSTRAINTS.get(config.lipschitz)  # not an object of one's own
     if weight is not None and isinstance(constraint, (GradientPenalty, R1)) and type(constraint) is named:
@@ -23,6 +45,6 @@ def apply_schedules(step: int, config: TrainingConfig, algorithm: WGANStep) -> N
                 group["betas"] = (config.adam_beta1, beta2)
 
 
-def half_cosine(start: float, end: float, step: int, num_steps: int) -> float:
+def half_cosine(start: float, end: float, step: float, num_steps: int) -> float:
     """Return the value at a step of the way from start to end along half a cosine, as R3GAN's schedules take it."""
     return end + (start - end) * (1 + math.cos(math.pi * min(step / num_steps, 1))) / 2

@@ -26,6 +26,7 @@ from .average import AveragedWeights
 from .config import TrainingConfig
 from .fast import FastPaths, bf16_slowdown, has_bf16_arithmetic
 from .graphs import check_graphs
+from .schedules import position
 from .state import TrainingState
 from .trackers import LOGS, tracker_names
 
@@ -302,6 +303,7 @@ def build_state(
         critic,
         optimizers={"generator_optimizer": generator_optimizer, "critic_optimizer": critic_optimizer},
         schedulers=schedulers,
+        position=lambda progress: position(progress, config),
         ema=build_ema(generator, config) if config.use_ema else None,
         scaler=accelerator.scaler,
         is_world_process_zero=accelerator.is_main_process,

@@ -3,6 +3,7 @@
 Latents, the order of the images and every other random number follow from the seed and the step, and need no state.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +22,7 @@ class Progress:
     images: int = 0  # real images, of all processes together
     seconds: float = 0.0  # of training
     restores: int = 0  # returns to a checkpoint after a value that was not finite
+    expected_steps: int = 0  # that a time limit leaves room for, as of the last report; 0 before it
 
 
 @runtime_checkable
@@ -39,6 +41,7 @@ class TrainingState:
         critic: Likewise.
         optimizers: `generator_optimizer` and `critic_optimizer`.
         schedulers: `generator_scheduler` and `critic_scheduler`, of these optimizers in this order.
+        position: Where the schedules are at some progress, in steps; by default at its step.
         ema: Average of the generator's weights, if there is one.
         scaler: Loss scaler of float16, if there is one.
         is_world_process_zero: Whether this is the process that writes files.
@@ -51,12 +54,13 @@ class TrainingState:
         *,
         optimizers: dict[str, Any],
         schedulers: dict[str, LambdaLR],
+        position: Callable[[Progress], float] = lambda progress: progress.step,
         ema: EMAModel | None = None,
         scaler: Any = None,
         is_world_process_zero: bool = True,
     ):
         self.generator, self.critic = generator, critic
-        self.optimizers, self.schedulers = optimizers, schedulers
+        self.optimizers, self.schedulers, self.position = optimizers, schedulers, position
         self.ema, self.scaler = ema, scaler
         self.progress = Progress()
         self.is_world_process_zero = is_world_process_zero
@@ -84,13 +88,12 @@ class TrainingState:
             critic_steps: Critic steps in it.
             images: Real images in it.
         """
-        for scheduler in self.schedulers.values():
-            scheduler.step()
         if self.ema:
             self.ema.step(self.generator.parameters())
         self.progress.step += 1
         self.progress.critic_steps += critic_steps
         self.progress.images += images
+        self.move_to(self.progress)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state by name. Its tensors are those that training goes on to change."""
@@ -114,8 +117,6 @@ class TrainingState:
             network.load_state_dict(state[name])
         for name, optimizer in self.optimizers.items():
             _load_optimizer(optimizer, state[name], name)
-        for (name, scheduler), optimizer in zip(self.schedulers.items(), self.optimizers.values()):
-            _load_scheduler(scheduler, optimizer, state[name])
         if self.scaler is not None and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
@@ -123,7 +124,20 @@ class TrainingState:
         for name, extra in self.extras.items():
             if name in state:
                 extra.load_state_dict(state[name])
-        self.progress = replace(Progress(), **state["progress"])
+        self.move_to(replace(Progress(), **state["progress"]))
+
+    def move_to(self, progress: Progress) -> None:
+        """Set the progress, and the learning rates to where the schedules then are, from this run's own base rates."""
+        self.progress, position = progress, self.position(progress)
+        for scheduler, optimizer in zip(self.schedulers.values(), self.optimizers.values()):
+            factors: Any = scheduler.lr_lambdas  # which take steps between two steps, too
+            scheduler.last_epoch = progress.step
+            scheduler._last_lr = [base * factor(position) for base, factor in zip(scheduler.base_lrs, factors)]
+            for group, rate in zip(optimizer.param_groups, scheduler._last_lr):
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
     def _load_ema(self, ema: EMAModel, state: dict[str, Any] | None) -> None:
         if state is None:
@@ -151,17 +165,3 @@ def _load_optimizer(optimizer: Any, state: dict[str, Any], name: str) -> None:
         for name, tensor in moments.items():
             if isinstance(tensor, torch.Tensor):
                 loaded[name] = tensor.copy_(loaded[name]) if name in loaded else tensor.zero_()
-
-
-def _load_scheduler(scheduler: LambdaLR, optimizer: Any, state: dict[str, Any]) -> None:
-    """Load the step of a schedule. The learning rate follows from the step and this run's own base rate."""
-    own = scheduler.base_lrs
-    scheduler.load_state_dict(state)
-    scheduler.base_lrs = own
-    rates = [base * factor(scheduler.last_epoch) for base, factor in zip(own, scheduler.lr_lambdas)]
-    scheduler._last_lr = rates
-    for group, rate in zip(optimizer.param_groups, rates):
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate

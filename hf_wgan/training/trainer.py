@@ -35,7 +35,7 @@ from .report import built_in_callbacks, opening_lines
 from .resume import Checkpoints
 from .run_folder import RunFolder, check_output_dir, describe_run, write_pipeline
 from .samples import sample_images
-from .schedules import apply_schedules
+from .schedules import apply_schedules, expected
 from .setup import (
     build_accelerator,
     build_batches,
@@ -232,7 +232,7 @@ class WGANTrainer:
         self.random.seed(mixed_seed(*key))
         seed_default(self.accelerator.device, mixed_seed(*key, 1 + self.accelerator.process_index))
         self.algorithm.num_critic_steps = progress.critic_steps
-        apply_schedules(progress.step, config, self.algorithm)
+        apply_schedules(progress, config, self.algorithm)
         with FastDerivatives() if self.fast_paths.bf16_derivatives else nullcontext():
             record = self.iteration(
                 self._training_batches(), critic_steps(progress.step, config.n_critic, config.critic_warmup)
@@ -360,6 +360,7 @@ class WGANTrainer:
         metrics = self.evaluate() if is_evaluated else {}
         has_penalty = self.algorithm.constraint.has_penalty
         logs = self.meter.read(has_penalty, metrics.get("evaluation_seconds", 0.0)) | metrics
+        self.state.move_to(expected(self.state.progress, self.config))
         self.callbacks.call("on_log", logs=logs)
 
     def _sample(self) -> None:

@@ -4,9 +4,10 @@ import pytest
 from conftest import tiny_critic, tiny_generator, tiny_images
 from processes import outcome
 
-from hf_wgan import TrainerCallback, WGANTrainer
+from hf_wgan import TrainerCallback, TrainingConfig, WGANTrainer
 from hf_wgan.algorithm.lipschitz import R1R2
-from hf_wgan.training.schedules import half_cosine
+from hf_wgan.training.schedules import expected, half_cosine, position
+from hf_wgan.training.state import Progress
 
 SCHEDULED = {
     "lipschitz": "r1r2",
@@ -60,6 +61,81 @@ def test_a_scheduled_run_resumes_exactly(tiny_config, tmp_path):
     trainer(tiny_config(output_dir=str(tmp_path / "parts"), resume_from_checkpoint="latest", **options)).train()
     whole, parts = (outcome(tmp_path / name) for name in ("whole", "parts"))
     assert whole == {name: content for name, content in parts.items() if name in whole}
+
+
+TIMED = {
+    **SCHEDULED,
+    "max_train_steps": 1000,
+    "max_train_minutes": 0.1,
+    "logging_steps": 1,
+    "lr_scheduler": "linear",
+    "lr_end_ratio": 0.0,
+    "checkpointing_steps": 100,
+    "validation_steps": 100,
+}
+
+
+class Clock:
+    """Every look at it takes a tenth of a second."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def monotonic(self):
+        self.seconds += 0.1
+        return self.seconds
+
+
+class Rates(TrainerCallback):
+    def __init__(self):
+        self.values = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.values.append(state.optimizers["generator_optimizer"].param_groups[0]["lr"])
+
+
+def timed_run(config, monkeypatch):
+    monkeypatch.setattr("hf_wgan.training.meter.time", Clock())
+    run = trainer(config, callbacks=[rates := Rates()])
+    run.train()
+    return run, rates.values
+
+
+def test_where_time_ends_a_run_its_schedules_end_with_it(tiny_config, monkeypatch):
+    run, rates = timed_run(tiny_config(**TIMED), monkeypatch)
+    assert 10 < run.state.global_step < 40 and abs(run.state.progress.expected_steps - run.state.global_step) < 3
+    assert rates == sorted(rates, reverse=True) and rates[0] > 0.99 * 5e-5 and rates[-1] < 0.1 * 5e-5
+    assert rates[len(rates) // 2] == pytest.approx(2.5e-5, rel=0.2)
+    assert run.algorithm.constraint.weight == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_run_with_a_time_limit_resumes_where_its_schedules_were(tiny_config, monkeypatch):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 8
+
+    monkeypatch.setattr("hf_wgan.training.meter.time", Clock())
+    first = trainer(tiny_config(**TIMED), callbacks=[Stop])
+    first.train()
+    resumed = trainer(tiny_config(**TIMED, resume_from_checkpoint="latest"))
+    resumed.checkpoints.resume()
+    rates = [run.state.optimizers["critic_optimizer"].param_groups[0]["lr"] for run in (first, resumed)]
+    assert resumed.state.progress.expected_steps == first.state.progress.expected_steps
+    assert rates[0] == rates[1] < 0.9 * 5e-5
+
+
+@pytest.mark.parametrize("expected_steps", [0, 100, 1000, 5000])
+def test_the_warm_up_stays_as_long_as_it_is_and_the_end_is_where_the_run_ends(expected_steps):
+    config = TrainingConfig(max_train_steps=1000, lr_warmup_steps=20, lr_scheduler="linear", max_train_minutes=1)
+    at = [position(Progress(step=step, expected_steps=expected_steps), config) for step in (0, 20, 60, 100, 1000)]
+    assert at[:2] == [0, 20]
+    assert at[2:] == ([510, 1000, 1000] if expected_steps == 100 else [60, 100, 1000])
+
+
+def test_without_a_time_limit_nothing_is_expected():
+    progress = Progress(step=10, seconds=6.0)
+    assert expected(progress, TrainingConfig()) == progress
+    assert expected(progress, TrainingConfig(max_train_minutes=1)).expected_steps == 100
 
 
 def test_an_object_keeps_the_weight_that_it_was_built_with(tiny_config):
