@@ -42,7 +42,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
 
     hf-wgan evaluate wgan-digits
     hf-wgan evaluate wgan-clothes --dataset_name path/to/fashion-mnist --held_out_split test
-    hf-wgan evaluate me/wgan-digits --train_data_dir photos --features self-supervised
+    hf-wgan evaluate wgan-photos --train_data_dir photos --features self-supervised
     """
     from ..data import DataConfig, load_held_out, load_image_set
     from ..metrics.evaluate import evaluate as measure

@@ -28,7 +28,7 @@ def train(args: Sequence[str] | None = None) -> int:
 
     parser = parser_for(train, "train", *OPTION_CLASSES, launch.LaunchOptions, hints=HINTS)
     parser.epilog = "Without --dataset_name and --train_data_dir the defaults are: " + " ".join(
-        f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
+        f"--{name}" if value is True else f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
     )
     parser.add_argument(
         "--config", metavar="FILE", help="YAML or JSON file of options, or the training_config.json of an earlier run."

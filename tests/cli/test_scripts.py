@@ -529,7 +529,7 @@ def test_figures_of_a_run_go_into_its_card_and_leave_it_when_its_weights_change(
     results = {
         each.metric_type: each.metric_value for each in ModelCard.load(tmp_path / "run" / "README.md").data.eval_results
     }
-    assert set(results) == {"digits_read", "rarest_digit", "wasserstein_estimate"}
+    assert set(results) == {"digits_read", "rarest_digit", "class_agreement", "wasserstein_estimate"}
     rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert [row["settings"]["samples"] for row in rows] == [50, 50], "the newer ones"
     assert train("--resume_from_checkpoint latest --max_train_steps 6", tmp_path / "run") == 0

@@ -40,7 +40,7 @@ def another_value(field):
     if (choices := choices_of(field)) is not None:
         return next(choice for choice in choices if choice != field.default)
     if kind is bool:
-        return not field.default
+        return not RunConfig.resolve().options()[field.name]
     if kind is int:
         return (field.default or 1) + 1 if field.name != "channels" else 3
     if kind is float:
@@ -118,6 +118,17 @@ def test_explicit_options_override_the_file_which_overrides_the_preset_and_the_d
     config = RunConfig.resolve(tmp_path / "run.yaml", n_critic=3)
     assert (config.training.n_critic, config.data.resolution, config.training.lipschitz) == (3, 64, "gp")
     assert config.training.max_train_steps == 3000
+
+
+def test_the_digits_are_trained_with_their_classes_unless_a_preset_a_model_or_an_option_says_otherwise():
+    assert RunConfig.resolve().training.class_conditional
+    for options in (
+        {"class_conditional": False},
+        {"preset": "wgan"},
+        {"pretrained_model_name_or_path": "me/model"},
+        {"train_data_dir": "photos"},
+    ):
+        assert not RunConfig.resolve(**options).training.class_conditional
 
 
 def test_a_preset_overrides_what_is_below_the_place_where_it_is_named(tmp_path):
