@@ -141,7 +141,10 @@ def evaluate_digits(args: Sequence[str] | None = None) -> int:
         accuracy = {"classifier's accuracy on held-out digits": round(report.held_out_accuracy, 4)}
         settings = {"samples": report.num_images, "seed": report.seed, **accuracy}
         figures = {
-            "digits_read": ("Samples that a classifier reads as one digit with p >= 0.7", report.read),
+            "digits_read": (
+                "Samples that a classifier reads as one digit with a probability of at least 0.7",
+                report.read,
+            ),
             "rarest_digit": ("Samples read as the rarest digit", report.smallest_class),
         }
         if report.agreement is not None:

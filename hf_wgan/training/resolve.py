@@ -30,7 +30,8 @@ DIGITS_DEFAULTS = {
     "output_dir": "wgan-digits",
 }
 """Defaults for the embedded digits without a preset: found by experiment, for a result worth looking at within a few
-minutes on a CPU. Images this small tolerate four times the paper's learning rate. A pretrained model keeps its classes."""
+minutes on a CPU. Images this small tolerate four times the paper's learning rate. Fine-tuning keeps the model's own
+classes."""
 
 NOT_REPEATED = ("overwrite_output_dir", "resume_from_checkpoint", "allow_config_change", "push_to_hub")
 """What a run repeated from its record does not do again: replace, resume or publish something."""
