@@ -78,8 +78,9 @@ def ours(
     rows, spent = [], 0.0
     for mark in sorted({mark for mark in MARKS if mark < seconds} | {seconds}):
         began = time.perf_counter()
-        while spent + time.perf_counter() - began < mark:
-            next(steps)
+        trainer.meter.restart()  # to leave out what measuring took
+        while spent + time.perf_counter() - began < mark and next(steps, None):
+            pass
         spent += time.perf_counter() - began
         pipeline = trainer.pipeline()
         samples = pipeline(judge.count, generator=torch.Generator().manual_seed(0), output_type="pt").images * 2 - 1
@@ -96,7 +97,8 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
     judge = Judge(network, held_out, args.num_images)
     chosen = OptionParser(TrainingConfig, NetworkConfig).parse(extra).options
     steps = {"max_train_steps": NEVER, "validation_steps": NEVER, "checkpointing_steps": NEVER}
-    settings = {**preset_options(args.preset, RESOLUTION), **steps, **chosen}
+    limit = {"max_train_minutes": args.minutes}  # with which schedules end
+    settings = {**preset_options(args.preset, RESOLUTION), **steps, **limit, **chosen}
 
     seconds = 60 * args.minutes
     plain, plain_samples = reference(images.images.contiguous(), seconds, judge)

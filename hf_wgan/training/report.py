@@ -79,6 +79,8 @@ class ProgressCallback(TrainerCallback):
         ]
         if "augmentation_probability" in logs:
             values.append(f"augmented {logs['augmentation_probability']:.0%}")
+        if args.max_train_minutes is not None and state.progress.expected_steps:
+            self.bar.total = min(args.max_train_steps, max(state.progress.expected_steps, state.global_step))
         self.bar.set_postfix_str(", ".join(values), refresh=False)
         self.bar.update(state.global_step - self.bar.n)  # negative after a restore
 

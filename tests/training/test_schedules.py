@@ -101,8 +101,9 @@ def timed_run(config, monkeypatch):
     return run, rates.values
 
 
-def test_where_time_ends_a_run_its_schedules_end_with_it(tiny_config, monkeypatch):
+def test_where_time_ends_a_run_its_schedules_end_with_it(tiny_config, monkeypatch, capfd):
     run, rates = timed_run(tiny_config(**TIMED), monkeypatch)
+    assert f"{run.state.global_step} of {run.state.global_step} steps (100%)" in capfd.readouterr().err
     assert 10 < run.state.global_step < 40 and abs(run.state.progress.expected_steps - run.state.global_step) < 3
     assert rates == sorted(rates, reverse=True) and rates[0] > 0.99 * 5e-5 and rates[-1] < 0.1 * 5e-5
     assert rates[len(rates) // 2] == pytest.approx(2.5e-5, rel=0.2)
