@@ -1,5 +1,6 @@
 """The choice of fast paths: faster ways to compute the same numbers."""
 
+import os
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -64,7 +65,8 @@ class FastPaths(NamedTuple):
         chosen = cls(*(fast and path for path in (channels_last, fused, bf16_derivatives, on_cpu, benchmark)))
         graphs = config.cuda_graphs
         if graphs is None:  # what is not of this package may decide in Python, which a graph does not run
-            unseen = config.compile or torch.version.hip is not None
+            is_compiled = config.compile or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no"
+            unseen = is_compiled or torch.version.hip is not None
             can_be = not (unseen or obstacle_to_graphs(config, accelerator))
             graphs = fast and can_be and all(map(_is_of_this_package, parts))
         return chosen._replace(cuda_graphs=graphs)

@@ -321,6 +321,13 @@ def test_graphs_are_on_where_nothing_but_this_package_decides(
     assert FastPaths.of(tiny_config(**settings), gpu, parts).cuda_graphs is expected
 
 
+def test_graphs_are_off_for_networks_that_accelerate_compiles(tiny_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    for backend, expected in (("NO", True), ("INDUCTOR", False)):
+        monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", backend)
+        assert FastPaths.of(tiny_config(), OneGPU).cuda_graphs is expected
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("lipschitz", CONSTRAINTS)
 def test_graphs_are_on_by_default_for_everything_in_this_package(monkeypatch, architecture, lipschitz):
