@@ -20,8 +20,8 @@ from ..utils.errors import InputError, one_line
 from .config import TrainingConfig
 
 WARM_UP_STEPS = 3  # optimizers create their states in them, and libraries choose their kernels
-MAX_CAPTURES = 32
-"""Captures of a run. Settings that change more often are no settings to record."""
+MAX_CHANGES = 32
+"""Captures of a run for changed settings. Where they change at every step, plain steps take less time than captures."""
 Capture = Callable[[Callable[[], StepRecord]], tuple[Callable[[], None], StepRecord]]
 """Capture a function without running it; return a function that replays it, and the record that each replay overwrites.
 
@@ -63,7 +63,7 @@ class GraphedStep:
         self.step, self.n_critic = step, n_critic
         self.capture = capture or DeviceCapture(rng)
         self._graphs: dict[int, Graph] = {}  # by phase
-        self._num_captures = 0
+        self._num_changes = 0
         self._warmed_up: list[int] = []  # phases of the iterations so far that ran without a graph
         self._is_off = False
 
@@ -118,9 +118,8 @@ class GraphedStep:
 
     def _captured(self, batches: Sequence[RealBatch], settings: list[Any]) -> Graph | None:
         """Capture an iteration, or return None if that fails."""
-        self._graphs.pop(self._phase, None)
-        self._num_captures += 1
-        if self._num_captures > MAX_CAPTURES:
+        self._num_changes += self._graphs.pop(self._phase, None) is not None
+        if self._num_changes > MAX_CHANGES:
             self._stop("its settings change again and again")
             return None
         num_critic_steps, phase = self.step.num_critic_steps, self._phase

@@ -161,7 +161,7 @@ def test_what_is_changed_by_hand_acts(tiny_config, change):
 
 
 def test_settings_that_change_at_every_step_are_not_recorded(tiny_config, capfd, monkeypatch):
-    monkeypatch.setattr("hf_wgan.training.graphs.MAX_CAPTURES", 3)
+    monkeypatch.setattr("hf_wgan.training.graphs.MAX_CHANGES", 2)
 
     def changed(graphed):
         trainer = trainer_of(tiny_config, graphed)
