@@ -36,7 +36,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 ON_GPUS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "TF32": ({}, {"allow_tf32": False}),
-    "--cuda_graphs": ({"cuda_graphs": True}, {}),
+    "CUDA graphs": ({}, {"cuda_graphs": False}),
     "--compile": ({"compile": True}, {}),
 }
 
