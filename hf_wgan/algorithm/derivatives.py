@@ -22,8 +22,9 @@ from torch.overrides import TorchFunctionMode
 
 Size = tuple[int, int]
 
-MIN_CHANNELS = 32
-"""Below this number of channels, oneDNN's own gradient of bfloat16 weights is faster than a matrix product."""
+MIN_CHANNELS, MAX_PIXELS = 32, 16
+"""With fewer channels, or more pixels in the smaller maps, oneDNN's own gradient of bfloat16 weights is faster than a
+matrix product: `python benchmarks/weight_gradients.py`."""
 
 
 class Geometry(NamedTuple):
@@ -209,13 +210,13 @@ def _gradients(
         and geometry.groups == 1
         and geometry.dilation == (1, 1)
         and min(weight.shape[:2]) >= MIN_CHANNELS
-        and small.shape[2] > 1
+        and 1 < small.shape[2:].numel() <= MAX_PIXELS
     )
     by_input, by_weight, _ = torch.ops.aten.convolution_backward(
         gradient, input, weight, None, *geometry, (is_needed[0], is_needed[1] and not by_product, False)
     )
     if by_product:
-        by_weight = _weight_gradient_by_product(small, large, weight.shape, geometry)
+        by_weight = weight_gradient_by_product(small, large, weight.shape, geometry)
     return by_input, by_weight
 
 
@@ -227,7 +228,7 @@ def _is_slow_in_rows(gradient: Tensor, weight: Tensor) -> bool:
     return 1 < weight.shape[1] < 8 or gradient.shape[2:].numel() == 1
 
 
-def _weight_gradient_by_product(small: Tensor, large: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+def weight_gradient_by_product(small: Tensor, large: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
     """Multiply the small maps by the patches of the large ones, which lie in rows in channels-last memory.
 
     Args:

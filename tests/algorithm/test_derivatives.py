@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_wgan import DCGANCritic, R3GANCritic, ResNetCritic
+from hf_wgan.algorithm import derivatives
 from hf_wgan.algorithm.derivatives import FastDerivatives
 from hf_wgan.algorithm.lipschitz import GradientPenalty
 
@@ -364,7 +365,7 @@ def test_gradients_of_bfloat16_weights_by_a_matrix_product(kind):
     far = {"plain": [], "fast": []}
     for _ in range(8):
         layer = kind(32, 40, 4, 2, 1).to(memory_format=torch.channels_last)
-        images = torch.randn(3, 32, 8, 8)
+        images = torch.randn(3, 32, *([8, 8] if kind is nn.Conv2d else [4, 4]))
         found = {}
         for name, context in {"plain": torch.enable_grad(), "fast": FastDerivatives()}.items():
             for enabled in (True, False):
@@ -378,6 +379,17 @@ def test_gradients_of_bfloat16_weights_by_a_matrix_product(kind):
         for name, distances in far.items():
             distances.append((found[name, True] - exact).norm().item() / exact.norm().item())
     assert np.mean(far["fast"]) < 1.1 * np.mean(far["plain"]) < 0.02
+
+
+@pytest.mark.parametrize(("size", "channels", "uses"), [(8, 32, True), (8, 16, False), (16, 32, False), (2, 32, False)])
+def test_the_matrix_product_is_for_many_channels_and_small_maps(monkeypatch, size, channels, uses):
+    calls = []
+    product = derivatives.weight_gradient_by_product
+    monkeypatch.setattr(derivatives, "weight_gradient_by_product", lambda *a: calls.append(1) or product(*a))
+    layer = nn.Conv2d(channels, channels, 4, 2, 1).to(memory_format=torch.channels_last)
+    with FastDerivatives(), torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(3, channels, size, size)).float().sum().backward()
+    assert bool(calls) == uses
 
 
 def test_other_forms_are_left_to_pytorch():
