@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import tiny_critic, tiny_generator, tiny_images
 from PIL import Image
 
-from hf_wgan import ImageSet, TrainingConfig, WGANTrainer
+from hf_wgan import ImageSet, R3GANCritic, TrainingConfig, WGANTrainer
 from hf_wgan.algorithm.lipschitz import WeightClipping
 from hf_wgan.training.advice import (
     FIRST_STEP,
@@ -16,6 +17,7 @@ from hf_wgan.training.advice import (
     largest_estimate,
     memorisation,
 )
+from hf_wgan.training.fast import has_bf16_arithmetic
 from hf_wgan.training.presets import FOR_COLOUR, PRESETS
 
 
@@ -50,6 +52,17 @@ def test_settings_of_2017_for_colour_or_large_images_name_the_preset_that_fits(c
 def test_who_chose_a_constraint_is_not_advised(tiny_config):
     assert not advice_at_the_start(trainer(tiny_config(lipschitz="none"), channels=3))
     assert not advice_at_the_start(trainer(tiny_config(), channels=3, constraint=WeightClipping(0.1)))
+
+
+@pytest.mark.skipif(not has_bf16_arithmetic(torch.device("cpu")), reason="such runs are in float32 here")
+def test_networks_that_bf16_does_not_make_faster_are_named(tiny_config):
+    config = tiny_config(mixed_precision="bf16", lipschitz="r1", optimizer="adam")
+    plain = tiny_critic(norm_type="none", sample_size=16)
+    for critic, advised in ((R3GANCritic(16, 1, width=16), True), (plain, False)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        run = WGANTrainer(tiny_generator(sample_size=16), critic, tiny_images(size=16), config)
+        lines = advice_at_the_start(run)
+        assert any("leave --mixed_precision bf16 out" in line for line in lines) == advised
 
 
 NEW, FINE_TUNED = ({"networks": {"pretrained_model_name_or_path": name}} for name in (None, "me/model"))
