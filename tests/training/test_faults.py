@@ -193,7 +193,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_bef
 def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(mount)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(mount)], capture_output=True).returncode:
         pytest.skip("this user may not mount a small disk")
     try:
         (code,) = ended(start_run(mount / "run", [*STEPS, "--checkpoints_total_limit", "1"], before=fill))
