@@ -130,7 +130,7 @@ class RealBatches(Iterator[Batch]):
             if self._touched > self.memory_limit / 2:
                 self.dataset.release()
                 self._touched = 0
-        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+        return self._pinned(pixels)
 
     def _places(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the numbers of the images of a batch, `(batch_size,)`, and whether each is mirrored, on the device."""
@@ -154,8 +154,11 @@ class RealBatches(Iterator[Batch]):
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy a tensor to the device while the device works on."""
-        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
-        return pinned.to(self.device, non_blocking=True)
+        return self._pinned(tensor).to(self.device, non_blocking=True)
+
+    def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor from where a GPU copies it by itself."""
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def _uniform(self, start: int, count: int) -> np.ndarray:
         """Return `(count, 4)` random numbers in [0, 1) for the images from a place on in the order of all images.

@@ -48,9 +48,7 @@ def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
         lines.append(f"The images have {classes} classes: with --class_conditional samples are better, of any class.")
     accelerator = trainer.accelerator
     if (accelerator.device.type, accelerator.mixed_precision) == ("cpu", "bf16") and has_groups(trainer.critic):
-        lines.append(
-            "Convolutions in groups are no faster in bf16 on CPUs, most are slower: leave --mixed_precision bf16 out."
-        )
+        lines.append("Convolutions in groups are no faster in bf16 on CPUs: leave --mixed_precision bf16 out.")
     return lines
 
 
