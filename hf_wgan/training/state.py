@@ -96,12 +96,14 @@ class TrainingState:
         self.move_to(self.progress)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state by name. Its tensors are those that training goes on to change."""
+        """Return the whole state by name. Its tensors are those that training goes on to change.
+
+        Schedules have none: where they are follows from the progress.
+        """
         optional = {"scaler": self.scaler, "ema": self.ema}
         parts = {
             **self.networks,
             **self.optimizers,
-            **self.schedulers,
             **{name: part for name, part in optional.items() if part is not None},
             **self.extras,
         }
