@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .batches import Batch, RealBatches
+    from .clusters import clustered
     from .config import DataConfig
     from .images import ImageSet
     from .load import images_of, load_held_out, load_image_set, load_images
@@ -20,6 +21,7 @@ __all__ = [
     "ImageStream",
     "RealBatches",
     "StreamedBatches",
+    "clustered",
     "images_of",
     "load_held_out",
     "load_image_set",
@@ -30,6 +32,7 @@ _MODULES = {
     "Batch": ".batches",
     "RealBatches": ".batches",
     "DataConfig": ".config",
+    "clustered": ".clusters",
     "ImageSet": ".images",
     "images_of": ".load",
     "load_held_out": ".load",

@@ -30,6 +30,7 @@ class ImageSet:
 
     Attributes:
         left_out: How many files or rows of the source are not used, by reason.
+        has_clusters: Whether the labels are clusters, which other images do not have.
 
     Raises:
         InputError: The images are of another type or shape, or there are none.
@@ -58,6 +59,7 @@ class ImageSet:
         self.name, self.label_names = name, label_names
         self.config = config
         self.left_out: Counter[str] = Counter()
+        self.has_clusters = False
         self._checksums: np.ndarray | None = None
         self._folder: Path | None = None
         self.shape = tuple(images.shape[1:])
@@ -73,6 +75,7 @@ class ImageSet:
         images._pixels, images._sizes, images._order = cached.pixels, cached.sizes, cached.order
         images._labels, images.label_names = _present_classes(cached.labels, cached.label_names)
         images.left_out = Counter()
+        images.has_clusters = False
         images._checksums, images._folder = cached.checksums, cached.folder
         images.name, images.fingerprint = name, cached.fingerprint
         images.config = config
@@ -140,6 +143,15 @@ class ImageSet:
         images = copy.copy(self)
         images._order = self._order[mask]
         images.fingerprint = f"{self.fingerprint}-{name}"
+        return images
+
+    def with_clusters(self, numbers: np.ndarray) -> "ImageSet":
+        """Return the same images with the numbers of their clusters, `(N,)`, as labels without names."""
+        images = copy.copy(self)
+        images._labels = np.full(len(self._pixels) if self._sizes is None else len(self._sizes), UNLABELLED, np.int64)
+        images._labels[self._order] = numbers
+        images.label_names, images.has_clusters = None, True
+        images.fingerprint = f"{self.fingerprint}-clusters-{zlib.crc32(np.asarray(numbers, np.int64).tobytes()):08x}"
         return images
 
     def relabelled(self, names: list[str]) -> "ImageSet":

@@ -127,20 +127,23 @@ def evaluate(
         InputError: The shapes differ, there are too few images, or a class-conditional critic lacks labels.
     """
     num_classes = pipeline.generator.config.get("num_classes")
+    has_clusters = bool(pipeline.generator.config.get("class_frequencies"))  # which no label names
     image_sets = [images] if held_out is None else [images, held_out]
     unlabelled = [image_set for image_set in image_sets if image_set.num_unlabelled == len(image_set)]
-    if unlabelled and pipeline.critic is not None and pipeline.critic.config.get("num_classes"):
+    if unlabelled and not has_clusters and pipeline.critic is not None and pipeline.critic.config.get("num_classes"):
         raise InputError(
             f"{unlabelled[0].name} has no labels, which the critic of this model requires; set label_column"
         )
-    if num_classes and not unlabelled:  # labels are names: the classes are numbered as the networks have them
+    if (
+        num_classes and not unlabelled and not has_clusters
+    ):  # labels are names: the classes are numbered as the networks have them
         names = list(pipeline.generator.config.get("class_names") or [])
         images = images.relabelled(names).labelled()
         held_out = held_out and held_out.relabelled(names).labelled()
     state = PartialState()
     reference = images if held_out is None else held_out
     num_images = min(num_images, len(reference))
-    score = critic_scores(pipeline)
+    score = None if has_clusters else critic_scores(pipeline)
 
     def shuffled(image_set: ImageSet) -> np.ndarray:
         return np.random.default_rng(seed).permutation(len(image_set))
@@ -148,8 +151,8 @@ def evaluate(
     with progress_bar(num_images, " samples", disable=not (progress and state.is_main_process)) as bar:
         bar.set_description("samples")
         classes = None
-        if num_classes and unlabelled:
-            classes = torch.arange(num_images) % num_classes
+        if has_clusters or (num_classes and unlabelled):
+            classes = torch.tensor(pipeline.class_numbers(None, num_images))
         elif num_classes:
             classes = classes_as_in(reference, num_images, seed)
         generated, fake_scores = _evaluate_samples(
@@ -183,7 +186,8 @@ def evaluate(
             "compared_with": f"{'training' if held_out is None else 'held-out'} images of {Path(reference.name).name}",
         }
         if num_classes:
-            settings["classes"] = "in turn" if unlabelled else "as frequent as in the real images"
+            in_turn = unlabelled and not has_clusters
+            settings["classes"] = "in turn" if in_turn else "as frequent as in the real images"
         floor = {}
         if with_floor:
             num_floor = min(num_images, len(compared) // 2)

@@ -30,16 +30,30 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
         raise InputError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
 
 
-def check_classes(num_classes: Any, class_names: Any = None) -> None:
-    """Check the number of classes and, unless they are left out, that there is one name for each."""
+def check_classes(num_classes: Any, class_names: Any = None, class_frequencies: Any = None) -> None:
+    """Check the number of classes and, unless they are left out, that there is a name and a frequency for each."""
     if num_classes is not None:
         check_at_least("num_classes", num_classes, 1)
-    if class_names is None:
-        return
-    if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
-        raise InputError(f"class_names={class_names!r}: must be a list of strings")
-    if len(class_names) != num_classes:
-        raise InputError(f"{len(class_names)} class_names for num_classes={num_classes}: give one for each class")
+    if class_names is not None:
+        if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
+            raise InputError(f"class_names={class_names!r}: must be a list of strings")
+        _check_one_for_each_class("class_names", class_names, num_classes)
+    if class_frequencies is not None:
+        if not isinstance(class_frequencies, (list, tuple)) or not _are_frequencies(class_frequencies):
+            raise InputError(
+                f"class_frequencies={class_frequencies!r}: must be a list of numbers of at least 0, not all of them 0"
+            )
+        _check_one_for_each_class("class_frequencies", class_frequencies, num_classes)
+
+
+def _are_frequencies(values: Sequence[Any]) -> bool:
+    are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    return are_numbers and all(0 <= value < math.inf for value in values) and sum(values) > 0
+
+
+def _check_one_for_each_class(name: str, values: Sequence[Any], num_classes: Any) -> None:
+    if len(values) != num_classes:
+        raise InputError(f"{len(values)} {name} for num_classes={num_classes}: give one for each class")
 
 
 def height_and_width(sample_size: Any) -> tuple[int, int]:

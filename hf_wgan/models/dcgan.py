@@ -55,6 +55,8 @@ class DCGANGenerator(Network):
         num_classes: Number of classes, each with a learned vector beside the latent one; None for an
             unconditional generator.
         class_names: Names of the classes, kept in the config.
+        class_frequencies: How often each class is drawn, in any unit, where a pipeline is asked for none; kept in the
+            config. By default the classes come in turn.
         latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
             the name of a class, see `LatentPrior`.
         upsampling: `"transposed"` for strided transposed convolutions, as published; `"nearest"` for nearest neighbours
@@ -77,6 +79,7 @@ class DCGANGenerator(Network):
         norm_type: str = "batch",
         num_classes: int | None = None,
         class_names: list[str] | None = None,
+        class_frequencies: list[int] | None = None,
         latent_prior: str = "normal",
         upsampling: str = "transposed",
     ):
@@ -86,7 +89,7 @@ class DCGANGenerator(Network):
         check_choice("upsampling", upsampling, UPSAMPLINGS)
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
-        check_classes(num_classes, class_names)
+        check_classes(num_classes, class_names, class_frequencies)
         check_latent_prior(latent_prior, type(self))
 
         channels = width * sample_size // (2 * SMALLEST_MAP)

@@ -82,6 +82,12 @@ class NetworkConfig(Options):
         f"Channels of the critic's first hidden map, or its hidden units ({_defaults('width', 1)}).",
         minimum=1,
     )
+    num_clusters: int | None = option(
+        None,
+        "Train on clusters of the images, at most this many, as if they were classes: for images that vary much and "
+        "have no labels. Small sets have one for 20 images.",
+        minimum=1,
+    )
     num_extra_layers: int = option(
         0,
         f"Additional 3x3 convolutions in each network, at its finest hidden map (only {_having('num_extra_layers')}).",
@@ -116,6 +122,7 @@ def build_networks(
     channels: int,
     num_classes: int | None = None,
     class_names: list[str] | None = None,
+    class_frequencies: list[int] | None = None,
     spectral_norm: bool = False,
 ) -> tuple[ModelMixin, ModelMixin]:
     """Build the generator and the critic for images of one size.
@@ -126,6 +133,7 @@ def build_networks(
         channels: 1 to 4.
         num_classes: Number of classes for conditional networks, or None.
         class_names: Names of the classes, kept in the generator's config.
+        class_frequencies: How often each class is drawn where none is asked for, likewise.
         spectral_norm: Whether every layer of the critic has spectral normalisation.
 
     Raises:
@@ -155,6 +163,7 @@ def build_networks(
             **_arguments(generator_class, generator_options, config.architecture),
             num_classes=num_classes,
             class_names=class_names,
+            class_frequencies=class_frequencies,
         ),
         critic_class(
             sample_size,

@@ -60,6 +60,8 @@ class R3GANGenerator(Network):
         num_classes: Number of classes, each with a learned vector beside the latent one; None for an
             unconditional generator.
         class_names: Names of the classes, kept in the config.
+        class_frequencies: How often each class is drawn, in any unit, where a pipeline is asked for none; kept in the
+            config. By default the classes come in turn.
         latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
             the name of a class, see `LatentPrior`.
 
@@ -79,12 +81,13 @@ class R3GANGenerator(Network):
         num_blocks: int = 1,
         num_classes: int | None = None,
         class_names: list[str] | None = None,
+        class_frequencies: list[int] | None = None,
         latent_prior: str = "normal",
     ):
         super().__init__()
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
-        check_classes(num_classes, class_names)
+        check_classes(num_classes, class_names, class_frequencies)
         check_latent_prior(latent_prior, type(self))
         halvings, height, image_width = coarsest_map(sample_size, 16, 256)
         widths = _widths(width, num_blocks, halvings)[::-1]  # the finest last

@@ -57,6 +57,8 @@ class ResNetGenerator(Network):
             each class has its own scales and shifts in the blocks (Dumoulin et al. 2017, arXiv 1610.07629, as in the
             authors' code), else a learned vector beside the latent one.
         class_names: Names of the classes, kept in the config.
+        class_frequencies: How often each class is drawn, in any unit, where a pipeline is asked for none; kept in the
+            config. By default the classes come in turn.
         latent_prior: What latents are drawn from, kept in the config: a name in `PRIORS` (`"normal"`, `"uniform"`), or
             the name of a class, see `LatentPrior`.
 
@@ -76,13 +78,14 @@ class ResNetGenerator(Network):
         norm_type: str = "batch",
         num_classes: int | None = None,
         class_names: list[str] | None = None,
+        class_frequencies: list[int] | None = None,
         latent_prior: str = "normal",
     ):
         super().__init__()
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
         check_choice("norm_type", norm_type, GENERATOR_NORM_TYPES)
-        check_classes(num_classes, class_names)
+        check_classes(num_classes, class_names, class_frequencies)
         check_latent_prior(latent_prior, type(self))
         halvings, height, image_width = coarsest_map(sample_size, 32, 128)
         widths = _widths(width, halvings)[::-1]  # the finest last

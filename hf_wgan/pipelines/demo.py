@@ -23,7 +23,7 @@ from ..utils.options import MAX_SEED
 MAX_IMAGES = 256
 MAX_FRAMES = 240
 NO_TRUNCATION = 4.0  # the end of the slider: one latent number in 16,000 lies farther out, and none is truncated
-ALL_CLASSES = "all, in turn"
+ALL_CLASSES = "all"
 SMALL = 64  # pixels; images up to this size are shown with their pixels as squares
 DAY = 24 * 60 * 60  # seconds; files for download are deleted after one or two days
 MAX_WAITING = 32  # requests; more are refused until some are answered. Without a limit Gradio's queue breaks at 2,000
@@ -208,12 +208,12 @@ def sample(pipeline: Any, seed: Any, images: Any, truncation: Any, label: Any) -
     """
     seed, number = _whole("seed", seed, 0, MAX_SEED), _whole("images", images, 1, MAX_IMAGES)
     label = None if label == ALL_CLASSES else _label(label)
-    generated = pipeline(
-        number, generator=seeded(seed, number), truncation=_truncation(truncation), class_labels=label
-    ).images
+    generators = seeded(seed, number)
+    labels = pipeline.class_numbers(label, number, generators)
+    generated = pipeline(number, generator=generators, truncation=_truncation(truncation), class_labels=labels).images
     captions = [f"seed {seed + index}" for index in range(number)]
     if pipeline.critic is not None:
-        scores = pipeline.score(generated, label)
+        scores = pipeline.score(generated, labels)
         largest = max(scores.abs().nan_to_num().max().item(), 1e-9)
         places = max(0, 2 - math.floor(math.log10(largest)))  # three figures of the largest
         captions = [f"{caption}\nscore {score:.{places}f}" for caption, score in zip(captions, scores.tolist())]

@@ -22,6 +22,7 @@ REFERENCE_SCORES = 1024  # samples of each class from which rejection learns the
 REFERENCES_PER_CHUNK = 4096  # images that are compared at a time when neighbours are looked for
 MAX_ATTEMPTS = 1000  # samples for one image before rejection gives up
 RANGE_TOLERANCE = 1e-3  # by which images may leave [0, 1], as after resizing in low precision
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # whose multiples, without their whole parts, fill [0, 1) most evenly
 CHANNELS_LAST_FROM = 64  # images: with fewer, copying the weights costs more than the layout gains
 
 
@@ -95,7 +96,9 @@ class WGANPipeline(DiffusionPipeline):
                 [0, 1].
             return_dict: Whether to return an `ImagePipelineOutput` rather than a tuple.
             class_labels: For a model with classes, the class of all images, or a list with that of each image: numbers,
-                or names as in `pipeline.generator.config.class_names`. By default the classes in turn.
+                or names as in `pipeline.generator.config.class_names`. By default the classes in turn; where the
+                generator's config has `class_frequencies`, they are drawn with these by `generator`, or for `latents`
+                without it spread evenly, in the same order every time.
             chunk_size: Number of images that pass through the network at once, which bounds its memory; by default
                 about a million pixels' worth. A progress bar counts the chunks if there are several.
             truncation: Largest absolute value of a latent number: smaller values make images more typical and less
@@ -130,7 +133,8 @@ class WGANPipeline(DiffusionPipeline):
         config, device = self.generator.config, self._execution_device
         batch_size = len(latents) if latents is not None else int(batch_size)
         chunk_size = chunk_size or max(1, PIXELS_PER_CHUNK // int(np.prod(np.broadcast_to(config.sample_size, 2))))
-        labels = self.class_numbers(class_labels, batch_size)
+        source = generator if generator is not None or latents is not None else torch.default_generator
+        labels = self.class_numbers(class_labels, batch_size, source)
         conditions = [] if labels is None else [torch.tensor(labels, device=device)]
         prior = prior_of(self.generator)
 
@@ -509,13 +513,23 @@ class WGANPipeline(DiffusionPipeline):
         best = errors.view(number, num_starts).argmin(dim=1)
         return latents.detach().view(number, num_starts, -1)[torch.arange(number, device=device), best]
 
-    def class_numbers(self, class_labels: Any, batch_size: int) -> list[int] | None:
-        """Return the numbers of the classes of a batch; None for a model without classes."""
+    def class_numbers(self, class_labels: Any, batch_size: int, generator: Any = None) -> list[int] | None:
+        """Return the numbers of the classes of a batch; None for a model without classes.
+
+        Args:
+            class_labels: As for `__call__`.
+            batch_size: Number of images.
+            generator: Source of random numbers, or a list with one for each image, for classes that are drawn by their
+                frequencies. Without it they are spread evenly, and the same every time.
+        """
         num_classes = self.generator.config.get("num_classes")
         if not num_classes:
             if class_labels is not None:
                 raise InputError(f"class_labels={class_labels!r}: the model has no classes; leave them out")
             return None
+        frequencies = self.generator.config.get("class_frequencies")
+        if class_labels is None and frequencies:
+            return _drawn(frequencies, batch_size, generator)
         if class_labels is None:
             return [number % num_classes for number in range(batch_size)]
         if isinstance(class_labels, (torch.Tensor, np.ndarray, np.generic)):
@@ -578,6 +592,18 @@ def _check_positive(name: str, value: Any) -> None:
     if not is_number or not value > 0:
         hint = "; 2 cuts little off, 0.5 much" if name == "truncation" else ""
         raise InputError(f"{name}={value!r}: must be positive{hint}")
+
+
+def _drawn(frequencies: Sequence[float], number: int, generator: Any) -> list[int]:
+    """Draw classes by their frequencies; without a source of random numbers by a sequence that is evenly spread."""
+    if generator is None:
+        quantiles = torch.arange(number, dtype=torch.float64) * GOLDEN_RATIO % 1
+    elif isinstance(generator, (list, tuple)):
+        quantiles = torch.cat([torch.rand(1, generator=one, device=one.device).cpu() for one in generator])
+    else:
+        quantiles = torch.rand(number, generator=generator, device=generator.device).cpu()
+    ends = torch.tensor(frequencies, dtype=torch.float64).cumsum(0)
+    return torch.searchsorted(ends, quantiles.double() * ends[-1], right=True).tolist()
 
 
 def _check_generator(generator: Any, batch_size: Optional[int]) -> None:  # noqa: UP045

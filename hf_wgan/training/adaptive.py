@@ -36,6 +36,8 @@ def set_aside(
             "adaptive_augmentation: sets some of the images aside, and this is a stream; use "
             "--no-adaptive_augmentation, or leave streaming out"
         )
+    if dataset.has_clusters:  # which held-out images do not have
+        held_out = None
     if held_out is None and len(dataset) >= 2 * FEWEST_HELD_OUT:
         interval = min(HELD_OUT_INTERVAL, len(dataset) // FEWEST_HELD_OUT)
         is_held_out = np.arange(len(dataset)) % interval == interval - 1

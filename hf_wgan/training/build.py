@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from diffusers import ModelMixin
 
 from ..algorithm.lipschitz import Constraint, SpectralNormalization, build_constraint
-from ..data import DataConfig, ImageSet, ImageStream, load_images
+from ..data import DataConfig, ImageSet, ImageStream, clustered, load_images
 from ..models.factory import NetworkConfig, build_networks, shape_of
 from ..pipelines import WGANPipeline
 from ..pipelines.loading import load_pipeline
@@ -49,12 +49,15 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
         with torch.device("meta"):
             constraint.check(networks.build(channels=1)[1])
     dataset = load_images(networks.data_config)
-    if config.training.class_conditional:
+    training = config.training
+    if networks.num_clusters and not (isinstance(dataset, ImageStream) and "num_clusters" not in config.explicit):
+        dataset, training = networks.with_clusters(dataset, training.seed), replace(training, class_conditional=True)
+    elif training.class_conditional:
         dataset = networks.with_classes(dataset)
-    set_seed(config.training.seed)
+    set_seed(training.seed)
     generator, critic = networks.build(dataset.shape[0])
     record = {"preset": config.preset, "networks": asdict(config.networks), **networks.record, **(record or {})}
-    return WGANTrainer(generator, critic, dataset, config.training, record=record, **objects)
+    return WGANTrainer(generator, critic, dataset, training, record=record, **objects)
 
 
 class _Networks:
@@ -65,9 +68,12 @@ class _Networks:
         self.options: dict[str, Any] = {"spectral_norm": spectral_norm}
         self.record: dict[str, Any] = {}
         self.published: WGANPipeline | None = None
+        self.num_clusters = self.config.num_clusters
         if name := self.config.pretrained_model_name_or_path:
             self.published = load_pipeline(name, revision=self.config.revision, variant=self.config.variant)
             self.data_config = _data_for(self.published, config)
+            if self.published.generator.config.get("class_frequencies"):
+                self.num_clusters = self.published.generator.config.num_classes
             if not Path(name).is_dir():
                 self.record["base_model"] = name
 
@@ -78,6 +84,25 @@ class _Networks:
             dataset = dataset.relabelled(list(names))
         dataset = dataset.labelled()
         self.options["num_classes"], self.options["class_names"] = _classes(dataset)
+        return dataset
+
+    def with_clusters(self, dataset: ImageSet | ImageStream, seed: int) -> ImageSet:
+        """Make the networks conditional on clusters of a dataset, and return its images with these as labels.
+
+        Raises:
+            InputError: The images are a stream.
+        """
+        if isinstance(dataset, ImageStream):
+            raise InputError(
+                f"num_clusters={self.num_clusters}: clusters are of the whole set, and this is a stream; leave one out"
+            )
+        dataset = clustered(dataset, self.num_clusters or 1, seed)
+        frequencies = torch.bincount(dataset.labels).tolist()
+        say(f"{len(frequencies)} clusters of {min(frequencies):,} to {max(frequencies):,} images.")
+        if self.published:
+            frequencies += [0] * (self.published.generator.config.num_classes - len(frequencies))
+            self.published.generator.register_to_config(class_frequencies=frequencies)
+        self.options["num_classes"], self.options["class_frequencies"] = len(frequencies), frequencies
         return dataset
 
     def build(self, channels: int) -> tuple[ModelMixin, ModelMixin]:

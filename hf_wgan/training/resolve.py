@@ -227,6 +227,8 @@ def _merged(layers: list[dict[str, Any]], resolution: int) -> tuple[dict[str, An
         if layer.get("preset"):
             preset = layer["preset"]
             values |= preset_options(preset, resolution)
+        if layer.get("class_conditional") and "num_clusters" not in layer:  # labels, instead of a preset's clusters
+            values.pop("num_clusters", None)
         for ours, other in (EXCLUSIVE, EXCLUSIVE[::-1]):
             if layer.get(ours) and not layer.get(other):
                 values.pop(other, None)

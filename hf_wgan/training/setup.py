@@ -407,7 +407,7 @@ def held_out_images(
             )
     if compared.shape != dataset.shape:
         raise InputError(f"held_out with images of shape {compared.shape}: the training images have {dataset.shape}")
-    if config.class_conditional and compared.labels is None:
+    if config.class_conditional and compared.labels is None and not dataset.has_clusters:
         user = "an evaluation" if config.evaluation_steps else "adaptive_augmentation"
         raise InputError(f"class_conditional: {name} {compared.name} has no labels, which {user} needs")
     return held_out

@@ -506,6 +506,26 @@ def test_a_conditional_run_takes_its_classes_from_the_labels(tmp_path):
     assert len(pipeline(3, class_labels=7).images) == 3
 
 
+def test_a_run_with_clusters_is_repeated_evaluated_and_fine_tuned(tmp_path):
+    assert train("--num_clusters 5 --max_train_samples 60", tmp_path / "run") == 0
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    frequencies = record["generator"]["class_frequencies"]
+    assert sum(frequencies) == 60 and len(frequencies) == record["critic"]["num_classes"] == 3
+    assert (tmp_path / "run" / "samples" / "real.png").exists()
+    pipeline = WGANPipeline.from_pretrained(tmp_path / "run")
+    assert list(pipeline.generator.config.class_frequencies) == frequencies
+
+    again = ["--config", str(tmp_path / "run" / "training_config.json"), "--output_dir", str(tmp_path / "again")]
+    assert train_command(again) == 0
+    files = [tmp_path / name / "generator" / "diffusion_pytorch_model.safetensors" for name in ("run", "again")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+    source = f"--pretrained_model_name_or_path {tmp_path / 'run'} --max_train_samples 40 --max_train_steps 4 --train_batch_size 8"
+    assert train_command([*source.split(), "--output_dir", str(tmp_path / "tuned")]) == 0
+    tuned = WGANPipeline.from_pretrained(tmp_path / "tuned").generator.config
+    assert sum(tuned.class_frequencies) == 40 and len(tuned.class_frequencies) == tuned.num_classes == 3  # of which one is empty
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -221,6 +221,27 @@ def test_images_of_another_shape_or_without_needed_labels_are_named(training, tm
         evaluate(pipeline, tiny_images(), load_feature_extractor("pixels", tiny_images()), cache_dir=tmp_path)
 
 
+def test_samples_of_a_model_with_clusters_have_their_frequencies(tmp_path, monkeypatch):
+    generator = tiny_generator(num_classes=3, class_frequencies=[10, 60, 30])
+    pipeline = WGANPipeline(generator, tiny_critic(num_classes=3))
+    images = ImageSet(tiny_images(80).images, labels=torch.arange(80) % 8)  # of which the clusters know nothing
+    drawn = []
+
+    def spy(self, class_labels, batch_size, generator=None):
+        numbers = class_numbers(self, class_labels, batch_size, generator)
+        drawn.extend(numbers)
+        return numbers
+
+    class_numbers = WGANPipeline.class_numbers
+    monkeypatch.setattr(WGANPipeline, "class_numbers", spy)
+    features = load_feature_extractor("pixels", images)
+    result = evaluate(pipeline, images, features, tiny_images(50), num_images=50, batch_size=20, cache_dir=tmp_path)
+    assert result.settings["classes"] == "as frequent as in the real images"
+    assert not [name for name in result.metrics if name.startswith("critic_estimate")]
+    for classes in (drawn[:50], drawn[50:]):
+        assert [classes.count(number) for number in range(3)] == pytest.approx([5, 30, 15], abs=1)
+
+
 @pytest.mark.parametrize("has_critic", [True, False])
 def test_samples_have_classes_in_the_proportions_of_the_real_images(has_critic, tmp_path, monkeypatch):
     pixels = tiny_images(80).images
@@ -229,9 +250,9 @@ def test_samples_have_classes_in_the_proportions_of_the_real_images(has_critic, 
     pipeline = WGANPipeline(tiny_generator(num_classes=3), tiny_critic(num_classes=3) if has_critic else None)
     drawn = []
 
-    def spy(self, class_labels, batch_size):
+    def spy(self, class_labels, batch_size, generator=None):
         drawn.extend(class_labels.tolist())
-        return class_numbers(self, class_labels, batch_size)
+        return class_numbers(self, class_labels, batch_size, generator)
 
     class_numbers = WGANPipeline.class_numbers
     monkeypatch.setattr(WGANPipeline, "class_numbers", spy)

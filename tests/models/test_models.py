@@ -446,6 +446,14 @@ def test_networks_survive_save_pretrained_in_every_variant_and_type(pair, index,
         ),
         (lambda: DCGANGenerator(class_names=["a"]), "1 class_names for num_classes=None"),
         (lambda: DCGANGenerator(num_classes=2, class_names=[1, 2]), "must be a list of strings"),
+        *(
+            (lambda c=each: c(num_classes=2, class_frequencies=[1]), "1 class_frequencies for num_classes=2")
+            for each in GENERATORS
+        ),
+        *(
+            (lambda f=wrong: DCGANGenerator(num_classes=2, class_frequencies=f), "class_frequencies=.*: must be a list")
+            for wrong in ([0, 0], [1, -1], ["1", 2], [True, 1], [1, float("nan")], [1, float("inf")], 3)
+        ),
         (lambda: MLPGenerator(0), "sample_size=0"),
         (lambda: MLPCritic(num_layers=0), "num_layers=0"),
         (lambda: MLPCritic(width=2.5), "width=2.5"),

@@ -193,6 +193,29 @@ def test_class_labels_that_are_none_are_named(label):
         pipeline(2, class_labels=[0, label])
 
 
+def test_classes_are_drawn_by_their_frequencies_where_the_generator_has_some():
+    generator = tiny_generator(num_classes=4, class_frequencies=[30, 0, 60, 10])
+    torch.nn.init.normal_(generator.class_embedding.weight)
+    pipeline = WGANPipeline(generator, tiny_critic(num_classes=4))
+    spread = pipeline.class_numbers(None, 100)
+    assert [spread[:50].count(number) for number in range(4)] == pytest.approx([15, 0, 30, 5], abs=1)
+    assert [spread.count(number) for number in range(4)] == pytest.approx([30, 0, 60, 10], abs=1)
+    for source in (torch.Generator().manual_seed(0), seeded(*range(1000))):
+        drawn = pipeline.class_numbers(None, 1000, source)
+        assert [drawn.count(number) for number in range(4)] == pytest.approx([300, 0, 600, 100], abs=60)
+
+    images = pipeline(8, generator=seeded(*range(8)), output_type="pt").images
+    assert torch.allclose(pipeline(3, generator=seeded(5, 6, 7), output_type="pt").images, images[5:], atol=1e-6)
+    again = pipeline.class_numbers(None, 8, sources := seeded(*range(8)))
+    assert torch.equal(pipeline(8, generator=sources, class_labels=again, output_type="pt").images, images)
+    latents = torch.randn(8, 4, generator=seeded(0)[0])
+    given = [pipeline(latents=latents, output_type="pt").images for _ in range(2)]
+    assert torch.equal(*given)
+    assert torch.equal(given[0], pipeline(latents=latents, class_labels=spread[:8], output_type="pt").images)
+    torch.manual_seed(0)
+    assert len({tuple(pipeline(2, output_type="pt").images.flatten().tolist()) for _ in range(3)}) == 3
+
+
 def test_a_pipeline_is_created_from_another_one(pipeline, tmp_path):
     shared = WGANPipeline.from_pipe(pipeline)
     assert type(shared) is WGANPipeline and shared.components == pipeline.components

@@ -1,5 +1,8 @@
 """Augmentation that follows how far the critic memorises the training images."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from conftest import pictures, tiny_critic, tiny_generator, tiny_images
@@ -120,6 +123,11 @@ def test_a_conditional_run_adapts_too(tiny_config):
     config = tiny_config(lipschitz="lp", class_conditional=True, **ADAPTIVE)
     with pytest.raises(InputError, match="held_out images has no labels, which adaptive_augmentation needs"):
         WGANTrainer(*networks, images, config, held_out=tiny_images(9))
-    run = WGANTrainer(*networks, images, config)
-    run.train()
-    assert run.algorithm.augment.probability in (0, pytest.approx(0.64, abs=0.2))
+    with_clusters = images.with_clusters(np.arange(80) % 2)
+    for run in (
+        WGANTrainer(*networks, images, config),
+        WGANTrainer(*networks, with_clusters, replace(config, overwrite_output_dir=True), held_out=tiny_images(9)),
+    ):
+        run.train()
+        assert run.algorithm.augment.probability in (0, pytest.approx(0.64, abs=0.2))
+        assert len(run.dataset) == 72

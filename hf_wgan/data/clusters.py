@@ -1,0 +1,45 @@
+"""Classes for images that have none: groups of images that look alike from afar."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .images import ImageSet
+
+SIDE = 16  # pixels, at most, of the images that are compared
+IMAGES_OF_A_CLUSTER = 20  # in the mean, at least
+COMPARED_IMAGES = 20_000  # at most, to find the clusters by
+IMAGES_AT_ONCE = 1024
+
+
+def clustered(images: ImageSet, num_clusters: int, seed: int = 0) -> ImageSet:
+    """Return the same images with clusters instead of labels, found by k-means of their coarse pixels.
+
+    Networks that are conditional on them learn each part of a varied set by itself (Liu et al. 2020, arXiv 2006.10728,
+    with features of the critic; Sage et al. 2018, arXiv 1712.04407, for logos).
+
+    Args:
+        images: The images, of which the middle is compared if they are larger than what is trained on.
+        num_clusters: Number of clusters, at most. Small sets have fewer: one for 20 images.
+        seed: Seed of the initial clusters.
+    """
+    from sklearn.cluster import KMeans  # needs what hf_wgan[train] installs
+
+    number = max(1, min(num_clusters, len(images) // IMAGES_OF_A_CLUSTER))
+    chosen = np.random.default_rng(seed).permutation(len(images))[:COMPARED_IMAGES]
+    model = KMeans(number, n_init=1, random_state=seed)
+    model.fit(np.concatenate([_coarse(images, part) for part in _parts(chosen)]))
+    numbers = np.concatenate([model.predict(_coarse(images, part)) for part in _parts(np.arange(len(images)))])
+    return images.with_clusters(np.unique(numbers, return_inverse=True)[1])  # none of them empty
+
+
+def _parts(indices: np.ndarray) -> list[np.ndarray]:
+    return [indices[start : start + IMAGES_AT_ONCE] for start in range(0, len(indices), IMAGES_AT_ONCE)]
+
+
+def _coarse(images: ImageSet, indices: np.ndarray) -> np.ndarray:
+    """Return images by number as rows of at most 16 × 16 pixels, `(n, C · 256)` float32."""
+    pixels = images.gather(indices, np.full((len(indices), 2), 0.5))  # (n, H, W, C) uint8
+    maps = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    size = [min(side, SIDE) for side in maps.shape[2:]]
+    return F.adaptive_avg_pool2d(maps, size).flatten(1).numpy()
