@@ -23,6 +23,7 @@ from .checks import (
 from .layers import (
     CLASS_EMBEDDING_DIM,
     MapToVector,
+    ModulatedBatchNorm2d,
     UpsampledConv2d,
     VectorToMap,
     add_spectral_norm,
@@ -61,6 +62,8 @@ class DCGANGenerator(Network):
             the name of a class, see `LatentPrior`.
         upsampling: `"transposed"` for strided transposed convolutions, as published; `"nearest"` for nearest neighbours
             and 3×3 convolutions, which leave no chequered pattern, up to a map of half the width at full size.
+        modulated: Whether the scales and shifts of batch normalisation follow from the latent vector, but for a map of
+            full size, where that takes long (`ModulatedBatchNorm2d`).
 
     Raises:
         InputError: an argument is out of its range.
@@ -82,11 +85,17 @@ class DCGANGenerator(Network):
         class_frequencies: list[int] | None = None,
         latent_prior: str = "normal",
         upsampling: str = "transposed",
+        modulated: bool = False,
     ):
         super().__init__()
         _check_architecture(sample_size, width, num_extra_layers)
         check_choice("norm_type", norm_type, GENERATOR_NORM_TYPES)
         check_choice("upsampling", upsampling, UPSAMPLINGS)
+        check_choice("modulated", modulated, (True, False))
+        if modulated and norm_type != "batch":
+            raise InputError(
+                f"modulated=True with norm_type={norm_type!r}: there is no batch normalisation to modulate"
+            )
         check_choice("out_channels", out_channels, (1, 2, 3, 4))
         check_at_least("latent_dim", latent_dim, 1)
         check_classes(num_classes, class_names, class_frequencies)
@@ -95,12 +104,13 @@ class DCGANGenerator(Network):
         channels = width * sample_size // (2 * SMALLEST_MAP)
         num_inputs = latent_dim + (CLASS_EMBEDDING_DIM if num_classes else 0)
         check_num_parameters(self, _num_weights(num_inputs, channels, width, num_extra_layers))
-        layers = _hidden(VectorToMap(num_inputs, channels, SMALLEST_MAP), norm_type, nn.ReLU())
+        modulated_by = num_inputs if modulated else None
+        layers = _hidden(VectorToMap(num_inputs, channels, SMALLEST_MAP), norm_type, nn.ReLU(), modulated_by)
         while channels > width:
-            layers += _hidden(_upsampling(upsampling, channels, channels // 2), norm_type, nn.ReLU())
+            layers += _hidden(_upsampling(upsampling, channels, channels // 2), norm_type, nn.ReLU(), modulated_by)
             channels //= 2
         for _ in range(num_extra_layers):
-            layers += _hidden(nn.Conv2d(width, width, 3, 1, 1, bias=False), norm_type, nn.ReLU())
+            layers += _hidden(nn.Conv2d(width, width, 3, 1, 1, bias=False), norm_type, nn.ReLU(), modulated_by)
         if upsampling == "nearest":
             finest = max(width // 2, 1)
             layers += _hidden(_upsampling(upsampling, width, finest), norm_type, nn.ReLU())
@@ -126,7 +136,10 @@ class DCGANGenerator(Network):
         check_labels(class_labels, latents.shape[0], self.config.num_classes)
         if class_labels is not None:
             latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
-        return self.layers(latents[:, :, None, None])  # (N, C, H, W)
+        maps = latents[:, :, None, None]
+        for layer in self.layers:
+            maps = layer(maps, latents) if isinstance(layer, ModulatedBatchNorm2d) else layer(maps)
+        return maps  # (N, C, H, W)
 
 
 class DCGANCritic(Network):
@@ -212,8 +225,13 @@ def _upsampling(kind: str, in_channels: int, out_channels: int) -> nn.Conv2d | n
     return nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=False)
 
 
-def _hidden(convolution: nn.Conv2d | nn.ConvTranspose2d, norm_type: str, activation: nn.Module) -> list[nn.Module]:
-    norm = [normalization(norm_type, convolution.out_channels)] if norm_type != "none" else []
+def _hidden(
+    convolution: nn.Conv2d | nn.ConvTranspose2d, norm_type: str, activation: nn.Module, modulated_by: int | None = None
+) -> list[nn.Module]:
+    channels = convolution.out_channels
+    if modulated_by is not None:
+        return [convolution, ModulatedBatchNorm2d(channels, modulated_by), activation]
+    norm = [normalization(norm_type, channels)] if norm_type != "none" else []
     return [convolution, *norm, activation]
 
 
@@ -233,7 +251,7 @@ def _initialize(module: nn.Module) -> None:
     """
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d) and module.affine:
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
 

@@ -96,6 +96,11 @@ class NetworkConfig(Options):
     generator_norm_type: Literal["batch", "none"] | None = option(
         None, f"Normalisation in the generator, only {_having('norm_type')} ({_defaults('norm_type')})."
     )
+    generator_modulated: bool | None = option(
+        None,
+        "Let the scales and shifts of the generator's batch normalisation follow from the latents, only "
+        f"{_having('modulated')}.",
+    )
     critic_norm_type: Literal["batch", "layer", "instance", "none"] | None = option(
         None, f"Normalisation in the critic, only {_having('norm_type')} ({_defaults('norm_type', 1)})."
     )
@@ -148,6 +153,7 @@ def build_networks(
         "generator_norm_type": config.generator_norm_type,
         "num_blocks": config.num_blocks,
         "generator_upsampling": config.generator_upsampling,
+        "generator_modulated": config.generator_modulated,
     }
     critic_options = {
         "critic_width": config.critic_width,

@@ -41,6 +41,30 @@ class BatchNorm2d(nn.BatchNorm2d):
         )
 
 
+class ModulatedBatchNorm2d(nn.Module):
+    """Batch normalisation whose scales and shifts are a linear function of each image's own latent vector.
+
+    The latents act on maps of every size then, not on the coarsest alone (Chen et al. 2019, arXiv 1810.01365, whose
+    function has a hidden layer).
+
+    Args:
+        channels: C.
+        latent_dim: Length of the latent vectors, with the classes joined to them if there are any.
+    """
+
+    def __init__(self, channels: int, latent_dim: int):
+        super().__init__()
+        self.norm = BatchNorm2d(channels, affine=False)
+        self.modulation = nn.Linear(latent_dim, 2 * channels)
+        nn.init.normal_(self.modulation.weight, 0.0, 0.02)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, maps: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:  # (N, C, H, W), (N, L)
+        maps = self.norm(maps)
+        scales, shifts = self.modulation(latents).to(maps.dtype)[:, :, None, None].chunk(2, dim=1)
+        return maps * (1 + scales) + shifts
+
+
 class MapToVector(nn.Conv2d):
     """Convolve a map with kernels of its own size, as one matrix product.
 

@@ -145,7 +145,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "generator_width": 32,
         "critic_width": 32,
         "generator_upsampling": "nearest",
+        "generator_modulated": True,
+        "num_clusters": 64,
         "train_batch_size": 32,
+        "lipschitz": "lp",
+        "penalty_interval": 4,
     },
 }
 """The settings of each preset for images of 32 pixels and fewer."""

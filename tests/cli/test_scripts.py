@@ -520,10 +520,13 @@ def test_a_run_with_clusters_is_repeated_evaluated_and_fine_tuned(tmp_path):
     files = [tmp_path / name / "generator" / "diffusion_pytorch_model.safetensors" for name in ("run", "again")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
-    source = f"--pretrained_model_name_or_path {tmp_path / 'run'} --max_train_samples 40 --max_train_steps 4 --train_batch_size 8"
-    assert train_command([*source.split(), "--output_dir", str(tmp_path / "tuned")]) == 0
+    source = f"--pretrained_model_name_or_path {tmp_path / 'run'} --max_train_samples 40"
+    tuning = f"{source} --max_train_steps 4 --train_batch_size 8 --output_dir {tmp_path / 'tuned'}"
+    assert train_command(tuning.split()) == 0
     tuned = WGANPipeline.from_pretrained(tmp_path / "tuned").generator.config
-    assert sum(tuned.class_frequencies) == 40 and len(tuned.class_frequencies) == tuned.num_classes == 3  # of which one is empty
+    assert (
+        sum(tuned.class_frequencies) == 40 and len(tuned.class_frequencies) == tuned.num_classes == 3
+    )  # of which one is empty
 
 
 @pytest.mark.parametrize(

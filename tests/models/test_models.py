@@ -18,7 +18,7 @@ from hf_wgan import (
     ResNetGenerator,
 )
 from hf_wgan.models.factory import shape_of
-from hf_wgan.models.layers import MapToVector, PooledConv2d, UpsampledConv2d, VectorToMap
+from hf_wgan.models.layers import MapToVector, ModulatedBatchNorm2d, PooledConv2d, UpsampledConv2d, VectorToMap
 from hf_wgan.training.snapshot import portable_copy
 
 PAIRS = [
@@ -65,6 +65,26 @@ def test_dcgan_pairs_fit_at_every_size(size, norm_type):
     assert critic(images).shape == (2,)
     has_batch_norm = [any(isinstance(m, nn.BatchNorm2d) for m in network.modules()) for network in (generator, critic)]
     assert has_batch_norm == [norm_type == "batch"] * 2
+
+
+@pytest.mark.parametrize("options", [{}, {"num_classes": 3}, {"upsampling": "nearest", "num_extra_layers": 1}])
+def test_modulated_batch_norm_is_batch_norm_with_scales_and_shifts_of_the_latents(options):
+    generator = DCGANGenerator(16, 1, latent_dim=5, width=4, modulated=True, **options)
+    labels = [LABELS] if "num_classes" in options else []
+    latents, inputs = some_latents(generator), []
+    for module in generator.modules():
+        if isinstance(module, ModulatedBatchNorm2d):
+            module.register_forward_hook(lambda norm, arguments, output: inputs.append((norm, *arguments, output)))
+    generator(latents, *labels)
+    sizes = [maps.shape[-1] for _, maps, _, _ in inputs]
+    assert sizes == ([4, 8, 8] if "num_extra_layers" in options else [4, 8]), "all but that of full size"
+    for norm, maps, vectors, output in inputs:
+        assert torch.equal(vectors[:, :5], latents) and vectors.shape[1] == (37 if labels else 5)
+        scales, shifts = norm.modulation(vectors).chunk(2, dim=1)
+        mean, variance = maps.mean(dim=(0, 2, 3), keepdim=True), maps.var(dim=(0, 2, 3), keepdim=True, correction=0)
+        normalised = (maps - mean) / (variance + 1e-5).sqrt()
+        expected = normalised * (1 + scales)[:, :, None, None] + shifts[:, :, None, None]
+        torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -415,6 +435,8 @@ def test_networks_survive_save_pretrained_in_every_variant_and_type(pair, index,
         (lambda: DCGANGenerator(norm_type="layer"), "norm_type='layer'"),
         (lambda: DCGANCritic(norm_type="group"), "norm_type='group'"),
         (lambda: DCGANGenerator(upsampling="bilinear"), "upsampling='bilinear'"),
+        (lambda: DCGANGenerator(modulated=True, norm_type="none"), "modulated=True with norm_type='none'"),
+        (lambda: DCGANGenerator(modulated=1.5), "modulated=1.5"),
         (lambda: DCGANCritic((32, 64)), "sample_size=.*square"),
         (lambda: DCGANCritic(spectral_norm="yes"), "spectral_norm='yes'"),
         (lambda: ResNetGenerator(norm_type="layer"), "norm_type='layer'"),
