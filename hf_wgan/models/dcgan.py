@@ -38,6 +38,7 @@ from .network import Network
 SMALLEST_MAP = 4  # height and width at which both networks switch between image and vector
 GENERATOR_NORM_TYPES = ("batch", "none")
 UPSAMPLINGS = ("transposed", "nearest")
+OUTPUTS = ("tanh", "linear")
 CRITIC_NORM_TYPES = ("batch", "layer", "instance", "none")
 
 
@@ -64,6 +65,8 @@ class DCGANGenerator(Network):
             and 3×3 convolutions, which leave no chequered pattern, up to a map of half the width at full size.
         modulated: Whether the scales and shifts of batch normalisation follow from the latent vector, but for a map of
             full size, where that takes long (`ModulatedBatchNorm2d`).
+        output: `"tanh"`, or `"linear"`, with which pixels may leave [-1, 1] and the pipeline clamps them: a pixel that
+            tanh has brought to white or black gets next to no gradient any more.
 
     Raises:
         InputError: an argument is out of its range.
@@ -86,11 +89,13 @@ class DCGANGenerator(Network):
         latent_prior: str = "normal",
         upsampling: str = "transposed",
         modulated: bool = False,
+        output: str = "tanh",
     ):
         super().__init__()
         _check_architecture(sample_size, width, num_extra_layers)
         check_choice("norm_type", norm_type, GENERATOR_NORM_TYPES)
         check_choice("upsampling", upsampling, UPSAMPLINGS)
+        check_choice("output", output, OUTPUTS)
         check_choice("modulated", modulated, (True, False))
         if modulated and norm_type != "batch":
             raise InputError(
@@ -114,10 +119,10 @@ class DCGANGenerator(Network):
         if upsampling == "nearest":
             finest = max(width // 2, 1)
             layers += _hidden(_upsampling(upsampling, width, finest), norm_type, nn.ReLU())
-            layers += [nn.Conv2d(finest, out_channels, 3, 1, 1, bias=False), nn.Tanh()]
+            layers += [nn.Conv2d(finest, out_channels, 3, 1, 1, bias=False)]
         else:
-            layers += [_upsampling(upsampling, width, out_channels), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
+            layers += [_upsampling(upsampling, width, out_channels)]
+        self.layers = nn.Sequential(*layers, *([nn.Tanh()] if output == "tanh" else []))
         if num_classes is not None:
             self.class_embedding = latent_embedding(num_classes)
         self.apply(_initialize)
@@ -130,7 +135,7 @@ class DCGANGenerator(Network):
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
 
         Returns:
-            Images, `(N, out_channels, sample_size, sample_size)` in [-1, 1].
+            Images, `(N, out_channels, sample_size, sample_size)` in [-1, 1], or around it with `output="linear"`.
         """
         check_latents(latents, self.config.latent_dim)
         check_labels(class_labels, latents.shape[0], self.config.num_classes)

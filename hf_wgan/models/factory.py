@@ -96,6 +96,11 @@ class NetworkConfig(Options):
     generator_norm_type: Literal["batch", "none"] | None = option(
         None, f"Normalisation in the generator, only {_having('norm_type')} ({_defaults('norm_type')})."
     )
+    generator_output: Literal["tanh", "linear"] | None = option(
+        None,
+        "What ends the generator: tanh, or nothing, with which saturated pixels still learn, only "
+        f"{_having('output')} ({_defaults('output')}).",
+    )
     generator_modulated: bool | None = option(
         None,
         "Let the scales and shifts of the generator's batch normalisation follow from the latents, only "
@@ -154,6 +159,7 @@ def build_networks(
         "num_blocks": config.num_blocks,
         "generator_upsampling": config.generator_upsampling,
         "generator_modulated": config.generator_modulated,
+        "generator_output": config.generator_output,
     }
     critic_options = {
         "critic_width": config.critic_width,
