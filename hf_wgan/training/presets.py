@@ -150,6 +150,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train_batch_size": 32,
         "lipschitz": "lp",
         "penalty_interval": 4,
+        "ema_rampup_ratio": 0.1,
     },
 }
 """The settings of each preset for images of 32 pixels and fewer."""
