@@ -529,6 +529,17 @@ def test_a_run_with_clusters_is_repeated_evaluated_and_fine_tuned(tmp_path):
     )  # of which one is empty
 
 
+def test_a_stream_has_no_clusters(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    source = f"--train_data_dir {tmp_path / 'photos'} --streaming"
+    assert train(f"{source} --preset wgan-color", tmp_path / "run") == 0
+    assert not WGANPipeline.from_pretrained(tmp_path / "run").generator.config.num_classes
+    assert train(f"{source} --num_clusters 2", tmp_path / "other") == 2
+    assert "num_clusters=2: clusters are of the whole set, and this is a stream" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -35,6 +35,8 @@ class Statement(NamedTuple):
     average: bool = False
     pooling: str | None = None
     interval: int = 1  # critic steps from one penalty to the next
+    half_life: float = 0.05  # of the average, as a share of the steps so far
+    clusters: int | None = None
 
 
 def conv(inputs, outputs, size=3, bias=True):
@@ -49,9 +51,13 @@ def dcgan(finest, *, norm, image_to_vector):
 
 
 def smooth_generator(latents, finest):
-    """A DCGAN's generator with 3×3 kernels after nearest neighbours, and one more at full size; batch norm inside."""
+    """A DCGAN's generator with 3×3 kernels after nearest neighbours, and one more at full size.
+
+    The scales and shifts of its batch norm are linear in the latents, but at full size.
+    """
     between = sum(conv(b, a, 3, False) for a, b in itertools.pairwise(finest))
-    return 16 * latents * finest[-1] + between + conv(finest[0], 3, 3, False) + 2 * sum(finest)
+    norms = (latents + 1) * 2 * sum(finest[1:]) + 2 * finest[0]
+    return 16 * latents * finest[-1] + between + conv(finest[0], 3, 3, False) + norms
 
 
 def resnet_generator(latents, maps, coarsest):
@@ -205,13 +211,15 @@ STATEMENTS = {
         critic=dcgan([32, 64, 128, 256], norm=[], image_to_vector=1),
         latents=(128, "normal"),
         norms=(5, 0),
-        constraint=("r1", 10),
+        constraint=("lp", 10),
         optimizer=(ADAM, 1e-3, (0, 0.9)),
         decay=CONSTANT,
         n_critic=1,
         batch=(32, 32),
         average=True,
-        interval=8,
+        interval=4,
+        half_life=0.1,
+        clusters=64,
     ),
 }
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
@@ -245,6 +253,7 @@ def test_the_game_and_the_optimizers_are_those_of_the_paper(name, size):
     batch = training.train_batch_size
     assert (batch, batch * training.generator_batch_ratio) == stated.batch
     assert (training.n_critic, training.use_ema) == (stated.n_critic, stated.average)
+    assert (training.ema_rampup_ratio, config.networks.num_clusters) == (stated.half_life, stated.clusters)
     assert (training.penalty_interval, training.gradient_accumulation_steps) == (stated.interval, 1)
     assert not training.augmentation
 

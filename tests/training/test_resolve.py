@@ -131,6 +131,18 @@ def test_the_digits_are_trained_with_their_classes_unless_a_preset_a_model_or_an
         assert not RunConfig.resolve(**options).training.class_conditional
 
 
+def test_labels_that_are_asked_for_replace_the_clusters_of_a_preset_and_a_record_keeps_both(tmp_path):
+    def resolved(*source, **options):
+        config = RunConfig.resolve(*source, train_data_dir="photos", preset="wgan-color", **options)
+        return config.networks.num_clusters, config.training.class_conditional
+
+    assert resolved() == (64, False)
+    assert resolved(class_conditional=True) == (None, True)
+    assert resolved(class_conditional=True, num_clusters=8) == (8, True)
+    (tmp_path / "run.yaml").write_text("num_clusters: 64\nclass_conditional: true\n")
+    assert resolved(tmp_path / "run.yaml") == (64, True)
+
+
 def test_a_preset_overrides_what_is_below_the_place_where_it_is_named(tmp_path):
     (tmp_path / "run.yaml").write_text("lipschitz: gp\nseed: 3\n")
     config = RunConfig.resolve(tmp_path / "run.yaml", preset="wgan")
