@@ -314,6 +314,7 @@ def _comparable(evaluations: list[Any]) -> list[tuple[str, list[Any]]]:
 
 def _network(folder: Path, part: str, class_name: str) -> dict[str, Any]:
     config = _read(folder, f"{part}/config.json")
+    config.pop("class_frequencies", None)  # a long list, which the samples show better
     arguments = {key: value for key, value in config.items() if not key.startswith("_") and value is not None}
     return {"class": class_name, **arguments}
 

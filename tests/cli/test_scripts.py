@@ -514,6 +514,8 @@ def test_a_run_with_clusters_is_repeated_evaluated_and_fine_tuned(tmp_path):
     assert (tmp_path / "run" / "samples" / "real.png").exists()
     pipeline = WGANPipeline.from_pretrained(tmp_path / "run")
     assert list(pipeline.generator.config.class_frequencies) == frequencies
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "num_classes 3" in card and "class_frequencies" not in card
 
     again = ["--config", str(tmp_path / "run" / "training_config.json"), "--output_dir", str(tmp_path / "again")]
     assert train_command(again) == 0
