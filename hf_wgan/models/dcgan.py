@@ -38,7 +38,6 @@ from .network import Network
 SMALLEST_MAP = 4  # height and width at which both networks switch between image and vector
 GENERATOR_NORM_TYPES = ("batch", "none")
 UPSAMPLINGS = ("transposed", "nearest")
-OUTPUTS = ("tanh", "linear")
 CRITIC_NORM_TYPES = ("batch", "layer", "instance", "none")
 
 
@@ -65,8 +64,8 @@ class DCGANGenerator(Network):
             and 3×3 convolutions, which leave no chequered pattern, up to a map of half the width at full size.
         modulated: Whether the scales and shifts of batch normalisation follow from the latent vector, but for a map of
             full size, where that takes long (`ModulatedBatchNorm2d`).
-        output: `"tanh"`, or `"linear"`, with which pixels may leave [-1, 1] and the pipeline clamps them: a pixel that
-            tanh has brought to white or black gets next to no gradient any more.
+        output_range: Factor of the last tanh, 1 to 2, and so the largest absolute value of a pixel; the pipeline clamps
+            to [-1, 1]. A little above 1, pixels that are white or black still have a gradient.
 
     Raises:
         InputError: an argument is out of its range.
@@ -89,13 +88,14 @@ class DCGANGenerator(Network):
         latent_prior: str = "normal",
         upsampling: str = "transposed",
         modulated: bool = False,
-        output: str = "tanh",
+        output_range: float = 1.0,
     ):
         super().__init__()
         _check_architecture(sample_size, width, num_extra_layers)
         check_choice("norm_type", norm_type, GENERATOR_NORM_TYPES)
         check_choice("upsampling", upsampling, UPSAMPLINGS)
-        check_choice("output", output, OUTPUTS)
+        if isinstance(output_range, bool) or not isinstance(output_range, (int, float)) or not 1 <= output_range <= 2:
+            raise InputError(f"output_range={output_range!r}: must be a number from 1 to 2")
         check_choice("modulated", modulated, (True, False))
         if modulated and norm_type != "batch":
             raise InputError(
@@ -122,7 +122,7 @@ class DCGANGenerator(Network):
             layers += [nn.Conv2d(finest, out_channels, 3, 1, 1, bias=False)]
         else:
             layers += [_upsampling(upsampling, width, out_channels)]
-        self.layers = nn.Sequential(*layers, *([nn.Tanh()] if output == "tanh" else []))
+        self.layers = nn.Sequential(*layers, nn.Tanh())
         if num_classes is not None:
             self.class_embedding = latent_embedding(num_classes)
         self.apply(_initialize)
@@ -135,7 +135,7 @@ class DCGANGenerator(Network):
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
 
         Returns:
-            Images, `(N, out_channels, sample_size, sample_size)` in [-1, 1], or around it with `output="linear"`.
+            Images, `(N, out_channels, sample_size, sample_size)` in [-1, 1], or ± `output_range`.
         """
         check_latents(latents, self.config.latent_dim)
         check_labels(class_labels, latents.shape[0], self.config.num_classes)
@@ -144,7 +144,7 @@ class DCGANGenerator(Network):
         maps = latents[:, :, None, None]
         for layer in self.layers:
             maps = layer(maps, latents) if isinstance(layer, ModulatedBatchNorm2d) else layer(maps)
-        return maps  # (N, C, H, W)
+        return maps if self.config.output_range == 1 else self.config.output_range * maps  # (N, C, H, W)
 
 
 class DCGANCritic(Network):

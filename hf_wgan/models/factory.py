@@ -96,10 +96,12 @@ class NetworkConfig(Options):
     generator_norm_type: Literal["batch", "none"] | None = option(
         None, f"Normalisation in the generator, only {_having('norm_type')} ({_defaults('norm_type')})."
     )
-    generator_output: Literal["tanh", "linear"] | None = option(
+    generator_output_range: float | None = option(
         None,
-        "What ends the generator: tanh, or nothing, with which saturated pixels still learn, only "
-        f"{_having('output')} ({_defaults('output')}).",
+        "Factor of the generator's last tanh: a little above 1, white and black pixels still learn, only "
+        f"{_having('output_range')} ({_defaults('output_range')}).",
+        minimum=1,
+        maximum=2,
     )
     generator_modulated: bool | None = option(
         None,
@@ -159,7 +161,7 @@ def build_networks(
         "num_blocks": config.num_blocks,
         "generator_upsampling": config.generator_upsampling,
         "generator_modulated": config.generator_modulated,
-        "generator_output": config.generator_output,
+        "generator_output_range": config.generator_output_range,
     }
     critic_options = {
         "critic_width": config.critic_width,
