@@ -148,10 +148,21 @@ class ImageSet:
     def with_clusters(self, numbers: np.ndarray) -> "ImageSet":
         """Return the same images with the numbers of their clusters, `(N,)`, as labels without names."""
         images = copy.copy(self)
+        images._before_clusters = self._labels, self.label_names
         images._labels = np.full(len(self._pixels) if self._sizes is None else len(self._sizes), UNLABELLED, np.int64)
         images._labels[self._order] = numbers
         images.label_names, images.has_clusters = None, True
-        images.fingerprint = f"{self.fingerprint}-clusters-{zlib.crc32(np.asarray(numbers, np.int64).tobytes()):08x}"
+        images._clusters = f"-clusters-{zlib.crc32(np.asarray(numbers, np.int64).tobytes()):08x}"
+        images.fingerprint = self.fingerprint + images._clusters
+        return images
+
+    def without_clusters(self) -> "ImageSet":
+        """Return the same images with the labels that they had before; the set itself if it has no clusters."""
+        if not self.has_clusters:
+            return self
+        images = copy.copy(self)
+        images._labels, images.label_names = self._before_clusters
+        images.has_clusters, images.fingerprint = False, self.fingerprint.replace(self._clusters, "")
         return images
 
     def relabelled(self, names: list[str]) -> "ImageSet":

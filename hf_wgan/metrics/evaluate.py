@@ -130,13 +130,12 @@ def evaluate(
     has_clusters = bool(pipeline.generator.config.get("class_frequencies"))  # which no label names
     image_sets = [images] if held_out is None else [images, held_out]
     unlabelled = [image_set for image_set in image_sets if image_set.num_unlabelled == len(image_set)]
-    if unlabelled and not has_clusters and pipeline.critic is not None and pipeline.critic.config.get("num_classes"):
+    needs_labels = num_classes and not has_clusters
+    if unlabelled and needs_labels and pipeline.critic is not None and pipeline.critic.config.get("num_classes"):
         raise InputError(
             f"{unlabelled[0].name} has no labels, which the critic of this model requires; set label_column"
         )
-    if (
-        num_classes and not unlabelled and not has_clusters
-    ):  # labels are names: the classes are numbered as the networks have them
+    if needs_labels and not unlabelled:  # labels are names: the classes are numbered as the networks have them
         names = list(pipeline.generator.config.get("class_names") or [])
         images = images.relabelled(names).labelled()
         held_out = held_out and held_out.relabelled(names).labelled()
@@ -151,7 +150,7 @@ def evaluate(
     with progress_bar(num_images, " samples", disable=not (progress and state.is_main_process)) as bar:
         bar.set_description("samples")
         classes = None
-        if has_clusters or (num_classes and unlabelled):
+        if has_clusters or (needs_labels and unlabelled):
             classes = torch.tensor(pipeline.class_numbers(None, num_images))
         elif num_classes:
             classes = classes_as_in(reference, num_images, seed)
@@ -186,7 +185,7 @@ def evaluate(
             "compared_with": f"{'training' if held_out is None else 'held-out'} images of {Path(reference.name).name}",
         }
         if num_classes:
-            in_turn = unlabelled and not has_clusters
+            in_turn = unlabelled and needs_labels
             settings["classes"] = "in turn" if in_turn else "as frequent as in the real images"
         floor = {}
         if with_floor:

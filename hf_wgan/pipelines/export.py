@@ -35,7 +35,15 @@ BATCH_SIZES = (1, 7, 64)
 TOLERANCE = 1e-4
 MAX_ONNX_BYTES = 2**31
 """Limit of one file, which is a protocol buffer."""
-CONFIG_ENTRIES = ("sample_size", "out_channels", "in_channels", "latent_dim", "num_classes", "class_names")
+CONFIG_ENTRIES = (
+    "sample_size",
+    "out_channels",
+    "in_channels",
+    "latent_dim",
+    "num_classes",
+    "class_names",
+    "class_frequencies",
+)
 METADATA = "metadata.json"
 """The extra file of an ExportedProgram for the metadata, which ONNX has a place for."""
 

@@ -15,7 +15,7 @@ from ..data import DataConfig, ImageSet, ImageStream, clustered, load_images
 from ..models.factory import NetworkConfig, build_networks, shape_of
 from ..pipelines import WGANPipeline
 from ..pipelines.loading import load_pipeline
-from ..utils.console import say
+from ..utils.console import say, say_once
 from ..utils.errors import InputError
 from .resolve import RunConfig
 from .run_folder import check_output_dir
@@ -50,7 +50,7 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
             constraint.check(networks.build(channels=1)[1])
     dataset = load_images(networks.data_config)
     training = config.training
-    if networks.num_clusters and not (isinstance(dataset, ImageStream) and "num_clusters" not in config.explicit):
+    if networks.num_clusters:
         dataset, training = networks.with_clusters(dataset, training.seed), replace(training, class_conditional=True)
     elif training.class_conditional:
         dataset = networks.with_classes(dataset)
@@ -72,8 +72,8 @@ class _Networks:
         if name := self.config.pretrained_model_name_or_path:
             self.published = load_pipeline(name, revision=self.config.revision, variant=self.config.variant)
             self.data_config = _data_for(self.published, config)
-            if self.published.generator.config.get("class_frequencies"):
-                self.num_clusters = self.published.generator.config.num_classes
+            trained = self.published.generator.config
+            self.num_clusters = trained.num_classes if trained.get("class_frequencies") else None
             if not Path(name).is_dir():
                 self.record["base_model"] = name
 
@@ -98,7 +98,7 @@ class _Networks:
             )
         dataset = clustered(dataset, self.num_clusters or 1, seed)
         frequencies = torch.bincount(dataset.labels).tolist()
-        say(f"{len(frequencies)} clusters of {min(frequencies):,} to {max(frequencies):,} images.")
+        say_once(f"{len(frequencies)} clusters of {min(frequencies):,} to {max(frequencies):,} images.")
         if self.published:
             frequencies += [0] * (self.published.generator.config.num_classes - len(frequencies))
             self.published.generator.register_to_config(class_frequencies=frequencies)

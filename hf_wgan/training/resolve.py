@@ -208,6 +208,8 @@ class RunConfig:
         for name in OF_ARCHITECTURES:
             if name not in explicit and not has_option(values.get("architecture", "dcgan"), name):
                 values.pop(name, None)  # it comes from a preset for another architecture
+        if values.get("streaming") and "num_clusters" not in explicit:
+            values.pop("num_clusters", None)  # it comes from a preset for sets of images
         values.pop("preset", None)
 
         def part(option_class: type) -> Any:

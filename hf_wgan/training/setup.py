@@ -395,7 +395,9 @@ def held_out_images(
             )
         return held_out
     if held_out is None and dataset.config:
-        held_out = load_held_out(replace(dataset.config, channels=dataset.shape[0]), dataset.label_names)
+        held_out = load_held_out(
+            replace(dataset.config, channels=dataset.shape[0]), dataset.without_clusters().label_names
+        )
     compared, name = (dataset, "dataset") if held_out is None else (held_out, "held_out")
     if config.evaluation_steps:
         from ..metrics.evaluate import MIN_IMAGES  # needs what hf_wgan[train] installs
@@ -425,7 +427,8 @@ def build_evaluations(
         raise InputError("evaluation_steps: metrics are of the whole set, and this is a stream; leave streaming out")
     from .evaluation import Evaluations  # needs what hf_wgan[train] installs
 
-    return Evaluations(config, dataset, held_out, device, dataset.config.cache_dir if dataset.config else None)
+    cache_dir = dataset.config.cache_dir if dataset.config else None
+    return Evaluations(config, dataset.without_clusters(), held_out, device, cache_dir)
 
 
 def build_execution(config: TrainingConfig, accelerator: Accelerator, begin_part: Callable[[int], None]) -> Execution:

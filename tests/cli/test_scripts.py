@@ -531,6 +531,12 @@ def test_a_run_with_clusters_is_repeated_evaluated_and_fine_tuned(tmp_path):
     )  # of which one is empty
 
 
+def test_a_model_that_is_trained_further_keeps_its_classes(model, tmp_path):
+    source = f"--pretrained_model_name_or_path {model} --preset wgan-color --max_train_steps 4 --train_batch_size 8"
+    assert train_command([*source.split(), "--output_dir", str(tmp_path / "tuned")]) == 0
+    assert not WGANPipeline.from_pretrained(tmp_path / "tuned").generator.config.num_classes
+
+
 def test_a_stream_has_no_clusters(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     for number in range(12):

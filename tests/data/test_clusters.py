@@ -59,6 +59,11 @@ def test_labels_and_parts_of_a_set():
     some = labelled.subset(np.arange(len(images)) % 2 == 0, "even")
     result = clustered(some, 2)
     assert partition(result.labels) == partition(kinds[::2])
+    assert result.without_clusters().fingerprint == some.fingerprint
     part = result.subset(np.arange(len(result)) < 10, "first")
+    before = part.without_clusters()
+    assert torch.equal(before.labels, some.labels[:10]) and before.label_names == list("abcde")
+    assert before.fingerprint == f"{some.fingerprint}-first" and not before.has_clusters
+    assert some.without_clusters() is some
     assert part.has_clusters and partition(part.labels) == partition(kinds[::2][:10])
     assert labelled.labels.tolist() == [number % 5 for number in range(len(images))]

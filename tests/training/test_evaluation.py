@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
@@ -42,6 +43,17 @@ def test_figures_go_into_the_rows_of_their_steps_and_the_best_model_is_kept(tiny
     said = capsys.readouterr().err
     assert f"at step {best}, kept in {tmp_path / 'run' / 'best'}" in said
     assert "Evaluation took" in said and "% of the time" in said
+
+
+def test_a_run_with_clusters_is_measured_by_the_labels_that_the_images_have(tiny_config, tmp_path):
+    labelled = ImageSet(tiny_images().images, labels=torch.arange(24) % 3)
+    networks = tiny_generator(num_classes=2, class_frequencies=[16, 8]), tiny_critic(num_classes=2)
+    images = labelled.with_clusters(np.arange(24) // 16)
+    config = tiny_config(class_conditional=True, **EVALUATED)
+    run = WGANTrainer(*networks, images, config, held_out=tiny_images())
+    run.train()
+    assert torch.equal(run.evaluations.images.labels, labelled.labels)
+    assert set(rows(tmp_path / "run")[-1]) >= FIGURES
 
 
 def test_what_is_measured_and_kept_is_the_averaged_generator_of_that_step(tiny_config, tmp_path):

@@ -14,6 +14,7 @@ from hf_wgan.utils.options import OptionParser, choices_of, kind_of
 
 # Values for the options whose texts are checked as a whole, or together with others.
 PARTICULAR = {
+    "generator_output_range": 1.25,
     "augmentation": "color,cutout",
     "background": "#102030",
     "value_range": "0,4095",
@@ -139,6 +140,7 @@ def test_labels_that_are_asked_for_replace_the_clusters_of_a_preset_and_a_record
     assert resolved() == (64, False)
     assert resolved(class_conditional=True) == (None, True)
     assert resolved(class_conditional=True, num_clusters=8) == (8, True)
+    assert resolved(streaming=True) == (None, False)
     (tmp_path / "run.yaml").write_text("num_clusters: 64\nclass_conditional: true\n")
     assert resolved(tmp_path / "run.yaml") == (64, True)
 
