@@ -144,8 +144,8 @@ def _write_images(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path
         for start in range(0, config.num_images, IMAGES_AT_ONCE):
             numbers = range(start, min(start + IMAGES_AT_ONCE, config.num_images))
             seeds = seeded(config.seed + start, len(numbers))
-            classes = labels and [labels[number % len(labels)] for number in numbers]
-            classes = pipeline.class_numbers(classes, len(seeds), seeds)
+            chosen = labels and [labels[number % len(labels)] for number in numbers]
+            classes = pipeline.class_numbers(chosen, len(seeds), seeds)
             images = pipeline(
                 len(seeds),
                 generator=seeds,

@@ -30,11 +30,13 @@ class ImageSet:
 
     Attributes:
         left_out: How many files or rows of the source are not used, by reason.
-        has_clusters: Whether the labels are clusters, which other images do not have.
 
     Raises:
         InputError: The images are of another type or shape, or there are none.
     """
+
+    # Labels and their names before there were clusters, and what tells these in the fingerprint.
+    _before_clusters: tuple[np.ndarray | None, list[str] | None, str] | None = None
 
     def __init__(
         self,
@@ -59,7 +61,6 @@ class ImageSet:
         self.name, self.label_names = name, label_names
         self.config = config
         self.left_out: Counter[str] = Counter()
-        self.has_clusters = False
         self._checksums: np.ndarray | None = None
         self._folder: Path | None = None
         self.shape = tuple(images.shape[1:])
@@ -75,7 +76,6 @@ class ImageSet:
         images._pixels, images._sizes, images._order = cached.pixels, cached.sizes, cached.order
         images._labels, images.label_names = _present_classes(cached.labels, cached.label_names)
         images.left_out = Counter()
-        images.has_clusters = False
         images._checksums, images._folder = cached.checksums, cached.folder
         images.name, images.fingerprint = name, cached.fingerprint
         images.config = config
@@ -115,6 +115,11 @@ class ImageSet:
         return 0 if labels is None else labels.unique().numel()
 
     @property
+    def has_clusters(self) -> bool:
+        """Return whether the labels are clusters, which other images do not have."""
+        return self._before_clusters is not None
+
+    @property
     def num_unlabelled(self) -> int:
         """Return the number of images without a label."""
         return len(self) if self._labels is None else int((self._labels[self._order] == UNLABELLED).sum())
@@ -148,21 +153,21 @@ class ImageSet:
     def with_clusters(self, numbers: np.ndarray) -> "ImageSet":
         """Return the same images with the numbers of their clusters, `(N,)`, as labels without names."""
         images = copy.copy(self)
-        images._before_clusters = self._labels, self.label_names
         images._labels = np.full(len(self._pixels) if self._sizes is None else len(self._sizes), UNLABELLED, np.int64)
         images._labels[self._order] = numbers
-        images.label_names, images.has_clusters = None, True
-        images._clusters = f"-clusters-{zlib.crc32(np.asarray(numbers, np.int64).tobytes()):08x}"
-        images.fingerprint = self.fingerprint + images._clusters
+        images.label_names = None
+        suffix = f"-clusters-{zlib.crc32(np.asarray(numbers, np.int64).tobytes()):08x}"
+        images._before_clusters = self._labels, self.label_names, suffix
+        images.fingerprint = self.fingerprint + suffix
         return images
 
     def without_clusters(self) -> "ImageSet":
         """Return the same images with the labels that they had before; the set itself if it has no clusters."""
-        if not self.has_clusters:
+        if self._before_clusters is None:
             return self
         images = copy.copy(self)
-        images._labels, images.label_names = self._before_clusters
-        images.has_clusters, images.fingerprint = False, self.fingerprint.replace(self._clusters, "")
+        images._labels, images.label_names, suffix = self._before_clusters
+        images._before_clusters, images.fingerprint = None, self.fingerprint.replace(suffix, "")
         return images
 
     def relabelled(self, names: list[str]) -> "ImageSet":

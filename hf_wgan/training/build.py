@@ -97,6 +97,7 @@ class _Networks:
                 f"num_clusters={self.num_clusters}: clusters are of the whole set, and this is a stream; leave one out"
             )
         dataset = clustered(dataset, self.num_clusters or 1, seed)
+        assert dataset.labels is not None
         frequencies = torch.bincount(dataset.labels).tolist()
         say_once(f"{len(frequencies)} clusters of {min(frequencies):,} to {max(frequencies):,} images.")
         if self.published:
