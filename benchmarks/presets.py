@@ -92,7 +92,8 @@ def train(run: Run, args: argparse.Namespace, extra: list[str]) -> None:
 def row(run: Run, network: SmallClassifier, real: torch.Tensor, compared: ImageSet) -> list[float]:
     """Return the numbers of a run; none if it has no model.
 
-    Samples of a model with classes have those of the `real` images, the first of the set that is compared with.
+    Samples of a model with labels have those of the `real` images, the first of the set that is compared with; a model
+    with clusters draws its own.
     """
     folder = run.folder
     if not (folder / files.INDEX).is_file():
@@ -102,7 +103,8 @@ def row(run: Run, network: SmallClassifier, real: torch.Tensor, compared: ImageS
     pipeline = WGANPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     networks = pipeline.generator.config
-    labels = compared.relabelled(networks.get("class_names")).labels if networks.get("num_classes") else None
+    has_labels = networks.get("num_classes") and not networks.get("class_frequencies")  # of clusters no label tells
+    labels = compared.relabelled(networks.get("class_names")).labels if has_labels else None
     classes = None if labels is None else labels[: len(real)]
     rng = torch.Generator().manual_seed(run.seed)
     samples = pipeline(

@@ -64,8 +64,6 @@ class DCGANGenerator(Network):
             and 3×3 convolutions, which leave no chequered pattern, up to a map of half the width at full size.
         modulated: Whether the scales and shifts of batch normalisation follow from the latent vector, but for a map of
             full size, where that takes long (`ModulatedBatchNorm2d`).
-        output_range: Factor of the last tanh, 1 to 2, and so the largest absolute value of a pixel; the pipeline clamps
-            to [-1, 1]. A little above 1, pixels that are white or black still have a gradient.
 
     Raises:
         InputError: an argument is out of its range.
@@ -88,14 +86,11 @@ class DCGANGenerator(Network):
         latent_prior: str = "normal",
         upsampling: str = "transposed",
         modulated: bool = False,
-        output_range: float = 1.0,
     ):
         super().__init__()
         _check_architecture(sample_size, width, num_extra_layers)
         check_choice("norm_type", norm_type, GENERATOR_NORM_TYPES)
         check_choice("upsampling", upsampling, UPSAMPLINGS)
-        if isinstance(output_range, bool) or not isinstance(output_range, (int, float)) or not 1 <= output_range <= 2:
-            raise InputError(f"output_range={output_range!r}: must be a number from 1 to 2")
         check_choice("modulated", modulated, (True, False))
         if modulated and norm_type != "batch":
             raise InputError(
@@ -119,10 +114,10 @@ class DCGANGenerator(Network):
         if upsampling == "nearest":
             finest = max(width // 2, 1)
             layers += _hidden(_upsampling(upsampling, width, finest), norm_type, nn.ReLU())
-            layers += [nn.Conv2d(finest, out_channels, 3, 1, 1, bias=False)]
+            layers += [nn.Conv2d(finest, out_channels, 3, 1, 1, bias=False), nn.Tanh()]
         else:
-            layers += [_upsampling(upsampling, width, out_channels)]
-        self.layers = nn.Sequential(*layers, nn.Tanh())
+            layers += [_upsampling(upsampling, width, out_channels), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
         if num_classes is not None:
             self.class_embedding = latent_embedding(num_classes)
         self.apply(_initialize)
@@ -135,7 +130,7 @@ class DCGANGenerator(Network):
             class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
 
         Returns:
-            Images, `(N, out_channels, sample_size, sample_size)` in [-1, 1], or ± `output_range`.
+            Images, `(N, out_channels, sample_size, sample_size)` in [-1, 1].
         """
         check_latents(latents, self.config.latent_dim)
         check_labels(class_labels, latents.shape[0], self.config.num_classes)
@@ -144,7 +139,7 @@ class DCGANGenerator(Network):
         maps = latents[:, :, None, None]
         for layer in self.layers:
             maps = layer(maps, latents) if isinstance(layer, ModulatedBatchNorm2d) else layer(maps)
-        return maps if self.config.output_range == 1 else self.config.output_range * maps  # (N, C, H, W)
+        return maps  # (N, C, H, W)
 
 
 class DCGANCritic(Network):

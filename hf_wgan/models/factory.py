@@ -96,13 +96,6 @@ class NetworkConfig(Options):
     generator_norm_type: Literal["batch", "none"] | None = option(
         None, f"Normalisation in the generator, only {_having('norm_type')} ({_defaults('norm_type')})."
     )
-    generator_output_range: float | None = option(
-        None,
-        "Factor of the generator's last tanh: a little above 1, white and black pixels still learn, only "
-        f"{_having('output_range')} ({_defaults('output_range')}).",
-        minimum=1,
-        maximum=2,
-    )
     generator_modulated: bool | None = option(
         None,
         "Let the scales and shifts of the generator's batch normalisation follow from the latents, only "
@@ -161,7 +154,6 @@ def build_networks(
         "num_blocks": config.num_blocks,
         "generator_upsampling": config.generator_upsampling,
         "generator_modulated": config.generator_modulated,
-        "generator_output_range": config.generator_output_range,
     }
     critic_options = {
         "critic_width": config.critic_width,

@@ -146,7 +146,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "critic_width": 32,
         "generator_upsampling": "nearest",
         "generator_modulated": True,
-        "generator_output_range": 1.1,
         "num_clusters": 64,
         "train_batch_size": 32,
         "lipschitz": "lp",

@@ -41,7 +41,6 @@ OF_ARCHITECTURES = (
     "num_blocks",
     "generator_upsampling",
     "generator_modulated",
-    "generator_output_range",
 )
 """Options of presets that only some architectures have."""
 EXCLUSIVE = ("dataset_name", "train_data_dir")

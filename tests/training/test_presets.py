@@ -37,7 +37,6 @@ class Statement(NamedTuple):
     interval: int = 1  # critic steps from one penalty to the next
     half_life: float = 0.05  # of the average, as a share of the steps so far
     clusters: int | None = None
-    output_range: float = 1
 
 
 def conv(inputs, outputs, size=3, bias=True):
@@ -221,7 +220,6 @@ STATEMENTS = {
         interval=4,
         half_life=0.1,
         clusters=64,
-        output_range=1.1,
     ),
 }
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
@@ -242,7 +240,6 @@ def test_the_networks_are_those_of_the_paper(name, size):
     assert norms == stated.norms
     generator = networks[0].config
     assert (generator.latent_dim, generator.latent_prior) == stated.latents
-    assert generator.get("output_range", 1) == stated.output_range
     assert networks[1].config.get("pooling") == stated.pooling
 
 

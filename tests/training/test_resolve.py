@@ -14,7 +14,6 @@ from hf_wgan.utils.options import OptionParser, choices_of, kind_of
 
 # Values for the options whose texts are checked as a whole, or together with others.
 PARTICULAR = {
-    "generator_output_range": 1.25,
     "augmentation": "color,cutout",
     "background": "#102030",
     "value_range": "0,4095",
