@@ -73,7 +73,7 @@ class DataConfig(Options):
         None, "Width of the training images, if it differs from their height (--resolution).", minimum=1
     )
     center_crop: bool = option(True, "Crop to the middle; otherwise to a random part, another one each time.")
-    random_flip: bool = option(False, "Mirror each image left to right half of the time.")
+    random_flip: bool = option(False, "Mirror half of the images, at random; not for writing, flags or hands.")
     channels: int | None = option(
         None,
         "1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; by default 1 where every image is grey, else 3.",
