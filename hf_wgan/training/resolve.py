@@ -35,15 +35,14 @@ classes."""
 
 NOT_REPEATED = ("overwrite_output_dir", "resume_from_checkpoint", "allow_config_change", "push_to_hub")
 """What a run repeated from its record does not do again: replace, resume or publish something."""
-OF_ARCHITECTURES = (
-    "critic_norm_type",
-    "critic_pooling",
-    "num_blocks",
-    "generator_upsampling",
-    "generator_modulated",
-)
+OF_ARCHITECTURES = ("critic_norm_type", "critic_pooling", "num_blocks", "generator_upsampling", "generator_modulated")
 """Options of presets that only some architectures have."""
-EXCLUSIVE = ("dataset_name", "train_data_dir")
+REPLACES = (
+    ("dataset_name", "train_data_dir"),
+    ("train_data_dir", "dataset_name"),
+    ("class_conditional", "num_clusters"),  # labels, instead of a preset's clusters
+)
+"""Options of which the first, where it is given without the second, takes the place of a second from below."""
 
 HINTS = {
     "num_epochs": "max_train_steps counts generator updates; an epoch is the number of images divided by "
@@ -235,11 +234,9 @@ def _merged(layers: list[dict[str, Any]], resolution: int) -> tuple[dict[str, An
         if layer.get("preset"):
             preset = layer["preset"]
             values |= preset_options(preset, resolution)
-        if layer.get("class_conditional") and "num_clusters" not in layer:  # labels, instead of a preset's clusters
-            values.pop("num_clusters", None)
-        for ours, other in (EXCLUSIVE, EXCLUSIVE[::-1]):
-            if layer.get(ours) and not layer.get(other):
-                values.pop(other, None)
+        for name, replaced in REPLACES:
+            if layer.get(name) and not layer.get(replaced):
+                values.pop(replaced, None)
         values |= with_learning_rate(layer)
     if values.get("dataset_name") is None and values.get("train_data_dir") is None:
         defaults = dict(DIGITS_DEFAULTS if preset is None else DIGITS_SIZE)
