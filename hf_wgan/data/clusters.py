@@ -1,7 +1,6 @@
 """Classes for images that have none: groups of images that look alike from afar."""
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from .images import ImageSet
@@ -39,7 +38,6 @@ def _parts(indices: np.ndarray) -> list[np.ndarray]:
 
 def _coarse(images: ImageSet, indices: np.ndarray) -> np.ndarray:
     """Return images by number as rows of at most 16 × 16 pixels, `(n, C · 256)` float32."""
-    pixels = images.gather(indices, np.full((len(indices), 2), 0.5))  # (n, H, W, C) uint8
-    maps = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    maps = images.middles(indices).float()
     height, width = (min(side, SIDE) for side in maps.shape[2:])
     return F.adaptive_avg_pool2d(maps, (height, width)).flatten(1).numpy()

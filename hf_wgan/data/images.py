@@ -93,6 +93,11 @@ class ImageSet:
         return len(self._order)
 
     @property
+    def _num_stored(self) -> int:
+        """Return the number of images of the whole set, of which this may be a part."""
+        return len(self._pixels) if self._sizes is None else len(self._sizes)
+
+    @property
     def num_bytes(self) -> int:
         return self._pixels.nbytes
 
@@ -153,7 +158,7 @@ class ImageSet:
     def with_clusters(self, numbers: np.ndarray) -> "ImageSet":
         """Return the same images with the numbers of their clusters, `(N,)`, as labels without names."""
         images = copy.copy(self)
-        images._labels = np.full(len(self._pixels) if self._sizes is None else len(self._sizes), UNLABELLED, np.int64)
+        images._labels = np.full(self._num_stored, UNLABELLED, np.int64)
         images._labels[self._order] = numbers
         images.label_names = None
         suffix = f"-clusters-{zlib.crc32(np.asarray(numbers, np.int64).tobytes()):08x}"
@@ -183,8 +188,12 @@ class ImageSet:
     @property
     def images(self) -> torch.Tensor:
         """Return all images at once, `(N, C, H, W)` uint8; those of another size are cropped to the middle."""
-        middles = np.full((len(self), 2), 0.5)
-        return torch.from_numpy(self.gather(np.arange(len(self)), middles)).permute(0, 3, 1, 2)
+        return self.middles(np.arange(len(self)))
+
+    def middles(self, indices: np.ndarray) -> torch.Tensor:
+        """Return images by number, `(n, C, H, W)` uint8; those of another size are cropped to the middle."""
+        pixels = self.gather(indices, np.full((len(indices), 2), 0.5))
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def gather(self, indices: np.ndarray, crops: np.ndarray) -> np.ndarray:
         """Return images by number, cropped to the training size.
@@ -217,7 +226,7 @@ class ImageSet:
     def _check(self, places: np.ndarray) -> None:
         """Compare images with their checksums, each when it is read for the first time."""
         if not hasattr(self, "_checked"):
-            self._checked = np.zeros(len(self._pixels) if self._sizes is None else len(self._sizes), bool)
+            self._checked = np.zeros(self._num_stored, bool)
         assert self._checksums is not None
         for place in places[~self._checked[places]]:
             if self._sizes is None:

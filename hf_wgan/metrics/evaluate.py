@@ -150,10 +150,10 @@ def evaluate(
     with progress_bar(num_images, " samples", disable=not (progress and state.is_main_process)) as bar:
         bar.set_description("samples")
         classes = None
-        if has_clusters or (needs_labels and unlabelled):
-            classes = torch.tensor(pipeline.class_numbers(None, num_images))
-        elif num_classes:
+        if needs_labels and not unlabelled:
             classes = classes_as_in(reference, num_images, seed)
+        elif num_classes:
+            classes = torch.tensor(pipeline.class_numbers(None, num_images))
         generated, fake_scores = _evaluate_samples(
             pipeline, features, score, num_images, images.shape, classes, seed, batch_size, bar
         )
@@ -185,7 +185,7 @@ def evaluate(
             "compared_with": f"{'training' if held_out is None else 'held-out'} images of {Path(reference.name).name}",
         }
         if num_classes:
-            in_turn = unlabelled and needs_labels
+            in_turn = needs_labels and unlabelled
             settings["classes"] = "in turn" if in_turn else "as frequent as in the real images"
         floor = {}
         if with_floor:
@@ -275,8 +275,7 @@ def _batches(
     labels = images.labels
     for start in range(0, len(indices), batch_size):
         batch = indices[start : start + batch_size]
-        pixels = images.gather(batch, np.full((len(batch), 2), 0.5))
-        yield torch.from_numpy(pixels).permute(0, 3, 1, 2), None if labels is None else labels[batch]
+        yield images.middles(batch), None if labels is None else labels[batch]
 
 
 def _evaluate_samples(

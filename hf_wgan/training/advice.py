@@ -178,9 +178,7 @@ def memorisation(pipeline: WGANPipeline, trained_on: ImageSet, held_out: ImageSe
     number = min(COMPARED_IMAGES, len(trained_on), len(held_out))
     rng = torch.Generator().manual_seed(0)
     generated = pipeline(number, generator=rng, output_type="pt").images * 2 - 1
-    places, middles = np.arange(number), np.full((number, 2), 0.5)
-    pixels = (torch.from_numpy(images.gather(places, middles)).permute(0, 3, 1, 2) for images in (trained_on, held_out))
-    real = map(normalised, pixels)
+    real = (normalised(images.middles(np.arange(number))) for images in (trained_on, held_out))
     train, validation, samples = (
         critic(images.to(critic.device, critic.dtype)).double().mean().item() for images in (*real, generated)
     )
