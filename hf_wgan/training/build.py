@@ -51,7 +51,8 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
     dataset = load_images(networks.data_config)
     training = config.training
     if networks.num_clusters:
-        dataset, training = networks.with_clusters(dataset, training.seed), replace(training, class_conditional=True)
+        dataset = networks.with_clusters(dataset, networks.num_clusters, training.seed)
+        training = replace(training, class_conditional=True)
     elif training.class_conditional:
         dataset = networks.with_classes(dataset)
     set_seed(training.seed)
@@ -86,7 +87,7 @@ class _Networks:
         self.options["num_classes"], self.options["class_names"] = _classes(dataset)
         return dataset
 
-    def with_clusters(self, dataset: ImageSet | ImageStream, seed: int) -> ImageSet:
+    def with_clusters(self, dataset: ImageSet | ImageStream, num_clusters: int, seed: int) -> ImageSet:
         """Make the networks conditional on clusters of a dataset, and return its images with these as labels.
 
         Raises:
@@ -94,9 +95,9 @@ class _Networks:
         """
         if isinstance(dataset, ImageStream):
             raise InputError(
-                f"num_clusters={self.num_clusters}: clusters are of the whole set, and this is a stream; leave one out"
+                f"num_clusters={num_clusters}: clusters are of the whole set, and this is a stream; leave one out"
             )
-        dataset = clustered(dataset, self.num_clusters or 1, seed)
+        dataset = clustered(dataset, num_clusters, seed)
         assert dataset.labels is not None
         frequencies = torch.bincount(dataset.labels).tolist()
         say_once(f"{len(frequencies)} clusters of {min(frequencies):,} to {max(frequencies):,} images.")

@@ -526,9 +526,8 @@ def test_a_run_with_clusters_is_repeated_evaluated_and_fine_tuned(tmp_path):
     tuning = f"{source} --max_train_steps 4 --train_batch_size 8 --output_dir {tmp_path / 'tuned'}"
     assert train_command(tuning.split()) == 0
     tuned = WGANPipeline.from_pretrained(tmp_path / "tuned").generator.config
-    assert (
-        sum(tuned.class_frequencies) == 40 and len(tuned.class_frequencies) == tuned.num_classes == 3
-    )  # of which one is empty
+    assert sum(tuned.class_frequencies) == 40
+    assert len(tuned.class_frequencies) == tuned.num_classes == 3, "of which one is empty"
 
 
 def test_a_model_that_is_trained_further_keeps_its_classes(model, tmp_path):
