@@ -1,10 +1,11 @@
-"""Sorts the pictures of the npm package `emoji-datasource-google` into a folder for each of their categories.
+"""Sorts the pictures of a package of emoji into a folder for each of their categories.
 
     npm install emoji-datasource-google
     python benchmarks/emoji.py node_modules/emoji-datasource-google emoji
 
-`--train_data_dir emoji` then gives classes, and `benchmarks/presets.py` a classifier of them. With `--split 300` that
-many pictures, drawn by the seed, go to one folder and the others to another: `emoji/some` and `emoji/others`.
+`--train_data_dir emoji` then gives classes, and `benchmarks/presets.py` a classifier of them. The packages
+`emoji-datasource-apple`, `-facebook` and `-twitter` have the same emoji in other drawings. With `--split 300` that many
+pictures, drawn by the seed, go to one folder and the others to another: `emoji/some` and `emoji/others`.
 """
 
 import argparse
@@ -17,9 +18,10 @@ from pathlib import Path
 
 def pictures(package: Path) -> Iterator[tuple[str, Path]]:
     """Yield the category and the file of every emoji and its variations in skin colour, as far as there are files."""
+    (drawn,) = (folder for folder in (package / "img").iterdir() if (folder / "64").is_dir())
     for entry in json.loads((package / "emoji.json").read_text()):
         for variant in (entry, *entry.get("skin_variations", {}).values()):
-            path = package / "img" / "google" / "64" / variant["image"]
+            path = drawn / "64" / variant["image"]
             if path.is_file():
                 yield entry["category"].replace(" & ", "-and-"), path
 
