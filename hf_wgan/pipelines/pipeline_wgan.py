@@ -96,9 +96,10 @@ class WGANPipeline(DiffusionPipeline):
                 [0, 1].
             return_dict: Whether to return an `ImagePipelineOutput` rather than a tuple.
             class_labels: For a model with classes, the class of all images, or a list with that of each image: numbers,
-                or names as in `pipeline.generator.config.class_names`. By default the classes in turn; where the
-                generator's config has `class_frequencies`, they are drawn with these by `generator`, or for `latents`
-                without it spread evenly, in the same order every time.
+                or names as in `pipeline.generator.config.class_names`. By default the classes in turn: by the place
+                of an image, or the seed of its own generator. Where the generator's config has `class_frequencies`,
+                they are drawn with these by `generator`, or for `latents` without it spread evenly, in the same order
+                every time.
             chunk_size: Number of images that pass through the network at once, which bounds its memory; by default
                 about a million pixels' worth. A progress bar counts the chunks if there are several.
             truncation: Largest absolute value of a latent number: smaller values make images more typical and less
@@ -519,8 +520,8 @@ class WGANPipeline(DiffusionPipeline):
         Args:
             class_labels: As for `__call__`.
             batch_size: Number of images.
-            generator: Source of random numbers, or a list with one for each image, for classes that are drawn by their
-                frequencies. Without it they are spread evenly, and the same every time.
+            generator: Source of random numbers, or a list with one for each image, for classes that are not given.
+                Without it those that are drawn by their frequencies are spread evenly, and the same every time.
         """
         num_classes = self.generator.config.get("num_classes")
         if not num_classes:
@@ -530,6 +531,8 @@ class WGANPipeline(DiffusionPipeline):
         frequencies = self.generator.config.get("class_frequencies")
         if class_labels is None and frequencies:
             return _drawn(frequencies, batch_size, generator)
+        if class_labels is None and isinstance(generator, (list, tuple)):  # an image is the same in any batch
+            return [one.initial_seed() % num_classes for one in generator]
         if class_labels is None:
             return [number % num_classes for number in range(batch_size)]
         if isinstance(class_labels, (torch.Tensor, np.ndarray, np.generic)):
