@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import gather_object, parse_flag_from_env
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.optimization import get_scheduler
 from torch import nn
@@ -134,11 +134,33 @@ def training_images(config: TrainingConfig, dataset: Any, generator: ModelMixin)
 def build_batches(
     dataset: ImageSet | ImageStream, config: TrainingConfig, accelerator: Accelerator
 ) -> RealBatches | StreamedBatches:
-    """Return this process's share of the batches of real images, endlessly."""
+    """Return this process's share of the batches of real images, endlessly.
+
+    Raises:
+        InputError: The processes have different images.
+    """
+    check_same_images(dataset, accelerator)
     share = (accelerator.device, accelerator.num_processes, accelerator.process_index)
     if isinstance(dataset, ImageStream):
         return StreamedBatches(dataset, config.train_batch_size, config.seed, *share)
     return RealBatches(dataset, config.train_batch_size, config.seed, *share)
+
+
+def check_same_images(dataset: ImageSet | ImageStream, accelerator: Accelerator) -> None:
+    """Check that all processes have as many images and classes: a copy on another machine may be incomplete.
+
+    Raises:
+        InputError: They have not; in every process.
+    """
+    if accelerator.num_processes == 1 or isinstance(dataset, ImageStream):
+        return
+    counts = gather_object([(len(dataset), dataset.num_classes)])
+    if len(set(counts)) > 1:
+        having = "; ".join(f"process {rank}: {images:,} in {classes}" for rank, (images, classes) in enumerate(counts))
+        raise InputError(
+            f"{dataset.name}: the processes have different images or classes ({having} classes); give every machine "
+            "the same files"
+        )
 
 
 def check_networks(generator: Any, critic: Any) -> None:

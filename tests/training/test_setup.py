@@ -6,6 +6,7 @@ import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from processes import ended, free_port, join, start
 from torch import nn
 
 from hf_wgan import ImageSet, InputError, TrainingConfig, WGANPipeline, WGANTrainer
@@ -203,3 +204,26 @@ def test_held_out_images_of_a_conditional_run_need_labels(tiny_config):
     config = tiny_config(class_conditional=True, evaluation_steps=2, evaluation_features="pixels")
     with pytest.raises(InputError, match="held_out images has no labels"):
         WGANTrainer(*networks, ImageSet(tiny_images().images, labels=labels), config, held_out=tiny_images())
+
+
+def begin_with_own_images(folder, counts, classes, index, port):
+    join(index, len(counts), port)
+    images = tiny_images(counts[index])
+    networks = [network(num_classes=3) for network in (tiny_generator, tiny_critic)]
+    images = images.with_clusters(np.arange(len(images)) % classes[index])
+    config = TrainingConfig(output_dir=folder, train_batch_size=4, class_conditional=True)
+    with pytest.raises(InputError) as error:
+        WGANTrainer(*networks, images, config)
+    having = "; ".join(f"process {rank}: {counts[rank]} in {classes[rank]}" for rank in range(2))
+    assert str(error.value) == (
+        f"images: the processes have different images or classes ({having} classes); give every machine the same files"
+    )
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("counts, classes", [((40, 39), (3, 3)), ((40, 40), (3, 2))])
+def test_processes_with_different_images_are_refused_in_all_of_them(counts, classes, tmp_path):
+    port = free_port()
+    processes = [start(begin_with_own_images, str(tmp_path / "run"), counts, classes, rank, port) for rank in range(2)]
+    assert ended(processes) == [0, 0]
+    assert not (tmp_path / "run").exists()
