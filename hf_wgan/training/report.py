@@ -40,27 +40,34 @@ class ProgressCallback(TrainerCallback):
 
     def __init__(self) -> None:
         self.bar: Any = None
-        self._first: tuple[int, float] | None = None  # a step and when it ended, until the time is estimated from it
         self._is_estimated = False
 
     def on_train_begin(
         self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.bar = progress_bar(args.max_train_steps, " steps", state.global_step)
-        self._first, self._is_estimated = None, False
+        self._is_estimated = False
+        self._begun: float | None = None  # when the step began; of the first, which takes longer than others, unknown
+        self._steps, self._seconds = 0, 0.0  # from which the time is estimated
 
     def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
         if self._is_estimated:
             return
-        step, now = state.global_step, time.monotonic()
-        if self._first is None:  # the first step takes longer than others
-            self._first = step, now
-        elif now - self._first[1] >= SECONDS_TO_ESTIMATE and step > self._first[0]:
+        now = time.monotonic()
+        if self._begun is not None:
+            self._steps += 1
+            self._seconds += now - self._begun
+        self._begun = now
+        if self._seconds >= SECONDS_TO_ESTIMATE:
             self._is_estimated = True
-            seconds = (now - self._first[1]) / (step - self._first[0]) * (args.max_train_steps - step)
+            seconds = self._seconds / self._steps * (args.max_train_steps - state.global_step)
             if args.max_train_minutes is not None:
                 seconds = min(seconds, 60 * args.max_train_minutes - state.progress.seconds)
             say(f"About {duration(seconds)} to go.")
+
+    def on_sample(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step:  # samples are frequent while the time is estimated, and seldom after it
+            self._begun = time.monotonic()
 
     def on_log(
         self,

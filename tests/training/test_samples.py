@@ -9,7 +9,7 @@ from PIL import Image
 from hf_wgan import ImageSet, TrainerCallback, WGANTrainer
 from hf_wgan.data import DataConfig, RealBatches
 from hf_wgan.training import report, samples
-from hf_wgan.training.samples import first_real_images, save_film
+from hf_wgan.training.samples import first_real_images, sample_images, save_film
 from hf_wgan.utils import files
 from hf_wgan.utils.grids import image_grid
 
@@ -101,10 +101,20 @@ def test_a_film_that_cannot_be_written_costs_nothing_else(tmp_path, capsys):
     assert "training.webp was not written" in capsys.readouterr().err
 
 
-def test_the_time_to_the_end_is_estimated_once_without_the_first_step(tiny_config, monkeypatch, capsys):
-    clock = iter([100.0, 103.0, 106.0, *[107.0] * 20])
-    monkeypatch.setattr(report, "time", type("Clock", (), {"monotonic": lambda: next(clock)}))
+def test_the_time_to_the_end_is_estimated_once_without_the_first_step_and_the_samples(tiny_config, monkeypatch, capsys):
+    clock = [100.0]
+    monkeypatch.setattr(report, "time", type("Clock", (), {"monotonic": lambda: clock[0]}))
     run = trainer(tiny_config(max_train_steps=1003, logging_steps=100), callbacks=[Until(5)])
+
+    def takes(seconds, function):
+        def later(*arguments):
+            clock[0] += seconds(clock[0])
+            return function(*arguments)
+
+        return later
+
+    monkeypatch.setattr(run, "step", takes(lambda now: 3 if now > 100 else 60, run.step))
+    monkeypatch.setattr("hf_wgan.training.trainer.sample_images", takes(lambda now: 100, sample_images))
     run.train()
     assert capsys.readouterr().err.count("About 50.0 minutes to go.") == 1  # 3 seconds each of a thousand steps
 
