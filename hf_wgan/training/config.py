@@ -183,7 +183,7 @@ class TrainingConfig(Options):
         below=1,
     )
     adaptive_augmentation_images: int = option(
-        100_000, "Real images that the critic sees while the probability can change by 1.", minimum=1
+        20_000, "Real images that the critic sees while the probability can change by 1.", minimum=1
     )
 
     # The optimizers.
