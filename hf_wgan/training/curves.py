@@ -18,6 +18,8 @@ LABELS = {
     "r_v": "r_v",
 }
 ALWAYS_PLOTTED = ("wasserstein_estimate", "generator_loss")
+LIMITS = {"r_v": (-1.0, 2.0)}
+"""The range of an axis, of a quotient that is mostly within it and huge where its divisor is nearly 0."""
 PLOTTED_IF_REPORTED = ("augmentation_probability", "r_v")
 OF_THE_CRITIC = (
     "wasserstein_estimate",
@@ -110,6 +112,8 @@ def plot_runs(
             axes.plot(places, smooth, color=colour, linewidth=1.8, label=label)
         if metric == "wasserstein_estimate":
             axes.axhline(0, color="black", linewidth=0.8)
+        if metric in LIMITS:
+            axes.set_ylim(LIMITS[metric])
         axes.set_ylabel(LABELS.get(metric, metric.replace("_", " ")))
         if constraint:
             axes.set_title(constraint, loc="right", fontsize="small")

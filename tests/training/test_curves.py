@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_wgan.cli.plot import plot
+from hf_wgan.training.curves import plot_runs
 
 
 @pytest.fixture
@@ -61,6 +62,13 @@ def test_runs_of_one_constraint_share_their_axes(tmp_path, drawn):
 def test_one_run_is_drawn_raw_and_filtered(tmp_path, drawn):
     assert plot([run(tmp_path / "one", 1.0), "--output", str(tmp_path / "one.png")]) == 0
     assert [text.get_text() for text in drawn[0].axes[0].get_legend().texts] == ["raw", "median of 3 reports"]
+
+
+def test_a_quotient_by_almost_nothing_does_not_flatten_its_curve(tmp_path, drawn):
+    rows = [{"step": step, "r_v": 1e6 if step == 7 else 0.5} for step in range(20)]
+    plot_runs({"run": rows}, tmp_path / "curves.png", ["r_v"])
+    low, high = drawn[0].axes[0].get_ylim()
+    assert low < 0 < 1 < high < 10
 
 
 def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path, drawn):
