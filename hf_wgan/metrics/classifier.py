@@ -5,6 +5,7 @@ and saved together with its accuracy.
 """
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from ..data import ImageSet, RealBatches
 from ..data.batches import Batch, normalised
 from ..utils import files
 from ..utils.commands import shell_command
+from ..utils.console import duration, say_once
 from ..utils.errors import InputError, one_line
 
 NUM_FEATURES = 64
@@ -26,6 +28,8 @@ INFERENCE_BATCH_SIZE = 500
 BATCH_SIZE, LEARNING_RATE, NUM_EPOCHS, MIN_STEPS = 128, 4e-3, 3, 1000
 HELD_OUT_INTERVAL = 10  # without held-out images, every tenth is held out
 RECORD = "classifier.json"
+STEPS_TO_ESTIMATE = 10  # of the training, whose time is said if it is long
+LONG = 20.0  # seconds
 
 Network = TypeVar("Network", bound=ModelMixin)
 
@@ -106,7 +110,12 @@ def fit(network: ModelMixin, batches: RealBatches, loss_of: Callable[[Batch], to
     network.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=num_steps)
-    for _ in range(num_steps):
+    began = time.monotonic()
+    for step in range(num_steps):
+        if step == STEPS_TO_ESTIMATE:
+            seconds = (time.monotonic() - began) / step * (num_steps - step)
+            if seconds > LONG:
+                say_once(f"The network of the features is trained first, once: about {duration(seconds)}.")
         loss = loss_of(next(batches))
         optimizer.zero_grad()
         loss.backward()

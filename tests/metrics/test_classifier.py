@@ -99,3 +99,12 @@ def test_images_without_labels_are_refused():
 def test_colour_images_have_features_too():
     network = SmallClassifier(channels=3, num_classes=5).eval()
     assert extract(network, torch.zeros(2, 3, 32, 32))[0].shape == (2, classifier.NUM_FEATURES)
+
+
+@pytest.mark.parametrize("seconds, said", [(30.0, "is trained first, once: about 63 seconds.\n"), (5.0, "")])
+def test_a_long_training_says_how_long_it_takes(seconds, said, monkeypatch, capsys):
+    clock = iter([0.0, seconds])  # for 10 of 31 steps
+    monkeypatch.setattr(classifier, "time", type("Clock", (), {"monotonic": lambda: next(clock)}))
+    train_classifier(squares(12, 0), squares(6, 1), num_epochs=30)
+    error = capsys.readouterr().err
+    assert error.endswith(said) and bool(error) == bool(said)
