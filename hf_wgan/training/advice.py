@@ -42,7 +42,8 @@ def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
     lines = []
     if trainer.config.lipschitz == "clip" and "constraint" not in trainer.describe() and not is_small_and_grey:
         lines = [
-            f"The constraint is that of the first paper; for images like these, --preset {FOR_COLOUR} fits better."
+            f"The constraint is that of the first paper; for images like these, --preset {FOR_COLOUR} fits better: on "
+            "emoji its Fréchet distance after 15 minutes on a CPU core was a tenth."  # docs/presets.md#wgan-color
         ]
     if (classes := num_unused_classes(trainer)) > 1:
         lines.append(f"The images have {classes} classes: with --class_conditional samples are better, of any class.")
