@@ -40,15 +40,18 @@ class ProgressCallback(TrainerCallback):
 
     def __init__(self) -> None:
         self.bar: Any = None
+        self._estimate_anew()
+
+    def _estimate_anew(self) -> None:
         self._is_estimated = False
+        self._begun: float | None = None  # when the step began; of the first, which takes longer than others, unknown
+        self._steps, self._seconds = 0, 0.0  # from which the time is estimated
 
     def on_train_begin(
         self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.bar = progress_bar(args.max_train_steps, " steps", state.global_step)
-        self._is_estimated = False
-        self._begun: float | None = None  # when the step began; of the first, which takes longer than others, unknown
-        self._steps, self._seconds = 0, 0.0  # from which the time is estimated
+        self._estimate_anew()
 
     def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
         if self._is_estimated:

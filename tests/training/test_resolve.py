@@ -132,16 +132,17 @@ def test_the_digits_are_trained_with_their_classes_unless_a_preset_a_model_or_an
 
 
 def test_labels_that_are_asked_for_replace_the_clusters_of_a_preset_and_a_record_keeps_both(tmp_path):
-    def resolved(*source, **options):
-        config = RunConfig.resolve(*source, train_data_dir="photos", preset="wgan-color", **options)
+    def resolved(source=None, **options):
+        config = RunConfig.resolve(source, train_data_dir="photos", **options)
         return config.networks.num_clusters, config.training.class_conditional
 
-    assert resolved() == (64, False)
-    assert resolved(class_conditional=True) == (None, True)
-    assert resolved(class_conditional=True, num_clusters=8) == (8, True)
-    assert resolved(streaming=True) == (None, False)
-    (tmp_path / "run.yaml").write_text("num_clusters: 64\nclass_conditional: true\n")
-    assert resolved(tmp_path / "run.yaml") == (64, True)
+    preset = {"preset": "wgan-color"}
+    assert resolved(**preset) == (PRESETS["wgan-color"]["num_clusters"], False)
+    assert resolved(**preset, class_conditional=True) == (None, True)
+    assert resolved(**preset, class_conditional=True, num_clusters=8) == (8, True)
+    assert resolved(**preset, streaming=True) == (None, False)
+    (tmp_path / "run.yaml").write_text("preset: wgan-color\nnum_clusters: 8\nclass_conditional: true\n")
+    assert resolved(tmp_path / "run.yaml") == (8, True)
 
 
 def test_a_preset_overrides_what_is_below_the_place_where_it_is_named(tmp_path):
