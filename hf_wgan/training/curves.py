@@ -17,9 +17,9 @@ LABELS = {
     "augmentation_probability": "augmented",
     "r_v": "r_v",
 }
-ALWAYS_PLOTTED = ("wasserstein_estimate", "generator_loss")
 LIMITS = {"r_v": (-1.0, 2.0)}
 """The range of an axis, of a quotient that is mostly within it and huge where its divisor is nearly 0."""
+ALWAYS_PLOTTED = ("wasserstein_estimate", "generator_loss")
 PLOTTED_IF_REPORTED = ("augmentation_probability", "r_v")
 OF_THE_CRITIC = (
     "wasserstein_estimate",

@@ -43,7 +43,6 @@ class ProgressCallback(TrainerCallback):
         self._estimate_anew()
 
     def _estimate_anew(self) -> None:
-        self._is_estimated = False
         self._begun: float | None = None  # when the step began; of the first, which takes longer than others, unknown
         self._steps, self._seconds = 0, 0.0  # from which the time is estimated
 
@@ -54,7 +53,7 @@ class ProgressCallback(TrainerCallback):
         self._estimate_anew()
 
     def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._is_estimated:
+        if self._seconds >= SECONDS_TO_ESTIMATE:  # it has been said
             return
         now = time.monotonic()
         if self._begun is not None:
@@ -62,7 +61,6 @@ class ProgressCallback(TrainerCallback):
             self._seconds += now - self._begun
         self._begun = now
         if self._seconds >= SECONDS_TO_ESTIMATE:
-            self._is_estimated = True
             seconds = self._seconds / self._steps * (args.max_train_steps - state.global_step)
             if args.max_train_minutes is not None:
                 seconds = min(seconds, 60 * args.max_train_minutes - state.progress.seconds)
