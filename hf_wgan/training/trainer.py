@@ -25,6 +25,7 @@ from ..utils.signals import Interrupts
 from .adaptive import set_aside
 from .agreement import Agreement
 from .callbacks import CallbackHandler, TrainerCallback, TrainerControl
+from .checks import check_classes, check_networks
 from .components import choose_augmentation, choose_constraint, description_of, set_prior
 from .config import TrainingConfig
 from .failures import explained_errors
@@ -42,8 +43,6 @@ from .setup import (
     build_evaluations,
     build_execution,
     build_state,
-    check_classes,
-    check_networks,
     held_out_images,
     training_images,
 )
