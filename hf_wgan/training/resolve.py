@@ -42,7 +42,8 @@ REPLACES = (
     ("train_data_dir", "dataset_name"),
     ("class_conditional", "num_clusters"),  # labels, instead of a preset's clusters
 )
-"""Options of which the first, where it is given without the second, takes the place of a second from below."""
+"""Options of which the first, where it is given without the second, takes the place of a second that comes from below
+or from a preset."""
 
 HINTS = {
     "num_epochs": "max_train_steps counts generator updates; an epoch is the number of images divided by "
@@ -166,7 +167,7 @@ class RunConfig:
 
         From the lowest to the highest, these override one another: the defaults of the options; where no data is named,
         those for the embedded digits; the preset; the file; the explicit options. A preset also overrides what is below
-        the place where it is named.
+        the place where it is named, except that its clusters do not replace labels (`class_conditional`).
 
         Args:
             config: A YAML or JSON file of options, the `training_config.json` of an earlier run, or such a mapping.
@@ -233,10 +234,12 @@ def _merged(layers: list[dict[str, Any]], resolution: int) -> tuple[dict[str, An
     for layer in layers:
         if layer.get("preset"):
             preset = layer["preset"]
-            values |= preset_options(preset, resolution)
-        for name, replaced in REPLACES:
-            if layer.get(name) and not layer.get(replaced):
-                values.pop(replaced, None)
+            replaced = _replaced_by(values)
+            values |= {
+                name: value for name, value in preset_options(preset, resolution).items() if name not in replaced
+            }
+        for name in _replaced_by(layer):
+            values.pop(name, None)
         values |= with_learning_rate(layer)
     if values.get("dataset_name") is None and values.get("train_data_dir") is None:
         defaults = dict(DIGITS_DEFAULTS if preset is None else DIGITS_SIZE)
@@ -244,6 +247,11 @@ def _merged(layers: list[dict[str, Any]], resolution: int) -> tuple[dict[str, An
             defaults.pop("class_conditional", None)
         values = defaults | values
     return values, preset
+
+
+def _replaced_by(options: Mapping[str, Any]) -> set[str]:
+    """Return the options whose place is taken by others that are given."""
+    return {replaced for name, replaced in REPLACES if options.get(name) and not options.get(replaced)}
 
 
 def with_learning_rate(options: Mapping[str, Any]) -> dict[str, Any]:

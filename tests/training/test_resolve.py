@@ -143,6 +143,9 @@ def test_labels_that_are_asked_for_replace_the_clusters_of_a_preset_and_a_record
     assert resolved(**preset, streaming=True) == (None, False)
     (tmp_path / "run.yaml").write_text("preset: wgan-color\nnum_clusters: 8\nclass_conditional: true\n")
     assert resolved(tmp_path / "run.yaml") == (8, True)
+    assert resolved(tmp_path / "run.yaml", **preset) == (PRESETS["wgan-color"]["num_clusters"], True)
+    (tmp_path / "run.yaml").write_text("class_conditional: true\n")
+    assert resolved(tmp_path / "run.yaml", **preset) == (None, True)
 
 
 def test_a_preset_overrides_what_is_below_the_place_where_it_is_named(tmp_path):
