@@ -1,5 +1,6 @@
 """Checks of what a run is given: that its networks, images and processes fit one another."""
 
+import zlib
 from typing import Any
 
 import torch
@@ -18,20 +19,27 @@ BOUNDED = (nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.S
 
 
 def check_same_images(dataset: ImageSet | ImageStream, accelerator: Accelerator) -> None:
-    """Check that all processes have as many images and classes: a copy on another machine may be incomplete.
+    """Check that all processes have as many images and classes, and the same labels.
+
+    A copy on another machine may be incomplete, and clusters depend on rounding, which processors do differently.
 
     Raises:
         InputError: They have not; in every process.
     """
     if accelerator.num_processes == 1 or isinstance(dataset, ImageStream):
         return
-    counts = gather_object([(len(dataset), dataset.num_classes)])
+    checksum = 0 if dataset.labels is None else zlib.crc32(dataset.labels.numpy().tobytes())
+    counts, checksums = zip(*gather_object([((len(dataset), dataset.num_classes), checksum)]))
     if len(set(counts)) > 1:
         having = "; ".join(f"process {rank}: {images:,} in {classes}" for rank, (images, classes) in enumerate(counts))
         raise InputError(
             f"{dataset.name}: the processes have different images or classes ({having} classes); give every machine "
             "the same files"
         )
+    if len(set(checksums)) > 1:
+        labels = "clusters" if dataset.has_clusters else "labels"
+        remedy = "start them on processors of one kind" if dataset.has_clusters else "give every machine the same files"
+        raise InputError(f"{dataset.name}: the processes have different {labels}; {remedy}")
 
 
 def check_networks(generator: Any, critic: Any) -> None:

@@ -206,24 +206,39 @@ def test_held_out_images_of_a_conditional_run_need_labels(tiny_config):
         WGANTrainer(*networks, ImageSet(tiny_images().images, labels=labels), config, held_out=tiny_images())
 
 
-def begin_with_own_images(folder, counts, classes, index, port):
+def begin_with_own_images(folder, counts, classes, shifts, message, index, port):
     join(index, len(counts), port)
     images = tiny_images(counts[index])
     networks = [network(num_classes=3) for network in (tiny_generator, tiny_critic)]
-    images = images.with_clusters(np.arange(len(images)) % classes[index])
+    images = images.with_clusters((np.arange(len(images)) + shifts[index]) % classes[index])
     config = TrainingConfig(output_dir=folder, train_batch_size=4, class_conditional=True)
     with pytest.raises(InputError) as error:
         WGANTrainer(*networks, images, config)
-    having = "; ".join(f"process {rank}: {counts[rank]} in {classes[rank]}" for rank in range(2))
-    assert str(error.value) == (
-        f"images: the processes have different images or classes ({having} classes); give every machine the same files"
-    )
+    assert str(error.value) == f"images: the processes have different {message}"
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("counts, classes", [((40, 39), (3, 3)), ((40, 40), (3, 2))])
-def test_processes_with_different_images_are_refused_in_all_of_them(counts, classes, tmp_path):
+@pytest.mark.parametrize(
+    "counts, classes, shifts, message",
+    [
+        (
+            (40, 39),
+            (3, 3),
+            (0, 0),
+            "images or classes (process 0: 40 in 3; process 1: 39 in 3 classes); give every machine the same files",
+        ),
+        (
+            (40, 40),
+            (3, 2),
+            (0, 0),
+            "images or classes (process 0: 40 in 3; process 1: 40 in 2 classes); give every machine the same files",
+        ),
+        ((40, 40), (3, 3), (0, 1), "clusters; start them on processors of one kind"),
+    ],
+)
+def test_processes_with_different_images_are_refused_in_all_of_them(counts, classes, shifts, message, tmp_path):
     port = free_port()
-    processes = [start(begin_with_own_images, str(tmp_path / "run"), counts, classes, rank, port) for rank in range(2)]
+    arguments = (str(tmp_path / "run"), counts, classes, shifts, message)
+    processes = [start(begin_with_own_images, *arguments, rank, port) for rank in range(2)]
     assert ended(processes) == [0, 0]
     assert not (tmp_path / "run").exists()
