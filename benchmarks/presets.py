@@ -5,8 +5,9 @@
     python benchmarks/presets.py --train_data_dir pictures --resolution 64 --presets wgan-fast --seeds 0,1,2
 
 The images need classes: a column of labels, or folders. Samples are compared with the test split of a dataset, with the
-training images of a folder, or with those of `--compare_with`, by the features of a small classifier. What follows
--- is passed to every run. A run in --output_dir that has ended already is not trained again, only measured.
+training images of a folder, or with those of `--compare_with`, by the features of a small classifier. Parameters are
+those of both networks, in millions. `--picture` shows some samples of each run in a row. What follows -- is passed to
+every run. A run in --output_dir that has ended already is not trained again, only measured.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers.utils import logging
 from options import split_options
+from PIL import Image
 
 from hf_wgan import ImageSet, WGANPipeline
 from hf_wgan.data import DataConfig
@@ -36,25 +38,29 @@ from hf_wgan.metrics.classifier import (
     extract,
     load_or_train_classifier,
 )
-from hf_wgan.metrics.distances import frechet_distance
+from hf_wgan.metrics.distances import frechet_distance, kernel_distance
 from hf_wgan.metrics.neighbours import coverage
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.utils import files
+from hf_wgan.utils.grids import image_grid, save_image
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_wgan.py"
 NEVER = "1000000"  # steps
 COLUMNS = [
     "preset",
+    "parameters",
     "minutes",
     "steps",
     "images/s",
     "Fréchet distance",
+    "kernel distance",
     "precision",
     "recall",
     "rarest class",
     "entropy",
 ]
-DIGITS = (1, 0, 0, 1, 3, 3, 3, 3)  # after the point, of the columns but the first
+DIGITS = (1, 1, 0, 0, 1, 2, 3, 3, 3, 3)  # after the point, of the columns but the first
+PICTURED_SAMPLES = 16  # of a run
 
 
 class Run(NamedTuple):
@@ -63,6 +69,13 @@ class Run(NamedTuple):
     preset: str
     seed: int
     folder: Path
+
+
+class Measurement(NamedTuple):
+    """The row of a run, and some of its samples."""
+
+    numbers: list[float]
+    samples: list[Image.Image]
 
 
 def train(run: Run, args: argparse.Namespace, extra: list[str]) -> None:
@@ -89,15 +102,15 @@ def train(run: Run, args: argparse.Namespace, extra: list[str]) -> None:
     say(f"{folder.name}: {'trained' if code == 0 else f'failed with exit code {code}'}, see {folder}.log")
 
 
-def row(run: Run, network: SmallClassifier, real: torch.Tensor, compared: ImageSet) -> list[float]:
-    """Return the numbers of a run; none if it has no model.
+def measure(run: Run, network: SmallClassifier, real: torch.Tensor, compared: ImageSet) -> Measurement | None:
+    """Return the numbers and some samples of a run; None if it has no model.
 
     Samples of a model with labels have those of the `real` images, the first of the set that is compared with; a model
     with clusters draws its own.
     """
     folder = run.folder
     if not (folder / files.INDEX).is_file():
-        return []
+        return None
     metrics = [json.loads(line) for line in (folder / files.METRICS).read_text().splitlines()]
     speed = statistics.median(line["images_per_second"] for line in metrics)
     pipeline = WGANPipeline.from_pretrained(folder)
@@ -106,11 +119,16 @@ def row(run: Run, network: SmallClassifier, real: torch.Tensor, compared: ImageS
     has_labels = networks.get("num_classes") and not networks.get("class_frequencies")  # of clusters no label tells
     labels = compared.relabelled(networks.get("class_names")).labels if has_labels else None
     classes = None if labels is None else labels[: len(real)]
-    rng = torch.Generator().manual_seed(run.seed)
-    samples = pipeline(
-        len(real), generator=rng, class_labels=classes, output_type="pt"
-    ).images  # (N, C, H, W) in [0, 1]
-    return [metrics[-1]["seconds"] / 60, metrics[-1]["step"], speed, *figures(network, real, samples * 2 - 1)]
+
+    def sample(number: int, output_type: str) -> Any:
+        labels = None if classes is None else classes[:number]
+        rng = torch.Generator().manual_seed(run.seed)
+        return pipeline(number, generator=rng, class_labels=labels, output_type=output_type).images
+
+    samples = sample(len(real), "pt")  # (N, C, H, W) in [0, 1]
+    parameters = sum(part.num_parameters() for part in (pipeline.generator, pipeline.critic)) / 1e6
+    of_run = [parameters, metrics[-1]["seconds"] / 60, metrics[-1]["step"], speed]
+    return Measurement([*of_run, *figures(network, real, samples * 2 - 1)], sample(PICTURED_SAMPLES, "pil"))
 
 
 def cells(name: str, numbers: Sequence[float | None]) -> list[str]:
@@ -125,7 +143,8 @@ def figures(network: SmallClassifier, real_images: torch.Tensor, samples: torch.
     generated, classes = extract(network, samples)
     shares = class_shares(classes, network.config.num_classes)
     precision, recall, *_ = coverage(real, generated)
-    return [frechet_distance(real, generated), precision, recall, shares.min(), class_entropy(shares)]
+    distances = [frechet_distance(real, generated), kernel_distance(real, generated)[0]]
+    return [*distances, precision, recall, shares.min(), class_entropy(shares)]
 
 
 def first(images: ImageSet, count: int) -> torch.Tensor:
@@ -174,13 +193,18 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
         list(pool.map(lambda run: train(run, args, extra), runs))
 
     real = first(compared, args.num_images)
-    training = [] if compared is images else [None, None, None, *figures(network, real, first(images, len(real)))]
+    training = [] if compared is images else [None] * 4 + figures(network, real, first(images, len(real)))
     table = [cells("real training images", training)]
+    pictured: list[Image.Image] = []
     for preset in presets:
-        rows = {run: row(run, network, real, compared) for run in runs if run.preset == preset}
-        table += [cells(run.folder.name, numbers) for run, numbers in rows.items()]
-        if len(seeds) > 1 and all(rows.values()):
-            table.append(cells(f"{preset}, mean", [statistics.mean(values) for values in zip(*rows.values())]))
+        rows = {run: measure(run, network, real, compared) for run in runs if run.preset == preset}
+        table += [cells(run.folder.name, row.numbers if row else []) for run, row in rows.items()]
+        all_numbers = [row.numbers for row in rows.values() if row]
+        if len(all_numbers) == len(seeds) > 1:
+            table.append(cells(f"{preset}, mean", [statistics.mean(values) for values in zip(*all_numbers)]))
+        pictured += [image for row in rows.values() if row for image in row.samples]
+    if args.picture and pictured:
+        save_image(image_grid(pictured, PICTURED_SAMPLES), Path(args.picture))
     print(
         f"\nThreads of each run: {args.threads}; runs at once: {args.jobs}; {args.resolution} pixels; {len(real):,} "
         f"samples against as many images, by the features of a classifier that is right about {accuracy:.1%} of those "
@@ -202,6 +226,7 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=10, help="of training, each")
     parser.add_argument("--presets", default=",".join(PRESETS), help="some of them, separated by commas")
     parser.add_argument("--output_dir", default="presets", help="for the runs and the classifier")
+    parser.add_argument("--picture", help="file for samples of the runs, a row each, in the order of the table")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--num_images", type=int, default=10_000, help="samples to measure, at most")
