@@ -14,6 +14,7 @@ from ..pipelines import WGANPipeline
 from ..utils.console import say
 from .callbacks import TrainerCallback, TrainerControl
 from .config import TrainingConfig
+from .fast import bf16_slowdown, has_bf16_arithmetic
 from .presets import FOR_COLOUR
 from .state import TrainingState
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .trainer import WGANTrainer
 
 LARGEST_SIZE_OF_SMALL_IMAGES = 32
+SMALLEST_SIZE_FOR_BF16 = 32  # pixels; below it a step gains little (docs/speed.md)
+WORTH_A_LINE = 1.3  # the speed of products in bf16, over that in float32
 IMAGES_OF_A_CLASS = 50  # in the mean, at least; with fewer the classes are hardly learnt
 FIRST_STEP = 64  # before it, samples may be alike
 ALIKE = 1.0  # grey levels: the mean over pixels of the standard deviation over samples
@@ -35,7 +38,8 @@ def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
     """Return a line for each option that would make better samples of these images, or the run faster.
 
     These are another preset where the settings are those of the paper of 2017 and the images are in colour or larger,
-    and the classes where the images have some and the networks could be trained on them; and float32 where it is best.
+    and the classes where the images have some and the networks could be trained on them; and on CPUs bf16 or float32,
+    whichever is faster.
     """
     channels, height, width = trainer.dataset.shape
     is_small_and_grey = channels == 1 and max(height, width) <= LARGEST_SIZE_OF_SMALL_IMAGES
@@ -47,10 +51,22 @@ def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
         ]
     if (classes := num_unused_classes(trainer)) > 1:
         lines.append(f"The images have {classes} classes: with --class_conditional samples are better, of any class.")
-    accelerator = trainer.accelerator
-    if (accelerator.device.type, accelerator.mixed_precision) == ("cpu", "bf16") and has_groups(trainer.critic):
-        lines.append("Convolutions in groups are no faster in bf16 on CPUs: leave --mixed_precision bf16 out.")
+    if trainer.accelerator.device.type == "cpu":
+        lines += advice_on_precision(trainer, max(height, width))
     return lines
+
+
+def advice_on_precision(trainer: "WGANTrainer", size: int) -> list[str]:
+    """Return a line on a CPU where the precision is not the faster one for these networks and images of this size."""
+    precision, grouped = trainer.accelerator.mixed_precision, has_groups(trainer.critic)
+    if precision == "bf16" and grouped:
+        return ["Convolutions in groups are no faster in bf16 on CPUs: leave --mixed_precision bf16 out."]
+    is_chosen = trainer.config.mixed_precision is not None or trainer.critic.dtype != torch.float32
+    if precision != "no" or grouped or is_chosen or size < SMALLEST_SIZE_FOR_BF16:
+        return []
+    if not has_bf16_arithmetic(trainer.accelerator.device) or (gain := 1 / bf16_slowdown()) < WORTH_A_LINE:
+        return []
+    return [f"This CPU multiplies {gain:.1f} times as fast in bf16: --mixed_precision bf16 makes the run faster."]
 
 
 def has_groups(network: torch.nn.Module) -> bool:

@@ -45,7 +45,7 @@ def told(capsys, config, estimates, repeats=1):
 @pytest.mark.parametrize("channels, size, advised", [(1, 8, False), (3, 8, True), (1, 64, True)])
 def test_settings_of_2017_for_colour_or_large_images_name_the_preset_that_fits(channels, size, advised, tiny_config):
     lines = advice_at_the_start(trainer(tiny_config(), channels, size))
-    assert len(lines) == advised and all(f"--preset {FOR_COLOUR}" in line for line in lines)
+    assert sum(f"--preset {FOR_COLOUR}" in line for line in lines) == advised
     assert FOR_COLOUR in PRESETS
 
 
@@ -63,6 +63,33 @@ def test_networks_that_bf16_does_not_make_faster_are_named(tiny_config):
         run = WGANTrainer(tiny_generator(sample_size=16), critic, tiny_images(size=16), config)
         lines = advice_at_the_start(run)
         assert any("leave --mixed_precision bf16 out" in line for line in lines) == advised
+
+
+@pytest.mark.parametrize(
+    "size, has_arithmetic, slowdown, precision, advised",
+    [
+        (32, True, 0.5, None, True),
+        (16, True, 0.5, None, False),
+        (32, False, 0.5, None, False),
+        (32, True, 0.9, None, False),
+        (32, True, 0.5, "no", False),
+    ],
+)
+def test_bf16_is_named_where_it_is_faster_unless_float32_was_chosen(
+    size, has_arithmetic, slowdown, precision, advised, tiny_config, monkeypatch
+):
+    monkeypatch.setattr("hf_wgan.training.advice.has_bf16_arithmetic", lambda device: has_arithmetic)
+    monkeypatch.setattr("hf_wgan.training.advice.bf16_slowdown", lambda: slowdown)
+    lines = advice_at_the_start(trainer(tiny_config(mixed_precision=precision), size=size))
+    assert ("This CPU multiplies 2.0 times as fast in bf16" in "".join(lines)) == advised
+
+
+def test_bf16_is_not_named_for_networks_that_gain_nothing(tiny_config, monkeypatch):
+    monkeypatch.setattr("hf_wgan.training.advice.has_bf16_arithmetic", lambda device: True)
+    monkeypatch.setattr("hf_wgan.training.advice.bf16_slowdown", lambda: 0.5)
+    config = tiny_config(lipschitz="r1", optimizer="adam")
+    run = WGANTrainer(tiny_generator(sample_size=32), R3GANCritic(32, 1, width=16), tiny_images(size=32), config)
+    assert not any("bf16" in line for line in advice_at_the_start(run))
 
 
 NEW, FINE_TUNED = ({"networks": {"pretrained_model_name_or_path": name}} for name in (None, "me/model"))
