@@ -50,6 +50,7 @@ from .sources import Source
 
 FORMAT = 2  # of the files below; part of the key
 PIXELS, INDEX, INFO = "pixels.bin", "index.npz", "info.json"
+COLOUR = 3  # channels
 PICTURES_AT_ONCE = 64
 SLOW = 5_000  # images from which decoding shows a progress bar
 CHECKED_AT_OPENING = 512 << 20  # bytes; reading more would take noticeably long
@@ -95,9 +96,19 @@ def open_cache(
         InputError: The folder cannot be written.
     """
     parent = cache_folder(cache_dir)
-    key = [FORMAT, PIL.__version__, source.fingerprint, asdict(how), auto_channels]
-    folder = parent / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+
+    def folder_of(how: Preprocessing, auto_channels: bool) -> Path:
+        key = [FORMAT, PIL.__version__, source.fingerprint, asdict(how), auto_channels]
+        return parent / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+
+    folder = folder_of(how, auto_channels)
     cached = opened(folder)
+    if cached is None and not auto_channels:  # the same may be there, with its channels left to the data
+        left_to_data = replace(how, channels=COLOUR), True
+        same = opened(folder_of(*left_to_data))
+        if same is not None and same.channels == how.channels:
+            (how, auto_channels), cached = left_to_data, same
+            folder = folder_of(how, auto_channels)
     if cached is None or _is_worth_another_try(cached):
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -235,7 +246,9 @@ def _fill(folder: Path, source: Source, how: Preprocessing, auto_channels: bool,
     index = io.BytesIO()
     np.savez(index, **arrays)
     (folder / INDEX).write_bytes(index.getvalue())
-    content = hashlib.sha256(repr((channels, how)).encode() + b"".join(sorted(digests)))
+    # A grey set is the same, in the same order, whether its one channel was asked for or left to the data.
+    in_colour = replace(how, channels=COLOUR) if channels == 1 else how
+    content = hashlib.sha256(repr((channels, in_colour)).encode() + b"".join(sorted(digests)))
     info = {
         "shape": [len(kept), *(sizes[0] if sizes else how.size[::-1]), channels] if uniform else None,
         "num_bytes": (folder / PIXELS).stat().st_size,
@@ -278,7 +291,8 @@ class _Contents:
         self._file.write(pixels.data)
         self.kept.append(number)
         self.sizes.append(pixels.shape[:2])
-        self.digests.append(hashlib.blake2b(pixels.data, digest_size=8).digest())
+        in_colour = pixels.repeat(COLOUR, axis=2) if pixels.shape[2] == 1 else pixels
+        self.digests.append(hashlib.blake2b(in_colour.data, digest_size=8).digest())
         self.checksums.append(zlib.crc32(pixels.data))
         self.checksum = zlib.crc32(pixels.data, self.checksum)
         if self._grey:

@@ -125,6 +125,26 @@ def test_grey_pictures_in_any_mode_make_a_set_of_one_channel(load, folder):
     assert load().shape == (3, 8, 8)
 
 
+@pytest.mark.parametrize("mode, channels", [("L", 1), ("RGB", 3)])
+def test_channels_that_are_asked_for_and_those_left_to_the_data_give_the_same_set(
+    mode, channels, load, folder, tmp_path, monkeypatch
+):
+    for number, picture in enumerate(pictures(6, mode)):
+        picture.save(folder / f"{number}.png")
+
+    def content(**options):
+        images = load(**options)
+        return images.shape, images.fingerprint, images.images.tolist()
+
+    left_to_the_data = content()
+    assert content(channels=channels, cache_dir=str(tmp_path / "other")) == left_to_the_data
+    calls = decodings(monkeypatch)
+    assert content(channels=channels) == left_to_the_data
+    assert not calls
+    assert content(channels=4 - channels) != left_to_the_data
+    assert len(calls) == 6
+
+
 def rewrite(name, change):
     """Returns a function that changes the content of a file of a cache."""
 
