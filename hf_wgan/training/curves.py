@@ -7,6 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ..utils import files
 from ..utils.errors import InputError
 from .config import TrainingConfig
@@ -34,6 +36,8 @@ OF_THE_CRITIC = (
 """Metrics whose scale belongs to the critic, and with it to the constraint."""
 OF_A_CONSTRAINT = ("lipschitz", "clip_value", "gradient_penalty_weight", "gradient_penalty_weight_end")
 MOST_DIFFERENCES = 4  # between runs, in a legend
+OUTLIERS = 0.02  # the share of reports, at either end, that an axis need not show
+FAR = 3.0  # times the range of the others: where outliers would be so far away, the axis leaves them out
 Rows = Sequence[dict[str, Any]]
 
 
@@ -92,6 +96,7 @@ def plot_runs(
     heights = [2 if metric == metrics[0] else 1 for metric, _ in contents]
     panels = figure.subplots(len(contents), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for panel, (axes, (metric, constraint)) in enumerate(zip(panels, contents)):
+        curves: list[tuple[Sequence[float], Sequence[float]]] = []  # raw and filtered
         for number, (name, rows) in enumerate(runs.items()):
             if constraint not in (None, constraints[name]):
                 continue
@@ -107,11 +112,15 @@ def plot_runs(
             window = max(3, len(points) // 20) | 1
             raw = "raw" if len(runs) == 1 else None
             axes.plot(places, values, color=colour, alpha=0.3, linewidth=0.8, label=raw)
-            smooth = median_filter(values, size=window, mode="reflect")
+            smooth = median_filter(values, size=window, mode="mirror")
             label = f"median of {window} reports" if len(runs) == 1 else name
             axes.plot(places, smooth, color=colour, linewidth=1.8, label=label)
+            curves.append((values, smooth))
+        if limits := _limits(curves):
+            axes.set_ylim(limits)
         if metric == "wasserstein_estimate":
             axes.axhline(0, color="black", linewidth=0.8)
+            axes.set_ylim(min(0, axes.get_ylim()[0]), max(0, axes.get_ylim()[1]))
         if metric in LIMITS:
             axes.set_ylim(LIMITS[metric])
         axes.set_ylabel(LABELS.get(metric, metric.replace("_", " ")))
@@ -121,12 +130,31 @@ def plot_runs(
     if len(runs) == 1:
         panels[0].legend(fontsize="small")
     else:  # above, as long names would cover the curves
-        curves = {label: curve for axes in panels for curve, label in zip(*axes.get_legend_handles_labels())}
-        names = [name for name in runs if name in curves]
-        figure.legend([curves[name] for name in names], names, loc="outside upper left", fontsize="small")
+        handles = {label: curve for axes in panels for curve, label in zip(*axes.get_legend_handles_labels())}
+        names = [name for name in runs if name in handles]
+        figure.legend([handles[name] for name in names], names, loc="outside upper left", fontsize="small")
     panels[-1].set_xlabel("step (generator updates)" if against == "step" else "seconds of training")
     with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def _limits(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[float, float] | None:
+    """Return the range of an axis that leaves out the few reports, as of the first steps, that would flatten the rest.
+
+    Args:
+        curves: Values and filtered values of each run.
+
+    Returns:
+        The lower and the upper end; None where all values can be shown.
+    """
+    if not curves:
+        return None
+    lows = [min(np.quantile(raw, OUTLIERS, method="higher"), np.min(smooth)) for raw, smooth in curves]
+    highs = [max(np.quantile(raw, 1 - OUTLIERS, method="lower"), np.max(smooth)) for raw, smooth in curves]
+    low, high = min(lows), max(highs)
+    whole = max(map(max, (raw for raw, _ in curves))) - min(map(min, (raw for raw, _ in curves)))
+    margin = 0.05 * (high - low)
+    return (low - margin, high + margin) if whole > FAR * (high - low) > 0 else None
 
 
 def compare_runs(

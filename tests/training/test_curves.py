@@ -71,6 +71,18 @@ def test_a_quotient_by_almost_nothing_does_not_flatten_its_curve(tmp_path, drawn
     assert low < 0 < 1 < high < 10
 
 
+def test_the_first_steps_do_not_flatten_the_curve_of_all_others(tmp_path, drawn):
+    def limits(first):
+        estimates = [first, *(0.1 - 0.001 * step for step in range(1, 60))]
+        rows = [{"step": step, "wasserstein_estimate": estimate} for step, estimate in enumerate(estimates)]
+        plot_runs({"run": rows}, tmp_path / "curves.png", ["wasserstein_estimate"])
+        return drawn[-1].axes[0].get_ylim()
+
+    low, high = limits(first=5.0)
+    assert -0.01 < low <= 0 < 0.1 < high < 0.12
+    assert limits(first=0.2)[1] > 0.2
+
+
 def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path, drawn):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
