@@ -204,7 +204,7 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
             table.append(cells(f"{preset}, mean", [statistics.mean(values) for values in zip(*all_numbers)]))
         pictured += [image for row in rows.values() if row for image in row.samples]
     if args.picture and pictured:
-        save_image(image_grid(pictured, PICTURED_SAMPLES), Path(args.picture))
+        save_image(image_grid(pictured, PICTURED_SAMPLES, smallest_width=1024), Path(args.picture))
     print(
         f"\nThreads of each run: {args.threads}; runs at once: {args.jobs}; {args.resolution} pixels; {len(real):,} "
         f"samples against as many images, by the features of a classifier that is right about {accuracy:.1%} of those "
