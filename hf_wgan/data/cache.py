@@ -36,6 +36,7 @@ from ..utils.errors import InputError
 from ..utils.files import flush
 from .config import cache_folder
 from .decode import (
+    COLOUR,
     Preprocessing,
     ValueRange,
     bad_image,
@@ -50,7 +51,6 @@ from .sources import Source
 
 FORMAT = 2  # of the files below; part of the key
 PIXELS, INDEX, INFO = "pixels.bin", "index.npz", "info.json"
-COLOUR = 3  # channels
 PICTURES_AT_ONCE = 64
 SLOW = 5_000  # images from which decoding shows a progress bar
 CHECKED_AT_OPENING = 512 << 20  # bytes; reading more would take noticeably long

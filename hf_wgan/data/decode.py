@@ -16,6 +16,7 @@ from PIL import Image, ImageColor, ImageOps
 
 from ..utils.errors import BadImageError, InputError, one_line
 
+COLOUR = 3  # channels
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 MAX_FILE_BYTES = 1 << 30
 MAX_ASPECT = 32  # of an image whose longer side is kept; a strip of 1 × 200,000 pixels would take gigabytes
@@ -70,7 +71,7 @@ class Preprocessing:
         """Return that of the options, in colour if they leave the channels to the data."""
         return cls(
             config.resolution,
-            config.channels or 3,
+            config.channels or COLOUR,
             config.center_crop,
             config.background,
             config.low_and_high,

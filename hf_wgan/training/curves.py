@@ -152,7 +152,7 @@ def _limits(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[
     lows = [min(np.quantile(raw, OUTLIERS, method="higher"), np.min(smooth)) for raw, smooth in curves]
     highs = [max(np.quantile(raw, 1 - OUTLIERS, method="lower"), np.max(smooth)) for raw, smooth in curves]
     low, high = min(lows), max(highs)
-    whole = max(map(max, (raw for raw, _ in curves))) - min(map(min, (raw for raw, _ in curves)))
+    whole = np.ptp(np.concatenate([raw for raw, _ in curves]))
     margin = 0.05 * (high - low)
     return (low - margin, high + margin) if whole > FAR * (high - low) > 0 else None
 
