@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import PartialState
 from diffusers.utils import logging
 from options import split_options
 from PIL import Image
@@ -113,7 +114,7 @@ def measure(run: Run, network: SmallClassifier, real: torch.Tensor, compared: Im
         return None
     metrics = [json.loads(line) for line in (folder / files.METRICS).read_text().splitlines()]
     speed = statistics.median(line["images_per_second"] for line in metrics)
-    pipeline = WGANPipeline.from_pretrained(folder)
+    pipeline = WGANPipeline.from_pretrained(folder).to(PartialState().device)
     pipeline.set_progress_bar_config(disable=True)
     networks = pipeline.generator.config
     has_labels = networks.get("num_classes") and not networks.get("class_frequencies")  # of clusters no label tells
@@ -125,7 +126,7 @@ def measure(run: Run, network: SmallClassifier, real: torch.Tensor, compared: Im
         rng = torch.Generator().manual_seed(run.seed)
         return pipeline(number, generator=rng, class_labels=labels, output_type=output_type).images
 
-    samples = sample(len(real), "pt")  # (N, C, H, W) in [0, 1]
+    samples = sample(len(real), "pt").cpu()  # (N, C, H, W) in [0, 1]
     parameters = sum(part.num_parameters() for part in (pipeline.generator, pipeline.critic)) / 1e6
     of_run = [parameters, metrics[-1]["seconds"] / 60, metrics[-1]["step"], speed]
     return Measurement([*of_run, *figures(network, real, samples * 2 - 1)], sample(PICTURED_SAMPLES, "pil"))
