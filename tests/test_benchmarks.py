@@ -16,7 +16,7 @@ BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").rglob("*.py") if "__m
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def import_benchmark(monkeypatch):
     """A function that imports a benchmark, for the time of a test: those in two folders have modules of one name."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     modules = dict(sys.modules)
@@ -27,7 +27,7 @@ def benchmark(monkeypatch):
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
-def test_a_benchmark_shows_its_options(path, benchmark, monkeypatch, capsys):
+def test_a_benchmark_shows_its_options(path, import_benchmark, monkeypatch, capsys):
     monkeypatch.syspath_prepend(path.parent)
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     with pytest.raises(SystemExit) as end:
@@ -37,8 +37,8 @@ def test_a_benchmark_shows_its_options(path, benchmark, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("architecture", ["dcgan", "resnet", "r3gan"])
-def test_the_plain_loop_has_the_same_networks(architecture, benchmark):
-    speed = benchmark("speed")
+def test_the_plain_loop_has_the_same_networks(architecture, import_benchmark):
+    speed = import_benchmark("speed")
     setting = speed.Setting(architecture, 32, 1, 8, "gp")
     images = torch.randint(0, 256, (80, 1, 32, 32), dtype=torch.uint8)
     plain, networks = speed.PlainLoop(images, setting, torch.device("cpu")), setting.networks()
@@ -51,8 +51,8 @@ def test_the_plain_loop_has_the_same_networks(architecture, benchmark):
     assert all(map(math.isfinite, plain.losses)) and plain.losses
 
 
-def test_the_plain_loop_of_the_paper_is_measured(benchmark, monkeypatch):
-    module, judged = benchmark("time_to_quality"), []
+def test_the_plain_loop_of_the_paper_is_measured(import_benchmark, monkeypatch):
+    module, judged = import_benchmark("time_to_quality"), []
     monkeypatch.setattr(module, "critic_steps", lambda *args, **options: 1)
     judge = SimpleNamespace(count=500, distance=lambda samples: judged.append(samples.shape) or 1.0)
     images = torch.randint(0, 256, (80, 1, 32, 32), dtype=torch.uint8)
