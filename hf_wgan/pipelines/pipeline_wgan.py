@@ -18,7 +18,8 @@ from ..data.decode import Preprocessing, decode, reason
 from ..utils.errors import InputError, NotFiniteError
 
 PIXELS_PER_CHUNK = 2**20
-REFERENCE_SCORES = 1024  # samples of each class from which rejection learns the range of the scores
+REFERENCE_SCORES = 1024, 64  # samples of each class, at most and at least, for the range of the scores in rejection
+MANY_CLASSES = 16  # from which on each has fewer of them
 REFERENCES_PER_CHUNK = 4096  # images that are compared at a time when neighbours are looked for
 MAX_ATTEMPTS = 1000  # samples for one image before rejection gives up
 RANGE_TOLERANCE = 1e-3  # by which images may leave [0, 1], as after resizing in low precision
@@ -108,9 +109,9 @@ class WGANPipeline(DiffusionPipeline):
                 returned. The first candidate is the image without candidates.
             rejection_temperature: Sample each image until the critic accepts one, with the probability
                 `exp((score - highest) / (temperature * deviation))`, where the highest score and the standard deviation
-                are those of 1,024 samples of its class: rejection sampling (Azadi et al. 2019, arXiv 1810.06758) from
-                the generator's distribution reweighted by the critic (Che et al. 2020, arXiv 2003.06060). Lower
-                temperatures are stricter and slower.
+                are those of 1,024 samples of its class, or of fewer where there are many classes: rejection sampling
+                (Azadi et al. 2019, arXiv 1810.06758) from the generator's distribution reweighted by the critic (Che et
+                al. 2020, arXiv 2003.06060). Lower temperatures are stricter and slower.
 
         Example:
         ```py
@@ -262,9 +263,11 @@ class WGANPipeline(DiffusionPipeline):
         latents = sample(generator)
         device = latents.device
         highest, scale = torch.empty(2, len(latents), device=device)
-        reference = sample(torch.Generator().manual_seed(0), REFERENCE_SCORES).to(device)
+        most, least = REFERENCE_SCORES
+        count = max(least, min(most, most * MANY_CLASSES // (self.generator.config.get("num_classes") or 1)))
+        reference = sample(torch.Generator().manual_seed(0), count).to(device)
         for label in labels[0].unique() if labels else [None]:
-            scores = scores_of(reference, [] if label is None else [label.expand(REFERENCE_SCORES)])
+            scores = scores_of(reference, [] if label is None else [label.expand(count)])
             of_label = slice(None) if label is None else labels[0] == label
             highest[of_label], scale[of_label] = scores.max(), temperature * scores.std().clamp(min=1e-12)
         pending = torch.arange(len(latents), device=device)

@@ -162,6 +162,14 @@ def test_rejection_for_each_of_a_list_of_seeds():
     assert torch.allclose(together[3:4], alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("classes, references", [(None, 1024), (16, 4 * 1024), (64, 4 * 256), (1000, 4 * 64)])
+def test_rejection_compares_with_fewer_samples_of_each_of_many_classes(classes, references):
+    pipeline, scored = make(num_classes=classes), []
+    pipeline.critic.register_forward_hook(lambda critic, inputs, scores: scored.append(len(scores)))
+    pipeline(4, class_labels=None if classes is None else range(4), rejection_temperature=1e9, generator=seeded())
+    assert references <= sum(scored) <= references + 8, "at this temperature nearly every sample is accepted"
+
+
 def test_rejection_says_what_is_wrong():
     for given, says in (
         ({"rejection_temperature": 0}, "rejection_temperature=0: must be positive"),
