@@ -36,10 +36,11 @@ def main(args: argparse.Namespace) -> None:
     choices += [(f"best of {value}", {"num_candidates": int(value)}) for value in args.candidates.split(",")]
     for name, choice in choices:
         rng = torch.Generator().manual_seed(args.seed)
-        images = pipeline(args.num_images, generator=rng, output_type="pt", **choice).images
+        labels = pipeline.class_numbers(None, args.num_images, rng)
+        images = pipeline(args.num_images, generator=rng, class_labels=labels, output_type="pt", **choice).images
         features, _ = extract(network, images * 2 - 1)
         precision, recall, *_ = coverage(real, features)
-        distance, score = frechet_distance(real, features), pipeline.score(images).mean()
+        distance, score = frechet_distance(real, features), pipeline.score(images, labels).mean()
         print(f"| {name} | {distance:.2f} | {precision:.3f} | {recall:.3f} | {score:.3f} |", flush=True)
 
 

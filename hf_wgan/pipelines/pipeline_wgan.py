@@ -318,7 +318,8 @@ class WGANPipeline(DiffusionPipeline):
         Args:
             images: A PIL image or a list of them, of any size and mode, read as training reads them; or an array
                 `(N, H, W, C)` or a tensor `(N, C, H, W)` in [0, 1], or of uint8, of the pipeline's size and channels.
-            class_labels: As for `__call__`, for a critic with classes.
+            class_labels: As for `__call__`, for a critic with classes. They have to be given where the model draws its
+                classes; `class_numbers` draws some to give to `__call__` too.
             chunk_size: Number of images that pass through the network at once.
 
         Returns:
@@ -330,6 +331,11 @@ class WGANPipeline(DiffusionPipeline):
         self._need_critic("score")
         _check_whole("chunk_size", chunk_size)
         tensor = self.pixels(images) * 2 - 1
+        if class_labels is None and self.generator.config.get("class_frequencies"):
+            raise InputError(
+                "class_labels are missing: a score is of an image and its class, which this model draws; draw them by "
+                "labels = pipeline.class_numbers(None, batch_size, generator), and give them to the pipeline and score"
+            )
         numbers = self.class_numbers(class_labels, len(tensor))
         labels = [] if numbers is None else [torch.tensor(numbers)]
         chunks = [slice(start, start + chunk_size) for start in range(0, len(tensor), chunk_size)]

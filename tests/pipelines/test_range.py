@@ -68,6 +68,18 @@ def test_scores_of_classes():
     assert not torch.allclose(pipeline.score(images, class_labels=0), pipeline.score(images, class_labels=1))
 
 
+def test_scores_of_a_model_that_draws_its_classes():
+    pipeline = make(num_classes=3)
+    pipeline.generator.register_to_config(class_frequencies=[1, 2, 3])
+    images = pipeline(6, generator=seeded(), output_type="pt").images
+    with pytest.raises(InputError, match=r"class_labels are missing.*pipeline\.class_numbers"):
+        pipeline.score(images)
+    source = seeded()
+    labels = pipeline.class_numbers(None, 6, source)
+    assert torch.equal(pipeline(6, generator=source, class_labels=labels, output_type="pt").images, images)
+    assert len(pipeline.score(images, labels)) == 6
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
