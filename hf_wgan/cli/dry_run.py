@@ -11,6 +11,7 @@ import yaml
 
 from ..algorithm.step import critic_steps
 from ..training.build import build_trainer
+from ..training.config import TrainingConfig
 from ..training.report import images_in_words
 from ..training.resolve import FIELDS, RunConfig
 from ..training.run_folder import check_output_dir
@@ -35,26 +36,40 @@ def dry_run(config: RunConfig) -> None:
         quiet: dict[str, Any] = {"push_to_hub": False, "report_to": "none"}
         trainer = build_trainer(replace(config, training=replace(config.training, **elsewhere, **quiet)))
         seconds, num_critic_steps = _measure(trainer)
-    training = config.training
-    total = sum(
-        critic_steps(step, training.n_critic, training.critic_warmup) for step in range(training.max_train_steps)
-    )
+    training, device = config.training, trainer.accelerator.device
     print(f"# {images_in_words(trainer.dataset)}")
     for network in (trainer.generator, trainer.critic):
         number = sum(parameter.numel() for parameter in network.parameters())
         print(f"# {type(network).__name__}: {number:,} parameters")
     print(
-        f"# {training.max_train_steps:,} steps: about {duration(seconds / num_critic_steps * total)} on "
-        f"{trainer.accelerator.device.type} ({num_critic_steps * trainer.global_batch_size / seconds:,.0f} images a "
-        "second), without evaluation, samples and checkpoints"
+        f"# {_length(training, seconds / num_critic_steps)} on {device.type} "
+        f"({num_critic_steps * trainer.global_batch_size / seconds:,.0f} images a second), without evaluation, samples "
+        "and checkpoints"
     )
-    print(f"# Memory: {_memory(trainer.accelerator.device)}")
+    print(f"# Memory: {_memory(device)}")
     if config.preset:
         print(f"preset: {config.preset}")
     sections: dict[str, Any] = {"data": config.data, "networks": config.networks, "training": config.training}
     for name, part in sections.items():
         values = {key: value for key, value in asdict(part).items() if not FIELDS[key].metadata["secret"]}
         print(yaml.safe_dump({name: values}, sort_keys=False, allow_unicode=True), end="")
+
+
+def _length(training: TrainingConfig, seconds: float) -> str:
+    """Return the steps of a run and their time in words.
+
+    Args:
+        training: The settings.
+        seconds: Of a critic step, with its share of a generator step.
+    """
+    if minutes := training.max_train_minutes:
+        steps = round(60 * minutes / (seconds * training.n_critic))
+        if steps < training.max_train_steps:
+            return f"{duration(60 * minutes)}: about {steps:,} steps"
+    total = sum(
+        critic_steps(step, training.n_critic, training.critic_warmup) for step in range(training.max_train_steps)
+    )
+    return f"{training.max_train_steps:,} steps: about {duration(seconds * total)}"
 
 
 def _measure(trainer: WGANTrainer) -> tuple[float, int]:

@@ -52,7 +52,8 @@ class TrainingConfig(Options):
     )
     max_train_minutes: float | None = option(
         None,
-        "Time limit in minutes; the run ends at the first report after it, and its schedules with it.",
+        "Time limit in minutes; the run ends at the first report after it, and its schedules with it. Where no number "
+        "of steps is given, it alone ends the run.",
         above=0,
         matters=False,
     )

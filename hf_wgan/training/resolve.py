@@ -33,6 +33,8 @@ DIGITS_DEFAULTS = {
 minutes on a CPU. Images this small tolerate four times the paper's learning rate. Fine-tuning keeps the model's own
 classes."""
 
+NO_LIMIT = 10**9  # steps
+
 NOT_REPEATED = ("overwrite_output_dir", "resume_from_checkpoint", "allow_config_change", "push_to_hub")
 """What a run repeated from its record does not do again: replace, resume or publish something."""
 OF_ARCHITECTURES = ("critic_norm_type", "critic_pooling", "num_blocks", "generator_upsampling", "generator_modulated")
@@ -183,7 +185,7 @@ class RunConfig:
 
         >>> config = RunConfig.resolve(preset="wgan-fast", train_data_dir="photos", max_train_steps=2000)
         >>> config.training.lipschitz
-        'lp'
+        'r1'
         ```
         """
         layers = [options]
@@ -209,6 +211,8 @@ class RunConfig:
                 values.pop(name, None)  # it comes from a preset for another architecture
         if values.get("streaming") and "num_clusters" not in explicit:
             values.pop("num_clusters", None)  # it comes from a preset for sets of images
+        if values.get("max_train_minutes") is not None and "max_train_steps" not in explicit:
+            values["max_train_steps"] = NO_LIMIT  # whoever names a time is not stopped by a number of steps before it
         values.pop("preset", None)
 
         def part(option_class: type) -> Any:

@@ -1,5 +1,6 @@
 """`hf-wgan train`: what it says before it trains, and modules of one's own."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def test_a_dry_run_prints_the_settings_and_makes_nothing(folder, capsys):
     again, direct = RunConfig.resolve("run.yaml"), RunConfig.resolve(**yaml.safe_load(RUN))
     assert (again.data, again.networks, again.training) == (direct.data, direct.networks, direct.training)
     assert again.preset == "wgan-fast"
+
+
+def test_a_dry_run_with_a_time_limit_says_how_many_steps_fit(folder, capsys):
+    assert train([*TINY.split(), "--max_train_minutes", "600", "--dry_run"]) == 0
+    steps = re.search(r"# 10\.0 hours: about ([\d,]+) steps on ", capsys.readouterr().out)
+    assert int(steps[1].replace(",", "")) > 1000
+    assert train([*TINY.split(), "--max_train_minutes", "600", "--max_train_steps", "9", "--dry_run"]) == 0
+    assert "# 9 steps: about " in capsys.readouterr().out
 
 
 RUN = """

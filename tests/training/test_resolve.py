@@ -9,7 +9,7 @@ import yaml
 from hf_wgan import InputError, RunConfig, TrainingConfig
 from hf_wgan.cli.train import train
 from hf_wgan.training.presets import PRESETS
-from hf_wgan.training.resolve import FIELDS, HINTS, OPTION_CLASSES
+from hf_wgan.training.resolve import FIELDS, HINTS, NO_LIMIT, OPTION_CLASSES
 from hf_wgan.utils.options import OptionParser, choices_of, kind_of
 
 # Values for the options whose texts are checked as a whole, or together with others.
@@ -129,6 +129,19 @@ def test_the_digits_are_trained_with_their_classes_unless_a_preset_a_model_or_an
         {"train_data_dir": "photos"},
     ):
         assert not RunConfig.resolve(**options).training.class_conditional
+
+
+def test_a_time_limit_alone_is_the_length_of_a_run(tmp_path):
+    def steps(source=None, **options):
+        return RunConfig.resolve(source, **options).training.max_train_steps
+
+    (tmp_path / "run.yaml").write_text("max_train_minutes: 5\n")
+    for options in ({}, {"preset": "wgan-fast"}, {"train_data_dir": "photos"}):
+        assert steps(**options, max_train_minutes=5) == steps(tmp_path / "run.yaml", **options) == NO_LIMIT
+        assert steps(tmp_path / "run.yaml", **options, max_train_steps=7) == 7
+        assert steps(**options, max_train_minutes=None) == steps(**options) < NO_LIMIT
+    limited = RunConfig.resolve(max_train_minutes=5)
+    assert RunConfig.resolve(limited.options()).training == limited.training
 
 
 def test_labels_that_are_asked_for_replace_the_clusters_of_a_preset_and_a_record_keeps_both(tmp_path):
