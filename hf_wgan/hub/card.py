@@ -34,6 +34,7 @@ NOT_SETTINGS = re.compile(
     "output_dir|overwrite_output_dir|resume_from_checkpoint|allow_config_change|on_nan|max_restores|push_to_hub|hub_.*|license"
 )
 
+SMALL_CHANGE = 0.1  # of the estimate, of which a card says nothing
 MAX_METADATA_CHARACTERS = 2**18
 MAX_METADATA_VALUES = 10_000
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "&#96;", "|": "&#124;"}
@@ -382,7 +383,8 @@ def _last_line(text: str) -> dict[str, Any] | None:
 def _course(text: str) -> str:
     """Return whether the estimate in `metrics.jsonl` "fell" or "rose" from the second quarter of a run to its last.
 
-    In the first quarter the critic has still to learn the difference. It is an empty string for a few reports.
+    In the first quarter the critic has still to learn the difference. It is an empty string for a few reports and for a
+    small change.
     """
     estimates = []
     for line in text.splitlines():
@@ -392,7 +394,9 @@ def _course(text: str) -> str:
     if quarter < 2:
         return ""
     before, after = (statistics.median(part) for part in (estimates[quarter : 2 * quarter], estimates[-quarter:]))
-    return "fell" if after < before else "rose" if after > before else ""
+    if abs(after - before) < SMALL_CHANGE * abs(before) or after == before:
+        return ""
+    return "fell" if after < before else "rose"
 
 
 def _yaml(data: dict[str, Any]) -> str:

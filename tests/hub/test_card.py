@@ -309,6 +309,7 @@ def test_a_half_written_line_of_metrics_is_left_out(run):
         (range(40), "It rose during the run", "It fell"),
         (range(40, 0, -1), "It fell during the run", "It rose"),
         ([0.0] * 40, "Its scale belongs", "It "),
+        ([17.0] * 10 + [5.2] * 10 + [5.5] * 20, "Its scale belongs", "It "),
         ([2.0, 1.0], "Its scale belongs", "It "),
     ],
 )
