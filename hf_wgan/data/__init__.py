@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .batches import Batch, RealBatches
-    from .clusters import clustered
+    from .clusters import class_means, clustered
     from .config import DataConfig
     from .images import ImageSet
     from .load import images_of, load_held_out, load_image_set, load_images
@@ -21,6 +21,7 @@ __all__ = [
     "ImageStream",
     "RealBatches",
     "StreamedBatches",
+    "class_means",
     "clustered",
     "images_of",
     "load_held_out",
@@ -32,6 +33,7 @@ _MODULES = {
     "Batch": ".batches",
     "RealBatches": ".batches",
     "DataConfig": ".config",
+    "class_means": ".clusters",
     "clustered": ".clusters",
     "ImageSet": ".images",
     "images_of": ".load",

@@ -1,6 +1,7 @@
 """Classes for images that have none: groups of images that look alike from afar."""
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 
 from .images import ImageSet
@@ -30,6 +31,16 @@ def clustered(images: ImageSet, num_clusters: int, seed: int = 0) -> ImageSet:
     model.fit(np.concatenate([_coarse(images, part) for part in _parts(chosen)]))
     numbers = np.concatenate([model.predict(_coarse(images, part)) for part in _parts(np.arange(len(images)))])
     return images.with_clusters(np.unique(numbers, return_inverse=True)[1])  # none of them empty
+
+
+def class_means(images: ImageSet) -> torch.Tensor:
+    """Return what the images of each class look like in the mean: coarse pixels, `(num_classes, C · 256)` float32."""
+    assert images.labels is not None
+    counts = images.labels.bincount()
+    sums = torch.zeros(len(counts), _coarse(images, np.arange(1)).shape[1])
+    for part in _parts(np.arange(len(images))):
+        sums.index_add_(0, images.labels[part], torch.from_numpy(_coarse(images, part)))
+    return sums / counts.clamp(min=1).unsqueeze(1)
 
 
 def _parts(indices: np.ndarray) -> list[np.ndarray]:

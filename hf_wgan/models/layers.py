@@ -3,9 +3,10 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 CLASS_EMBEDDING_DIM = 32
+MAX_COMPONENTS = 64
 
 
 def normalization(norm_type: str, channels: int, affine: bool = True) -> nn.Module:
@@ -155,6 +156,31 @@ def projection_embedding(num_classes: int, channels: int, spectral_norm: bool) -
     if not spectral_norm:
         nn.init.zeros_(embedding.weight)
     return embedding
+
+
+def initialise_class_embeddings(generator: nn.Module, critic: nn.Module, means: torch.Tensor) -> None:
+    """Initialise the vectors of classes by what their images look like.
+
+    What is learnt of one class then holds for those that resemble it, until each has learnt what is its own. Otherwise
+    many classes of few images each take long to learn. A part of the generator's vectors is random, so that they
+    differ.
+
+    Args:
+        generator: Conditional on classes.
+        critic: Likewise. Networks without a `class_embedding` stay as they are.
+        means: Any features of all classes, `(num_classes, F)`, or of the first of them.
+    """
+    left, singular_values, _ = torch.linalg.svd(means - means.mean(0), full_matrices=False)
+    features = (left * singular_values.sqrt())[:, :MAX_COMPONENTS]  # so that the largest do not hide the others
+    features = features / features.square().sum(1).mean().sqrt().clamp(min=1e-12)  # (num_classes, P), rows of length 1
+    for network, std, random_part in ((generator, 1.0, 0.15), (critic, 0.5, 0.0)):
+        embedding = getattr(network, "class_embedding", None)
+        if isinstance(embedding, nn.Embedding) and not parametrize.is_parametrized(embedding):
+            projected = features @ torch.randn(features.shape[1], embedding.embedding_dim)
+            noise = torch.randn(projected.shape)
+            with torch.no_grad():
+                vectors = (1 - random_part) ** 0.5 * projected + random_part**0.5 * noise
+                embedding.weight[: len(vectors)].copy_(std * vectors)
 
 
 def projection(features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,9 @@ from accelerate.utils import set_seed
 from diffusers import ModelMixin
 
 from ..algorithm.lipschitz import Constraint, SpectralNormalization, build_constraint
-from ..data import DataConfig, ImageSet, ImageStream, clustered, load_images
+from ..data import DataConfig, ImageSet, ImageStream, class_means, clustered, load_images
 from ..models.factory import NetworkConfig, build_networks, shape_of
+from ..models.layers import initialise_class_embeddings
 from ..pipelines import WGANPipeline
 from ..pipelines.loading import load_pipeline
 from ..utils.console import say, say_once
@@ -69,6 +70,7 @@ class _Networks:
         self.options: dict[str, Any] = {"spectral_norm": spectral_norm}
         self.record: dict[str, Any] = {}
         self.published: WGANPipeline | None = None
+        self.class_means: torch.Tensor | None = None  # of clusters
         self.num_clusters = self.config.num_clusters
         if name := self.config.pretrained_model_name_or_path:
             self.published = load_pipeline(name, revision=self.config.revision, variant=self.config.variant)
@@ -105,6 +107,7 @@ class _Networks:
             frequencies += [0] * (self.published.generator.config.num_classes - len(frequencies))
             self.published.generator.register_to_config(class_frequencies=frequencies)
         self.options["num_classes"], self.options["class_frequencies"] = len(frequencies), frequencies
+        self.class_means = class_means(dataset)
         return dataset
 
     def build(self, channels: int) -> tuple[ModelMixin, ModelMixin]:
@@ -112,6 +115,8 @@ class _Networks:
         if self.published and self.published.critic:
             return self.published.generator, self.published.critic
         generator, critic = build_networks(self.config, self.data_config.resolution, channels, **self.options)
+        if self.class_means is not None:
+            initialise_class_embeddings(generator, critic, self.class_means)
         return (self.published.generator if self.published else generator), critic
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hf_wgan import ImageSet
-from hf_wgan.data import clustered
+from hf_wgan.data import class_means, clustered
 
 
 def two_kinds(number=80, size=32, channels=3):
@@ -67,3 +67,12 @@ def test_labels_and_parts_of_a_set():
     assert some.without_clusters() is some
     assert part.has_clusters and partition(part.labels) == partition(kinds[::2][:10])
     assert labelled.labels.tolist() == [number % 5 for number in range(len(images))]
+
+
+def test_the_appearance_of_a_class_is_the_mean_of_its_images(monkeypatch):
+    monkeypatch.setattr("hf_wgan.data.clusters.IMAGES_AT_ONCE", 32)
+    images, kinds = two_kinds()
+    result = class_means(ImageSet(torch.from_numpy(images), labels=kinds))
+    for kind, row in enumerate(result):
+        mean = images[kinds == kind].mean(0).reshape(3, 16, 2, 16, 2).mean((2, 4))
+        assert np.allclose(row.numpy(), mean.flatten(), rtol=1e-5)

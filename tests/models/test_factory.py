@@ -1,13 +1,16 @@
+import copy
 import dataclasses
 import inspect
 import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hf_wgan import InputError
 from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks, has_option, shape_of
+from hf_wgan.models.layers import initialise_class_embeddings
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -94,3 +97,33 @@ def test_the_prior_reaches_the_generator_alone(architecture):
     with torch.device("meta"):
         generator, critic = build_networks(NetworkConfig(architecture=architecture, latent_prior="uniform"), 32, 1)
     assert generator.config.latent_prior == "uniform" and "latent_prior" not in critic.config
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_classes_that_look_alike_begin_alike(architecture, spectral_norm):
+    torch.manual_seed(0)
+    config = NetworkConfig(architecture=architecture, generator_width=32, critic_width=32)
+    networks = build_networks(config, 32, 1, num_classes=7, spectral_norm=spectral_norm)
+    before = copy.deepcopy([network.state_dict() for network in networks])
+    kinds = torch.tensor([0, 0, 0, 1, 1, 1])
+    initialise_class_embeddings(*networks, torch.randn(2, 40)[kinds] + torch.randn(6, 40) / 10)
+    is_alike, is_other = kinds == kinds[:, None], ~torch.eye(6, dtype=torch.bool)
+    for network, weights in zip(networks, before):
+        if spectral_norm and network is networks[1]:
+            torch.testing.assert_close(network.state_dict(), weights, rtol=0, atol=0)
+            continue
+        if network.class_embedding is None:
+            assert architecture == "resnet", "whose generator has scales and shifts of each class instead"
+            continue
+        after = network.class_embedding.weight.detach()
+        assert torch.equal(after[6], weights["class_embedding.weight"][6]), "of a class of which nothing is known"
+        similarity = F.cosine_similarity(after[:6, None], after[None, :6], dim=2)
+        assert similarity[is_alike & is_other].mean() > 0.3 + similarity[~is_alike].mean()
+        assert after[:6].std() == pytest.approx(1 if network is networks[0] else 0.5, rel=0.3)
+        assert not torch.equal(after[0], after[1])
+
+
+def test_networks_of_ones_own_without_such_vectors_stay_as_they_are():
+    networks = nn.Linear(2, 2), nn.Linear(2, 2)
+    initialise_class_embeddings(*networks, torch.randn(6, 40))
