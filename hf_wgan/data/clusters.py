@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from .images import ImageSet
 
 SIDE = 16  # pixels, at most, of the images that are compared
-IMAGES_OF_A_CLUSTER = 15  # in the mean, at least
+IMAGES_OF_A_CLUSTER = 6  # in the mean, at least
 COMPARED_IMAGES = 20_000  # at most, to find the clusters by
 IMAGES_AT_ONCE = 1024
 
@@ -20,7 +20,7 @@ def clustered(images: ImageSet, num_clusters: int, seed: int = 0) -> ImageSet:
 
     Args:
         images: The images, of which the middle is compared if they are larger than what is trained on.
-        num_clusters: Number of clusters, at most. Small sets have fewer: one for 15 images.
+        num_clusters: Number of clusters, at most. Small sets have fewer: one for six images.
         seed: Seed of the initial clusters.
     """
     from sklearn.cluster import KMeans  # needs what hf_wgan[train] installs

@@ -146,7 +146,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "critic_width": 32,
         "generator_upsampling": "nearest",
         "generator_modulated": True,
-        "num_clusters": 256,
+        "num_clusters": 1000,
         "train_batch_size": 32,
         "lipschitz": "lp",
         "penalty_interval": 4,

@@ -507,10 +507,10 @@ def test_a_conditional_run_takes_its_classes_from_the_labels(tmp_path):
 
 
 def test_a_run_with_clusters_is_repeated_evaluated_and_fine_tuned(tmp_path):
-    assert train("--num_clusters 5 --max_train_samples 45", tmp_path / "run") == 0
+    assert train("--num_clusters 5 --max_train_samples 20", tmp_path / "run") == 0
     record = json.loads((tmp_path / "run" / "training_config.json").read_text())
     frequencies = record["generator"]["class_frequencies"]
-    assert sum(frequencies) == 45 and len(frequencies) == record["critic"]["num_classes"] == 3
+    assert sum(frequencies) == 20 and len(frequencies) == record["critic"]["num_classes"] == 3
     assert (tmp_path / "run" / "samples" / "real.png").exists()
     pipeline = WGANPipeline.from_pretrained(tmp_path / "run")
     assert list(pipeline.generator.config.class_frequencies) == frequencies
@@ -522,11 +522,11 @@ def test_a_run_with_clusters_is_repeated_evaluated_and_fine_tuned(tmp_path):
     files = [tmp_path / name / "generator" / "diffusion_pytorch_model.safetensors" for name in ("run", "again")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
-    source = f"--pretrained_model_name_or_path {tmp_path / 'run'} --max_train_samples 30"
+    source = f"--pretrained_model_name_or_path {tmp_path / 'run'} --max_train_samples 12"
     tuning = f"{source} --max_train_steps 4 --train_batch_size 8 --output_dir {tmp_path / 'tuned'}"
     assert train_command(tuning.split()) == 0
     tuned = WGANPipeline.from_pretrained(tmp_path / "tuned").generator.config
-    assert sum(tuned.class_frequencies) == 30
+    assert sum(tuned.class_frequencies) == 12
     assert len(tuned.class_frequencies) == tuned.num_classes == 3, "of which one is empty"
 
 

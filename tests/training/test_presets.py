@@ -219,7 +219,7 @@ STATEMENTS = {
         average=True,
         interval=4,
         half_life=0.1,
-        clusters=256,
+        clusters=1000,
     ),
 }
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
