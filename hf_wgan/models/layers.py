@@ -173,7 +173,7 @@ def initialise_class_embeddings(generator: nn.Module, critic: nn.Module, means: 
     left, singular_values, _ = torch.linalg.svd(means - means.mean(0), full_matrices=False)
     features = (left * singular_values.sqrt())[:, :MAX_COMPONENTS]  # so that the largest do not hide the others
     features = features / features.square().sum(1).mean().sqrt().clamp(min=1e-12)  # (num_classes, P), rows of length 1
-    for network, std, random_part in ((generator, 1.0, 0.15), (critic, 0.5, 0.0)):
+    for network, std, random_part in ((generator, 1.0, 0.15), (critic, 0.5, 0.0)):  # docs/constraints.md#clusters
         embedding = getattr(network, "class_embedding", None)
         if isinstance(embedding, nn.Embedding) and not parametrize.is_parametrized(embedding):
             projected = features @ torch.randn(features.shape[1], embedding.embedding_dim)
