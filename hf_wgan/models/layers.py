@@ -176,8 +176,8 @@ def initialise_class_embeddings(generator: nn.Module, critic: nn.Module, means: 
     for network, std, random_part in ((generator, 1.0, 0.15), (critic, 0.5, 0.0)):  # docs/constraints.md#clusters
         embedding = getattr(network, "class_embedding", None)
         if isinstance(embedding, nn.Embedding) and not parametrize.is_parametrized(embedding):
-            projected = features @ torch.randn(features.shape[1], embedding.embedding_dim)
-            noise = torch.randn(projected.shape)
+            projected = features @ nn.init.normal_(torch.empty(features.shape[1], embedding.embedding_dim))
+            noise = nn.init.normal_(torch.empty_like(projected))
             with torch.no_grad():
                 vectors = (1 - random_part) ** 0.5 * projected + random_part**0.5 * noise
                 embedding.weight[: len(vectors)].copy_(std * vectors)
