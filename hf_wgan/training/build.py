@@ -70,7 +70,7 @@ class _Networks:
         self.options: dict[str, Any] = {"spectral_norm": spectral_norm}
         self.record: dict[str, Any] = {}
         self.published: WGANPipeline | None = None
-        self.class_means: torch.Tensor | None = None  # of clusters
+        self.clustered: ImageSet | None = None
         self.num_clusters = self.config.num_clusters
         if name := self.config.pretrained_model_name_or_path:
             self.published = load_pipeline(name, revision=self.config.revision, variant=self.config.variant)
@@ -107,7 +107,7 @@ class _Networks:
             frequencies += [0] * (self.published.generator.config.num_classes - len(frequencies))
             self.published.generator.register_to_config(class_frequencies=frequencies)
         self.options["num_classes"], self.options["class_frequencies"] = len(frequencies), frequencies
-        self.class_means = class_means(dataset)
+        self.clustered = dataset
         return dataset
 
     def build(self, channels: int) -> tuple[ModelMixin, ModelMixin]:
@@ -115,8 +115,8 @@ class _Networks:
         if self.published and self.published.critic:
             return self.published.generator, self.published.critic
         generator, critic = build_networks(self.config, self.data_config.resolution, channels, **self.options)
-        if self.class_means is not None:
-            initialise_class_embeddings(generator, critic, self.class_means)
+        if self.clustered is not None:
+            initialise_class_embeddings(generator, critic, class_means(self.clustered))
         return (self.published.generator if self.published else generator), critic
 
 
