@@ -11,6 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hf_wgan.algorithm.lipschitz import CONSTRAINTS
+from hf_wgan.models.factory import ARCHITECTURES
+
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").rglob("*.py") if "__main__" in path.read_text())
 
@@ -34,6 +37,13 @@ def test_a_benchmark_shows_its_options(path, import_benchmark, monkeypatch, caps
         runpy.run_path(str(path), run_name="__main__")
     assert end.value.code in (0, None)
     assert capsys.readouterr().out.startswith("usage: ")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("lipschitz", CONSTRAINTS)
+def test_the_checks_of_a_gpu_build_their_trainers(architecture, lipschitz, import_benchmark):
+    trainer = import_benchmark("gpu").trainer(architecture, lipschitz=lipschitz)
+    assert torch.stack(trainer.step()).isfinite().all()
 
 
 @pytest.mark.parametrize("architecture", ["dcgan", "resnet", "r3gan"])
