@@ -117,9 +117,8 @@ def trainer(
     if architecture in ("dcgan", "resnet"):
         options |= {"critic_norm_type": norm, "generator_norm_type": "none" if norm == "none" else "batch"}
     torch.manual_seed(0)
-    networks = build_networks(
-        NetworkConfig(architecture=architecture, **options), size, channels, classes, spectral_norm=lipschitz == "spectral"
-    )
+    config = NetworkConfig(architecture=architecture, **options)
+    networks = build_networks(config, size, channels, classes, spectral_norm=lipschitz == "spectral")
     rng = torch.Generator().manual_seed(2)
     pixels = torch.randint(0, 256, (num_images, channels, size, size), generator=rng, dtype=torch.uint8)
     data = DataConfig(resolution=size, random_flip=flips, memory_limit_gb=memory_limit_gb)

@@ -186,7 +186,8 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
     # All that is costly besides the training is done before it or after it, so that it slows no run down.
     images, compared = load(args)
     learnt = [images, compared] if args.dataset_name and not args.compare_with else [compared]
-    network, accuracy = load_or_train_classifier(Path(args.output_dir, "classifier"), *learnt)
+    device = PartialState().device
+    network, accuracy = load_or_train_classifier(Path(args.output_dir, "classifier"), *learnt, device=device)
     say(f"The classifier is right about {accuracy:.2%} of the images that it was not trained on.")
 
     logging.disable_progress_bar()

@@ -174,12 +174,13 @@ def train_classifier(args: Sequence[str] | None = None) -> int:
     """
     from ..data import DataConfig, load_held_out, load_image_set
     from ..metrics.classifier import load_or_train_classifier
+    from ..utils.processes import this_process
 
     parser = parser_for(train_classifier, "train-classifier", TrainClassifierConfig, DataConfig)
     config, data_config = parser.parse(args).configs
     folder = Path(config.output_dir)
     images = load_image_set(data_config)
     held_out = load_held_out(data_config)
-    _, accuracy = load_or_train_classifier(folder, images, held_out, config.seed)
+    _, accuracy = load_or_train_classifier(folder, images, held_out, config.seed, device=this_process().device)
     print(f"Right about {accuracy:.2%} of held-out images: {folder}, for --features classifier:{folder}")
     return 0

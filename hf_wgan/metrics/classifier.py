@@ -71,7 +71,11 @@ def feature_layers(channels: int) -> nn.Sequential:
 
 
 def train_classifier(
-    images: ImageSet, held_out: ImageSet, seed: int = 0, num_epochs: float | None = None
+    images: ImageSet,
+    held_out: ImageSet,
+    seed: int = 0,
+    num_epochs: float | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[SmallClassifier, float]:
     """Train the network on labelled images.
 
@@ -80,9 +84,10 @@ def train_classifier(
         held_out: Images with the same labels, to measure the accuracy on.
         seed: Seed of the weights and the order of the images. PyTorch's global random state is left alone.
         num_epochs: Number of epochs. By default 3, and at least 1,000 batches.
+        device: Device of the training.
 
     Returns:
-        The network in eval mode, and its accuracy on `held_out`, in [0, 1].
+        The network on the CPU in eval mode, and its accuracy on `held_out`, in [0, 1].
 
     Raises:
         InputError: The images have no labels, or all the same.
@@ -91,7 +96,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = SmallClassifier(images.shape[0], int(labels.max()) + 1)
-    batches = RealBatches(images, min(BATCH_SIZE, len(images)), seed)
+    batches = RealBatches(images, min(BATCH_SIZE, len(images)), seed, device)
     num_steps = int((num_epochs or NUM_EPOCHS) * len(images) / batches.batch_size) + 1
     if num_epochs is None:
         num_steps = max(num_steps, MIN_STEPS)
@@ -101,13 +106,13 @@ def train_classifier(
         return nn.functional.cross_entropy(network(batch.images)[1], batch.labels)
 
     fit(network, batches, loss_of, num_steps)
-    _, classes = extract(network, normalised(held_out.images))
+    _, classes = extract(network.cpu(), normalised(held_out.images))
     return network, float((classes == held_out_labels.numpy()).mean())
 
 
 def fit(network: ModelMixin, batches: RealBatches, loss_of: Callable[[Batch], torch.Tensor], num_steps: int) -> None:
-    """Train a network by AdamW in one cycle of the learning rate, and leave it in eval mode."""
-    network.to(memory_format=torch.channels_last).train()
+    """Train a network by AdamW in one cycle of the learning rate, and leave it in eval mode where the batches are."""
+    network.to(batches.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=num_steps)
     began = time.monotonic()
@@ -141,6 +146,7 @@ def load_or_train_classifier(
     held_out: ImageSet | None = None,
     seed: int = 0,
     num_epochs: float | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[SmallClassifier, float]:
     """Load the classifier in a folder, or train it and save it there.
 
@@ -153,7 +159,7 @@ def load_or_train_classifier(
     inputs = {"images": images.fingerprint, "held_out": held_out.fingerprint, "seed": seed, "epochs": num_epochs}
 
     def train() -> tuple[SmallClassifier, dict[str, float]]:
-        network, accuracy = train_classifier(images, held_out, seed, num_epochs)
+        network, accuracy = train_classifier(images, held_out, seed, num_epochs, device)
         return network, {"accuracy": accuracy}
 
     network, figures = load_or_train(Path(folder, RECORD), SmallClassifier, inputs, train)

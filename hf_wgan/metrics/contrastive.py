@@ -76,7 +76,11 @@ def random_view(images: Tensor, rand: Callable[..., Tensor]) -> Tensor:
 
 
 def train_contrastive(
-    images: ImageSet, held_out: ImageSet, seed: int = 0, num_steps: int | None = None
+    images: ImageSet,
+    held_out: ImageSet,
+    seed: int = 0,
+    num_steps: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[ContrastiveNetwork, dict[str, float]]:
     """Train the network on images, whose labels it does not use.
 
@@ -85,22 +89,24 @@ def train_contrastive(
         held_out: Images to measure the figures on.
         seed: Seed of the weights, the order of the images and the views. PyTorch's global random state is left alone.
         num_steps: Number of batches, each of two views of 128 images; by default 1,000.
+        device: Device of the training.
 
     Returns:
-        The network in eval mode, and its figures in [0, 1]: `views_matched`, the share of views whose most similar one
-        among those of 128 held-out images shows the same image; and for labelled images `linear_probe`, the share of
-        held-out images whose class a linear model of the features gets right.
+        The network on the CPU in eval mode, and its figures in [0, 1]: `views_matched`, the share of views whose most
+        similar one among those of 128 held-out images shows the same image; and for labelled images `linear_probe`, the
+        share of held-out images whose class a linear model of the features gets right.
     """
     num_steps = num_steps or NUM_STEPS
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator(device).manual_seed(seed)
     rand = partial(torch.rand, generator=rng)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ContrastiveNetwork(images.shape[0])
-    batches = RealBatches(images, min(BATCH_SIZE, len(images)), seed)
+    batches = RealBatches(images, min(BATCH_SIZE, len(images)), seed, device)
     fit(network, batches, lambda batch: F.cross_entropy(*_similarities(network, batch.images, rand)), num_steps)
     with torch.no_grad():
-        similarities, partners = _similarities(network, normalised(held_out.images[:BATCH_SIZE]), rand)
+        similarities, partners = _similarities(network, normalised(held_out.images[:BATCH_SIZE].to(device)), rand)
+    network.cpu()
     figures = {"views_matched": float((similarities.argmax(1) == partners).float().mean())}
     if images.num_classes > 1 and held_out.labels is not None:
         figures["linear_probe"] = linear_probe(network, images, held_out)
@@ -111,7 +117,7 @@ def _similarities(network: nn.Module, images: Tensor, rand: Callable[..., Tensor
     """Return the scaled similarities of all pairs of views `(2N, 2N)`, and for each view the number of its partner."""
     projections = network(torch.cat([random_view(images, rand), random_view(images, rand)]))
     similarities = (projections @ projections.t() / TEMPERATURE).fill_diagonal_(-torch.inf)
-    return similarities, torch.arange(2 * len(images)).roll(len(images))
+    return similarities, torch.arange(2 * len(images), device=images.device).roll(len(images))
 
 
 def linear_probe(network: ContrastiveNetwork, images: ImageSet, held_out: ImageSet) -> float:
@@ -135,7 +141,12 @@ def extract(network: ContrastiveNetwork, images: Tensor) -> Tensor:
 
 
 def load_or_train_contrastive(
-    folder: str | Path, images: ImageSet, held_out: ImageSet | None = None, seed: int = 0, num_steps: int | None = None
+    folder: str | Path,
+    images: ImageSet,
+    held_out: ImageSet | None = None,
+    seed: int = 0,
+    num_steps: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[ContrastiveNetwork, dict[str, float]]:
     """Load the network in a folder, or train it and save it there. See `train_contrastive` for the arguments.
 
@@ -146,6 +157,8 @@ def load_or_train_contrastive(
     if held_out is None:
         held_out, images = split_off_held_out(images)
     inputs = {"images": images.fingerprint, "held_out": held_out.fingerprint, "seed": seed, "steps": num_steps}
-    return load_or_train(
-        Path(folder, RECORD), ContrastiveNetwork, inputs, lambda: train_contrastive(images, held_out, seed, num_steps)
-    )
+
+    def train() -> tuple[ContrastiveNetwork, dict[str, float]]:
+        return train_contrastive(images, held_out, seed, num_steps, device)
+
+    return load_or_train(Path(folder, RECORD), ContrastiveNetwork, inputs, train)

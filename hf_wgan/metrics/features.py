@@ -183,7 +183,7 @@ def _classifier(folder: str, resources: Resources) -> FeatureExtractor:
     else:
         key = f"{images.fingerprint}-{held_out.fingerprint}" if held_out else images.fingerprint
         cache = cache_folder(resources.cache_dir) / f"classifier-{key}"
-        network, accuracy = load_or_train_classifier(cache, images, held_out)
+        network, accuracy = load_or_train_classifier(cache, images, held_out, device=device)
     if network.config.channels != images.shape[0]:
         raise InputError(
             f"features='classifier:{folder}': expects images with {network.config.channels} channels, these have "
@@ -211,7 +211,7 @@ def _self_supervised(_: str, resources: Resources) -> FeatureExtractor:
     images, held_out, device = resources.images, resources.held_out, resources.device
     key = f"{images.fingerprint}-{held_out.fingerprint}" if held_out else images.fingerprint
     folder = cache_folder(resources.cache_dir) / f"self-supervised-{key}"
-    network, figures = load_or_train_contrastive(folder, images, held_out)
+    network, figures = load_or_train_contrastive(folder, images, held_out, device=device)
     network.to(device)
     name = f"self-supervised network, {figures['views_matched']:.1%} of views matched"
     if "linear_probe" in figures:

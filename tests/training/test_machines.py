@@ -19,10 +19,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hf_wgan import InputError, TrainingConfig, WGANPipeline, WGANTrainer, load_images
+from hf_wgan import ImageSet, InputError, TrainingConfig, WGANPipeline, WGANTrainer, load_images
 from hf_wgan.algorithm.augment import OPERATIONS
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.data import DataConfig
+from hf_wgan.metrics.classifier import train_classifier
+from hf_wgan.metrics.contrastive import train_contrastive
 from hf_wgan.pipelines.pipeline_wgan import truncated
 from hf_wgan.training import agreement, setup
 from hf_wgan.training.fast import FastPaths, bf16_slowdown
@@ -201,6 +203,22 @@ def test_training_needs_neither_float64_on_the_device_nor_its_numbers_on_the_hos
         for _ in range(2):
             record = trainer.step()
     assert {value.device.type for value in record} == {"meta"}
+
+
+class EndOfTraining(Exception):
+    pass
+
+
+@pytest.mark.parametrize("train", [train_classifier, train_contrastive])
+def test_networks_of_features_are_trained_on_the_device(on_the_meta_device, monkeypatch, train):
+    def back(network):
+        assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+        raise EndOfTraining  # as no weights come back from the meta device
+
+    monkeypatch.setattr(torch.nn.Module, "cpu", back)
+    images = ImageSet(torch.zeros(20, 1, 16, 16, dtype=torch.uint8), labels=torch.arange(20) % 2)
+    with Refusing("meta"), pytest.raises(EndOfTraining):
+        train(images, images, 0, 2, device="meta")
 
 
 def test_truncation_needs_no_float64_on_the_device():
