@@ -192,7 +192,9 @@ STATEMENTS = {
         weight_end=15,
         batch=(256, 256),
     ),
-    ("r3gan-small", 32): R3GAN._replace(**R3GAN_SMALL, batch=(64, 64)),  # of no paper: what docs/presets.md says
+    ("r3gan-small", 32): R3GAN._replace(  # of no paper: what docs/presets.md says
+        **R3GAN_SMALL, constraint=("r1r2", 10), weight_end=1, optimizer=(ADAM, 1e-3, (0, 0.9)), batch=(64, 64)
+    ),
     ("wgan-fast", 32): Statement(  # likewise
         generator=dcgan([64, 128, 256], norm=[64, 128, 256], image_to_vector=100),
         critic=dcgan([64, 128, 256], norm=[], image_to_vector=1),
