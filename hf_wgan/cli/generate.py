@@ -58,7 +58,8 @@ class GenerateConfig(Options):
     invert: str | None = option(
         None,
         "Instead of random images, find the latents whose images are nearest to those of this file or folder; write "
-        "the pairs to inverted.png and the latents to latents.safetensors.",
+        "the pairs to inverted.png and the latents to latents.safetensors. Where --class_labels names no classes, an "
+        "image has that of the closest of some samples.",
     )
     revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
     variant: str | None = option(None, "Variant of the weights, such as fp16.")
@@ -271,13 +272,19 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
             ) from error
         targets.append(Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels))
     labels = split_labels(config.class_labels, pipeline)
-    classes = labels and [labels[number % len(labels)] for number in range(len(targets))]
-    latents = pipeline.invert(targets, class_labels=classes, generator=torch.Generator().manual_seed(config.seed))
+    rng = torch.Generator().manual_seed(config.seed)
+    classes: list[Any] | None = labels and [labels[number % len(labels)] for number in range(len(targets))]
+    if classes is None and pipeline.generator.config.get("num_classes"):
+        classes = pipeline.closest_classes(targets, generator=rng)
+    latents = pipeline.invert(targets, class_labels=classes, generator=rng)
     inverted = pipeline(latents=latents, class_labels=classes, output_type="pt").images
     errors = (inverted.cpu() - pipeline.pixels(targets)).square().mean(dim=(1, 2, 3))
     folder.mkdir(parents=True, exist_ok=True)
     with files.replacing(folder / "latents.safetensors") as temporary:
-        safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, temporary)
+        tensors = {"latents": latents.cpu().contiguous()}
+        if classes is not None:
+            tensors["class_labels"] = torch.tensor(pipeline.class_numbers(classes, len(targets)))
+        safetensors.torch.save_file(tensors, temporary)
     images = pipeline(latents=latents, class_labels=classes).images
     pairs = [image for pair in zip([target.convert(images[0].mode) for target in targets], images) for image in pair]
     grid = image_grid(pairs, columns=2 * max(1, round(len(images) ** 0.5 / 2**0.5)))

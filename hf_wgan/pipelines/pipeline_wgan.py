@@ -466,19 +466,26 @@ class WGANPipeline(DiffusionPipeline):
             num_candidates: Number of random latents to begin with.
             num_starts: Number of candidates that are improved for each image; the best result is returned.
             learning_rate: Learning rate of Adam.
-            class_labels: As for `__call__`, for a model with classes.
+            class_labels: The classes of the images as for `__call__`, for a model with classes: those that
+                `closest_classes` finds, or others.
             generator: Source of the candidates.
 
         Returns:
-            `(N, latent_dim)` float32 on the pipeline's device. `pipeline(latents=...)` shows how close they are.
+            `(N, latent_dim)` float32 on the pipeline's device. `pipeline(latents=..., class_labels=...)` shows how
+            close they are.
 
         Raises:
-            InputError: An argument is out of its range.
+            InputError: An argument is out of its range, or classes are missing.
         """
         for name, value in {"num_steps": num_steps, "num_candidates": num_candidates, "num_starts": num_starts}.items():
             _check_whole(name, value)
         _check_positive("learning_rate", learning_rate)
         _check_generator(generator, None)
+        if class_labels is None and self.generator.config.get("num_classes"):
+            raise InputError(
+                "class_labels are missing: an image is inverted within a class; those of the samples that come closest "
+                "are pipeline.closest_classes(images)"
+            )
         num_starts = min(num_starts, num_candidates)
         device, network = self._execution_device, self.generator
         target = self.pixels(images).to(device) * 2 - 1  # (N, C, H, W)
@@ -522,6 +529,36 @@ class WGANPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         best = errors.view(number, num_starts).argmin(dim=1)
         return latents.detach().view(number, num_starts, -1)[torch.arange(number, device=device), best]
+
+    def closest_classes(
+        self, images: Any, num_candidates: int = 1000, generator: torch.Generator | None = None
+    ) -> list[int]:
+        """Find the class of the sample that comes closest to each image, by the mean squared error of pixels.
+
+        Args:
+            images: As for `score`.
+            num_candidates: Number of samples, in equal parts of every class; at least one of each is drawn.
+            generator: Source of the samples.
+
+        Returns:
+            The number of a class for each image, to give to `invert` and `__call__`.
+
+        Raises:
+            InputError: The model has no classes, or an argument is out of its range.
+        """
+        num_classes = self.generator.config.get("num_classes")
+        if not num_classes:
+            raise InputError("closest_classes: the model has no classes")
+        _check_whole("num_candidates", num_candidates)
+        _check_generator(generator, None)
+        pixels = self.pixels(images).flatten(1)
+        labels = [number % num_classes for number in range(max(num_candidates, num_classes))]
+        distances = []
+        for start in range(0, len(labels), REFERENCES_PER_CHUNK):
+            chunk = labels[start : start + REFERENCES_PER_CHUNK]
+            samples = self(len(chunk), generator, class_labels=chunk, output_type="pt").images
+            distances.append(torch.cdist(pixels.to(samples), samples.flatten(1)))
+        return [labels[place] for place in torch.cat(distances, dim=1).argmin(dim=1).tolist()]
 
     def class_numbers(self, class_labels: Any, batch_size: int, generator: Any = None) -> list[int] | None:
         """Return the numbers of the classes of a batch; None for a model without classes.

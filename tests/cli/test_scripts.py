@@ -376,6 +376,20 @@ def test_generate_inverts_pictures(model, tmp_path, capsys):
         assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [[], ["--class_labels", "b,c,a"]])
+def test_generate_inverts_pictures_within_their_classes(given, tmp_path):
+    pipeline = WGANPipeline(tiny_generator(num_classes=3, class_names=["a", "b", "c"]))
+    torch.nn.init.normal_(pipeline.generator.class_embedding.weight, std=100)
+    pipeline.save_pretrained(tmp_path / "model")
+    (tmp_path / "images").mkdir()
+    images = pipeline(3, torch.Generator().manual_seed(0), class_labels=["b", "c", "a"]).images
+    for number, image in enumerate(images):
+        image.save(tmp_path / "images" / f"{number}.png")
+    arguments = ["--invert", str(tmp_path / "images"), "--output_dir", str(tmp_path / "inverted")]
+    assert generate([str(tmp_path / "model"), *arguments, *given]) == 0
+    assert load_file(tmp_path / "inverted" / "latents.safetensors")["class_labels"].tolist() == [1, 2, 0]
+
+
 def test_generate_writes_images_and_a_grid(model, tmp_path):
     arguments = [model, "--num_images", "70", "--seed", "5", "--output_dir"]
     assert generate([*arguments, str(tmp_path / "images")]) == 0

@@ -264,7 +264,21 @@ def test_an_image_of_the_generator_is_found_again(classes):
     assert (found[:1] - images[:1]).square().mean() < nearest / 3
     assert [parameter.requires_grad for parameter in pipeline.generator.parameters()] == requires_grad
     with pytest.raises(InputError, match="num_steps=0"):
-        pipeline.invert(images, num_steps=0)
+        pipeline.invert(images, num_steps=0, **labels)
+
+
+def test_the_classes_of_images_are_found():
+    pipeline = make(num_classes=3)
+    torch.nn.init.normal_(pipeline.generator.class_embedding.weight, std=100)
+    images = pipeline(3, generator=seeded(), output_type="pt", class_labels=[1, 2, 0]).images
+    assert pipeline.closest_classes(images, generator=seeded(1)) == [1, 2, 0]
+    assert pipeline.closest_classes(images, num_candidates=1, generator=seeded(1)) == [1, 2, 0]
+    with pytest.raises(InputError, match=r"class_labels are missing.*pipeline\.closest_classes"):
+        pipeline.invert(images)
+    with pytest.raises(InputError, match="num_candidates=0"):
+        pipeline.closest_classes(images, num_candidates=0)
+    with pytest.raises(InputError, match="has no classes"):
+        make().closest_classes(images)
 
 
 def test_many_images_leave_the_weights_as_they_can_be_saved(tmp_path):
