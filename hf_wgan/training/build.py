@@ -99,6 +99,7 @@ class _Networks:
             raise InputError(
                 f"num_clusters={num_clusters}: clusters are of the whole set, and this is a stream; leave one out"
             )
+        say_once(f"Grouping {len(dataset):,} images by k-means (num_clusters={num_clusters}).")
         dataset = clustered(dataset, num_clusters, seed)
         assert dataset.labels is not None
         frequencies = torch.bincount(dataset.labels).tolist()
