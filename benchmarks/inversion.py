@@ -2,8 +2,8 @@
 
     python benchmarks/inversion.py
 
-Trains as the default command does, but on all of scikit-learn's digits save 16, inverts these, and compares the mean
-squared error with that of the nearest of 1,000 random samples.
+Trains as the default command does, but without classes and on all of scikit-learn's digits save 16, inverts these, and
+compares the mean squared error with that of the nearest of 1,000 random samples.
 """
 
 import argparse
