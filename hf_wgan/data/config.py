@@ -114,6 +114,11 @@ class DataConfig(Options):
         self.low_and_high  # noqa: B018
 
     @property
+    def sample_size(self) -> tuple[int, int]:
+        """Return height and width of the images in pixels."""
+        return self.resolution, self.width or self.resolution
+
+    @property
     def low_and_high(self) -> tuple[float, float] | None:
         """Return `value_range` as two numbers."""
         if self.value_range is None:

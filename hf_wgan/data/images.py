@@ -71,7 +71,7 @@ class ImageSet:
     @classmethod
     def from_cache(cls, cached: Cached, name: str, config: DataConfig) -> "ImageSet":
         """Return the images of a cache, in the order of their content; classes without an image are dropped."""
-        height, width = config.resolution, config.width or config.resolution
+        height, width = config.sample_size
         images = cls.__new__(cls)
         images._pixels, images._sizes, images._order = cached.pixels, cached.sizes, cached.order
         images._labels, images.label_names = _present_classes(cached.labels, cached.label_names)

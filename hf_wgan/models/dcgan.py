@@ -260,7 +260,7 @@ def _check_architecture(sample_size: int, width: int, num_extra_layers: int) -> 
     if sample_size not in (8, 16, 32, 64, 128, 256):
         raise InputError(
             f"sample_size={sample_size!r}: a DCGAN makes square images of 8, 16, 32, 64, 128 or 256 pixels; "
-            "choose one of these, or the MLP networks for any other size"
+            "choose one of these, or other networks: resnet and r3gan for sides in multiples of 32 and 16, mlp for any"
         )
     check_at_least("width", width, 1)
     check_at_least("num_extra_layers", num_extra_layers, 0, 1000)

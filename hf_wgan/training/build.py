@@ -115,7 +115,9 @@ class _Networks:
         """Return the generator and the critic for images with this number of channels."""
         if self.published and self.published.critic:
             return self.published.generator, self.published.critic
-        generator, critic = build_networks(self.config, self.data_config.resolution, channels, **self.options)
+        height, width = self.data_config.sample_size
+        sample_size = height if width == height else (height, width)  # a number in the networks' configs
+        generator, critic = build_networks(self.config, sample_size, channels, **self.options)
         if self.clustered is not None:
             initialise_class_embeddings(generator, critic, class_means(self.clustered))
         return (self.published.generator if self.published else generator), critic
@@ -132,7 +134,7 @@ def _classes(dataset: ImageSet | ImageStream) -> tuple[int, list[str] | None]:
 
 
 def _data_for(published: WGANPipeline, config: RunConfig) -> DataConfig:
-    """Return the data options with the resolution and the channels of networks that exist already.
+    """Return the data options with the size and the channels of networks that exist already.
 
     Raises:
         InputError: An explicit option contradicts these networks.
@@ -154,9 +156,9 @@ def _data_for(published: WGANPipeline, config: RunConfig) -> DataConfig:
         raise InputError(
             f"{', '.join(sorted(shaping))}: {name} has its networks already; leave out the options that shape new ones"
         )
-    channels, size, _ = shape_of(published.generator)
-    for option, value in {"resolution": size, "channels": channels}.items():
+    channels, height, width = shape_of(published.generator)
+    for option, value in {"resolution": height, "width": width, "channels": channels}.items():
         requested = getattr(config.data, option)
         if option in config.explicit and requested not in (None, value):
             raise InputError(f"{option}={requested}: {name} generates images with {value}; leave it out")
-    return replace(config.data, resolution=size, channels=channels)
+    return replace(config.data, resolution=height, width=None if width == height else width, channels=channels)

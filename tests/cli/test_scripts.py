@@ -359,6 +359,23 @@ def test_a_video_without_an_encoder_says_what_to_install(model, tmp_path, capsys
     assert "needs an encoder; pip install imageio imageio-ffmpeg" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("architecture", ["mlp", "resnet", "r3gan"])
+def test_images_need_not_be_square(architecture, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(8):
+        Image.new("RGB", (70, 40), (30 * number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    images = ["--train_data_dir", str(tmp_path / "photos"), "--resolution", "32", "--width", "64"]
+    small = ["--generator_width", "8", "--critic_width", "8", "--train_batch_size", "4", "--num_validation_images", "2"]
+    model = ["--architecture", architecture, "--output_dir", str(tmp_path / "model")]
+    assert train_command([*images, *small, *model, "--max_train_steps", "1"]) == 0
+    assert WGANPipeline.from_pretrained(tmp_path / "model")().images[0].size == (64, 32)
+    again = ["--pretrained_model_name_or_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "again")]
+    common = ["--train_batch_size", "4", "--num_validation_images", "2", "--max_train_steps", "1"]
+    assert train_command([*images[:2], *common, *again]) == 0
+    assert WGANPipeline.from_pretrained(tmp_path / "again")().images[0].size == (64, 32)
+    assert train_command([*images[:2], "--width", "32", *common, *again, "--overwrite_output_dir"]) == 2
+
+
 def test_generate_inverts_pictures(model, tmp_path, capsys):
     images = tmp_path / "images"
     generate([model, "--num_images", "3", "--output_dir", str(images)])
