@@ -245,7 +245,7 @@ class ImageSet:
     def release(self) -> None:
         """Drop what reading a memory-mapped cache has left in this process's memory; it stays in the system's."""
         mapping = getattr(self._pixels.base, "_mmap", None) or getattr(self._pixels, "_mmap", None)
-        if isinstance(mapping, mmap.mmap):
+        if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
             mapping.madvise(mmap.MADV_DONTNEED)
 
 

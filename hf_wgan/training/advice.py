@@ -197,6 +197,6 @@ def memorisation(pipeline: WGANPipeline, trained_on: ImageSet, held_out: ImageSe
     generated = pipeline(number, generator=rng, output_type="pt").images * 2 - 1
     real = (normalised(images.middles(np.arange(number))) for images in (trained_on, held_out))
     train, validation, samples = (
-        critic(images.to(critic.device, critic.dtype)).double().mean().item() for images in (*real, generated)
+        critic(images.to(critic.device, critic.dtype)).float().mean().item() for images in (*real, generated)
     )
     return (train - validation) / max(train - samples, 1e-12)

@@ -12,6 +12,7 @@ from ..utils.console import say
 from ..utils.errors import DeviceMemoryError, DiskError, InputError, ProcessLostError, is_out_of_memory, one_line
 from .checkpoint import CheckpointWriter, what_is_left, what_to_resume
 from .config import TrainingConfig
+from .fast import has_bf16_arithmetic
 
 CONNECTION_ERRORS = (
     "Connection closed by peer",
@@ -95,7 +96,7 @@ def _out_of_memory(error: Exception, config: TrainingConfig, accelerator: Accele
     remedies = []
     if size > 1:  # which is the same experiment
         remedies.append(f"--train_batch_size {-(-size // 2)} --gradient_accumulation_steps {2 * parts}")
-    if precision == "no":
+    if precision == "no" and has_bf16_arithmetic(accelerator.device):
         remedies.append("--mixed_precision bf16")
     cause = one_line(error).split(". ")[0] or type(error).__name__
     return (

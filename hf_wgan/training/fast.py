@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +19,12 @@ def has_bf16_arithmetic(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
+        is_supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return bool(is_supported) and bf16_slowdown() < 1  # supported is also AVX-512 that converts every number
     return True
 
 
+@cache
 def bf16_slowdown(size: int = 256) -> float:
     """Measure how many times as long a product of bfloat16 matrices takes as one of float32."""
     return _seconds(torch.bfloat16, size) / _seconds(torch.float32, size)

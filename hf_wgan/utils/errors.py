@@ -44,6 +44,9 @@ def one_line(error: Exception) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory was used up: on CUDA, which has a type of error for it, on MPS, or on the host."""
-    words = ("MPS backend out of memory", "can't allocate memory", "not enough memory")
+    words = (
+        *("MPS backend out of memory", "can't allocate memory", "not enough memory", "CUDA error: out of memory"),
+        *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
+    )
     is_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     return is_torch or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -239,6 +239,9 @@ OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB."),
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
     RuntimeError("MPS backend out of memory (MPS allocated: 1.00 GB). Tried to allocate 256 bytes."),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     MemoryError(),
 ]
 
@@ -251,7 +254,8 @@ def raises(error):
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
-def test_memory_that_is_used_up_names_the_options_that_need_less(tiny_config, error):
+def test_memory_that_is_used_up_names_the_options_that_need_less(tiny_config, monkeypatch, error):
+    monkeypatch.setattr("hf_wgan.training.failures.has_bf16_arithmetic", lambda device: True)
     run = trainer(tiny_config())
     at_step(run, 3, raises(error))
     options = "--train_batch_size 4 --gradient_accumulation_steps 2, --mixed_precision bf16"

@@ -4,8 +4,10 @@ import copy
 import errno
 import fcntl
 import json
+import mmap
 import os
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,11 +24,12 @@ from torch.utils._pytree import tree_leaves
 from hf_wgan import ImageSet, InputError, TrainingConfig, WGANPipeline, WGANTrainer, load_images
 from hf_wgan.algorithm.augment import OPERATIONS
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
-from hf_wgan.data import DataConfig
+from hf_wgan.data import DataConfig, RealBatches
 from hf_wgan.metrics.classifier import train_classifier
 from hf_wgan.metrics.contrastive import train_contrastive
 from hf_wgan.pipelines.pipeline_wgan import truncated
-from hf_wgan.training import agreement, setup
+from hf_wgan.training import agreement, fast, setup
+from hf_wgan.training.advice import memorisation
 from hf_wgan.training.fast import FastPaths, bf16_slowdown
 from hf_wgan.utils import files
 from hf_wgan.utils.processes import PATIENCE, this_process
@@ -45,6 +48,14 @@ def test_bf16_is_left_out_with_a_line_where_the_cpu_has_none(tiny_config, tmp_pa
 
 def test_the_slowdown_of_bf16_is_measured():
     assert 0 < bf16_slowdown(16) < 1e4
+
+
+def test_a_cpu_that_only_converts_has_no_bf16_arithmetic(monkeypatch):
+    """As AVX-512 without bf16 instructions, which PyTorch takes for enough."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    for slowdown, has_arithmetic in ((5.0, False), (0.3, True)):
+        monkeypatch.setattr(fast, "bf16_slowdown", lambda: slowdown)  # noqa: B023
+        assert fast.has_bf16_arithmetic(torch.device("cpu")) is has_arithmetic
 
 
 def as_torchrun_does():
@@ -221,6 +232,13 @@ def test_networks_of_features_are_trained_on_the_device(on_the_meta_device, monk
         train(images, images, 0, 2, device="meta")
 
 
+def test_what_is_memorised_needs_no_float64(on_the_meta_device):
+    samples = SimpleNamespace(images=torch.zeros(24, 1, 8, 8, device="meta"))
+    pipeline = Mock(return_value=samples, critic=tiny_critic().to("meta"))
+    with Refusing("meta"), pytest.raises(RuntimeError, match="item"):  # at the end: a number of the meta device
+        memorisation(pipeline, tiny_images(), tiny_images())
+
+
 def test_truncation_needs_no_float64_on_the_device():
     with FakeTensorMode(), Refusing("mps"), torch.no_grad():
         latents = torch.empty(4, 8, device="mps")
@@ -260,6 +278,7 @@ def windows(monkeypatch):
     monkeypatch.setattr(os, "open", opened)
     monkeypatch.setattr(os, "fsync", flushed)
     monkeypatch.setattr(files, "IS_WINDOWS", True)
+    monkeypatch.delattr(mmap, "MADV_DONTNEED")
 
 
 def test_windows_can_cache_train_and_save(windows, tiny_config, tmp_path):
@@ -268,6 +287,7 @@ def test_windows_can_cache_train_and_save(windows, tiny_config, tmp_path):
         Image.new("L", (8, 8), 10 * number).save(tmp_path / "photos" / f"{number}.png")
     options = {"train_data_dir": str(tmp_path / "photos"), "cache_dir": str(tmp_path / "cache"), "channels": 1}
     images = load_images(DataConfig(resolution=8, **options))
+    RealBatches(images, 4, 0, "meta")  # as on a GPU, which takes the whole set
     WGANTrainer(tiny_generator(), tiny_critic(), images, tiny_config()).train()
     assert len(WGANPipeline.from_pretrained(tmp_path / "run")(2).images) == 2
     manifest = json.loads((files.checkpoints(tmp_path / "run")[-1] / files.MANIFEST).read_text())
