@@ -59,7 +59,14 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
     set_seed(training.seed)
     generator, critic = networks.build(dataset.shape[0])
     record = {"preset": config.preset, "networks": asdict(config.networks), **networks.record, **(record or {})}
-    return WGANTrainer(generator, critic, dataset, training, record=record, **objects)
+    trainer = WGANTrainer(generator, critic, dataset, training, record=record, **objects)
+    number, recorded = trainer.accelerator.num_processes, config.num_processes
+    if recorded not in (None, number):
+        say_once(
+            f"config: the recorded run had {recorded} processes and this one has {number}, whose steps are others; "
+            f"--num_processes {recorded} repeats it."
+        )
+    return trainer
 
 
 class _Networks:

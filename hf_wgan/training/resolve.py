@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ..data import DataConfig
@@ -162,6 +162,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     preset: str | None = None
     explicit: frozenset[str] = frozenset()
+    num_processes: int | None = None  # of the recorded run that is repeated
 
     @classmethod
     def resolve(cls, config: str | os.PathLike[str] | Mapping[str, Any] | None = None, **options: Any) -> RunConfig:
@@ -188,15 +189,17 @@ class RunConfig:
         'r1'
         ```
         """
-        layers = [options]
+        layers, num_processes = [options], None
         if config is not None:
             content = config if isinstance(config, Mapping) else read_options(config)
             where = "config" if isinstance(config, Mapping) else f"config={os.fspath(config)!r}"
             layers.insert(0, _file_options(content, where))
+            if _is_record(content):
+                num_processes = content["machine"].get("num_processes")
         for name in options:
             if name not in FIELDS:
                 raise InputError(_unknown(name, "options"))
-        return cls._of_layers(layers)
+        return replace(cls._of_layers(layers), num_processes=num_processes)
 
     @classmethod
     def _of_layers(cls, layers: list[dict[str, Any]]) -> RunConfig:
@@ -272,7 +275,7 @@ def _file_options(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         InputError: A key is unknown.
     """
-    if "training" in content and "dataset" in content:
+    if _is_record(content):
         return _record_options(content)
     options: dict[str, Any] = {}
     for name, value in content.items():
@@ -282,6 +285,10 @@ def _file_options(content: Mapping[str, Any], where: str) -> dict[str, Any]:
                 raise InputError(_unknown(str(key), where))
             options[key] = from_file(FIELDS[key], entry)
     return options
+
+
+def _is_record(content: Mapping[str, Any]) -> bool:
+    return "training" in content and "dataset" in content
 
 
 def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:

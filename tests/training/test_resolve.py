@@ -216,6 +216,18 @@ SMALL = ["--preset", "wgan-fast", "--architecture", "mlp", "--generator_width", 
 SMALL += ["--max_train_steps", "3", "--logging_steps", "1", "--num_validation_images", "4", "--resolution", "8"]
 
 
+def test_a_record_of_several_processes_says_what_repeats_it(tmp_path, capsys):
+    record = tmp_path / "first" / "training_config.json"
+    assert train([*SMALL, "--output_dir", str(record.parent)]) == 0
+    for number, is_said in ((1, False), (2, True)):
+        content = json.loads(record.read_text())
+        content["machine"]["num_processes"] = number
+        record.write_text(json.dumps(content))
+        capsys.readouterr()
+        assert train(["--config", str(record), "--output_dir", str(tmp_path / f"of-{number}")]) == 0
+        assert (f"--num_processes {number} repeats it" in capsys.readouterr().err) == is_said
+
+
 def test_a_run_is_repeated_bit_for_bit_from_its_own_record(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert train([*SMALL, "--learning_rate", "3e-4", "--output_dir", str(first)]) == 0
