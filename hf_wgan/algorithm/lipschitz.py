@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from ..utils.errors import InputError
 
@@ -104,6 +105,11 @@ class WeightClipping(Constraint):
             raise InputError(
                 "WeightClipping of a critic with spectral normalisation: its scores do not depend on the size of the "
                 'weights that would be clipped; use lipschitz="spectral", or spectral_norm=False'
+            )
+        if is_parametrised(critic):
+            raise InputError(
+                "WeightClipping of a critic with parametrised weights: what it clips are not the weights; remove the "
+                "parametrisation"
             )
 
 
@@ -255,7 +261,12 @@ def gradients(score: Score, images: Tensor) -> Tensor:
 
 
 def is_spectrally_normalised(critic: nn.Module) -> bool:
-    """Return whether any weight of the critic is under a parametrisation."""
+    """Return whether any weight of the critic is divided by its largest singular value."""
+    return any(isinstance(module, _SpectralNorm) for module in critic.modules())
+
+
+def is_parametrised(critic: nn.Module) -> bool:
+    """Return whether any weight of the critic is computed from others, as by spectral normalisation."""
     return any(".parametrizations." in f".{name}" for name, _ in critic.named_parameters())
 
 

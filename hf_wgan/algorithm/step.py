@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .execution import Execution, frozen, unwrapped
-from .lipschitz import Constraint, is_spectrally_normalised
+from .lipschitz import Constraint, is_parametrised
 from .losses import critic_loss, generator_loss, mean_score
 from .records import CriticRecord, GeneratorRecord, StepRecord, gradient_norm, summarize, weight_norm
 
@@ -75,8 +75,8 @@ class WGANStep:
         self.execution = execution or Execution()
         # Critics with a penalty score each image on its own, so one pass gives the scores of two. But spectral
         # normalisation takes a power iteration per pass.
-        spectral = is_spectrally_normalised(unwrapped(critic))
-        self.scores_in_one_pass = self.execution.fast_paths and constraint.has_penalty and not spectral
+        parametrised = is_parametrised(unwrapped(critic))
+        self.scores_in_one_pass = self.execution.fast_paths and constraint.has_penalty and not parametrised
         self.num_critic_steps = 0  # since the beginning of the run
 
     def __call__(self, real_batches: Iterator[RealBatch], n_critic: int) -> StepRecord:

@@ -183,6 +183,15 @@ def test_spectral_normalisation_wants_such_layers_and_no_batch_norm():
         WeightClipping().check(tiny_critic(norm_type="none", spectral_norm=True))
 
 
+def test_other_parametrisations_are_no_spectral_normalisation():
+    critic = tiny_critic(norm_type="none")
+    nn.utils.parametrizations.weight_norm(critic.get_submodule("layers.0"))
+    with pytest.raises(InputError, match="without such layers"):
+        SpectralNormalization().check(critic)
+    with pytest.raises(InputError, match="parametrised weights"):
+        WeightClipping().check(critic)
+
+
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_every_constraint_is_built_by_its_name_and_has_a_summary(name):
     assert summary_of(CONSTRAINTS[name]) and summary_of(CONSTRAINTS[name]) in describe(CONSTRAINTS)
