@@ -43,10 +43,10 @@ class GraphedStep:
 
     A graph repeats what Python decided while it was captured. Iterations that differ therefore have graphs of their
     own: with a lazy penalty, one for each phase in which an iteration can begin. Where a setting of the optimizers, the
-    constraint or the augmentation has changed, or a parameter is frozen, an iteration is captured anew. Before it is
-    captured, every kind of iteration runs without a graph; so do iterations with another number of critic steps, and
-    all while a network has hooks. Where an iteration waits for the device, its capture fails or its settings never
-    rest, a line says so, and the run goes on without graphs.
+    constraint, the augmentation or a layer has changed, or a parameter is frozen, an iteration is captured anew. Before
+    it is captured, every kind of iteration runs without a graph; so do iterations with another number of critic steps,
+    and all while a network or an optimizer has hooks. Where an iteration waits for the device, its capture fails or its
+    settings never rest, a line says so, and the run goes on without graphs.
 
     A graph also keeps to the memory it was captured with: whatever the step reads or writes is changed in place between
     two iterations, as `TrainingState.load_state_dict` does.
@@ -86,11 +86,18 @@ class GraphedStep:
 
     @property
     def _has_hooks(self) -> bool:
-        networks = self.step.generator, self.step.critic
-        return any(
-            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-            for network in networks
-            for module in network.modules()
+        step = self.step
+        networks = step.generator, step.critic
+        modules = [module for network in networks for module in network.modules()]
+        parameters = [parameter for network in networks for parameter in network.parameters()]
+        return (
+            any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+            or any(module._backward_hooks or module._backward_pre_hooks for module in modules)
+            or any(parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in parameters)
+            or any(
+                optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+                for optimizer in (step.generator_optimizer, step.critic_optimizer)
+            )
         )
 
     def _settings(self) -> list[Any]:
@@ -99,11 +106,13 @@ class GraphedStep:
         parts = [step.constraint, step.augment, step.sample_latents]
         settings: list[Any] = [id(part) for part in parts]
         groups = step.generator_optimizer.param_groups + step.critic_optimizer.param_groups
-        for values in (*groups, *(getattr(part, "__dict__", {}) for part in parts)):
+        modules = [*step.generator.modules(), *step.critic.modules()]
+        for values in (*groups, *(getattr(part, "__dict__", {}) for part in (*parts, *modules))):
             settings += [value for value in values.values() if isinstance(value, (bool, int, float, str, tuple))]
         settings += [step.penalty_interval, step.generator_batch_ratio]
         for network in (step.generator, step.critic):
-            settings += [network.training, *(parameter.requires_grad for parameter in network.parameters())]
+            for parameter in network.parameters():
+                settings += [parameter.requires_grad, parameter.data_ptr()]
         return settings
 
     def _warm_up(self, batches: Sequence[RealBatch]) -> StepRecord:

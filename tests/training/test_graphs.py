@@ -138,7 +138,7 @@ def test_a_graph_goes_on_after_a_restore(tiny_config, settings):
     assert torch.equal(state_of(graphed), state_of(plain))
 
 
-@pytest.mark.parametrize("change", ["decay", "clip", "frozen", "eval"])
+@pytest.mark.parametrize("change", ["decay", "clip", "frozen", "eval", "frozen statistics", "slope", "weights"])
 def test_what_is_changed_by_hand_acts(tiny_config, change):
     """By a callback or a script: a graph is captured anew."""
 
@@ -151,6 +151,13 @@ def test_what_is_changed_by_hand_acts(tiny_config, change):
             trainer.algorithm.constraint.clip_value = 0.002
         elif change == "frozen":
             next(trainer.critic.parameters()).requires_grad_(False)
+        elif change == "frozen statistics":
+            trainer.generator.get_submodule("layers.1").eval()
+        elif change == "slope":
+            trainer.critic.get_submodule("layers.1").negative_slope = 0.9
+        elif change == "weights":
+            parameter = next(trainer.critic.parameters())
+            parameter.data = parameter.data / 2
         else:
             trainer.generator.eval()
         return trainer, *steps(trainer, 3)
@@ -186,6 +193,18 @@ def test_hooks_are_called(tiny_config, when):
     hook.remove()
     steps(trainer, 4)
     assert len(calls) == 5 * 5 and len(trainer.captures) == 1
+
+
+@pytest.mark.parametrize("of", ["parameter", "optimizer"])
+def test_hooks_of_parameters_and_optimizers_are_called(tiny_config, of):
+    trainer, calls = trainer_of(tiny_config, True), []
+    steps(trainer, 5)
+    if of == "parameter":
+        next(trainer.generator.parameters()).register_hook(lambda gradient: calls.append(1))
+    else:
+        trainer.algorithm.generator_optimizer.register_step_pre_hook(lambda *_: calls.append(1))
+    steps(trainer, 3)
+    assert len(calls) == 3
 
 
 class Reading(Constraint):
