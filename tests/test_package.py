@@ -2,6 +2,8 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,25 @@ def test_every_public_name_is_there():
         assert getattr(hf_wgan, name) is not None
     with pytest.raises(AttributeError, match="discriminator"):
         hf_wgan.discriminator  # noqa: B018
+
+
+def test_what_is_imported_is_declared():
+    """But for a notebook's own module, and a tracker that a user chooses."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [project["optional-dependencies"][name] for name in ("train", "demo", "docs", "export")]
+    words = [re.match(r"[\w.-]+", line)[0] for lines in (project["dependencies"], *extras) for line in lines]
+    declared, distributions = {canonical(word) for word in words}, packages_distributions()
+    for path in (ROOT / "hf_wgan").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+        for name in {module.partition(".")[0] for module in modules}:
+            if name not in sys.stdlib_module_names | {"hf_wgan", "IPython", "trackio"}:
+                assert declared & {canonical(word) for word in distributions.get(name, [name])}, f"{path}: {name}"
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_names_are_nouns_and_verbs_of_the_field():
