@@ -136,7 +136,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _InputGradient(torch.autograd.Function):
-    """Of `like` only the shape and the layout matter."""
+    """Compute the gradient by the input, which has the shape and the layout of `like`."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
@@ -156,7 +156,7 @@ class _InputGradient(torch.autograd.Function):
 
 
 class _WeightGradient(torch.autograd.Function):
-    """Of `like` only the shape and the layout matter."""
+    """Compute the gradient by the weight, which has the shape and the layout of `like`."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, input: Tensor, like: Tensor, geometry: Geometry) -> Tensor:

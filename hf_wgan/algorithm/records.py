@@ -1,4 +1,4 @@
-"""What a step of Algorithm 1 reports: losses, scores and norms, as tensors that nobody waits for."""
+"""What a step of Algorithm 1 reports: losses, scores and norms, as tensors on the device."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

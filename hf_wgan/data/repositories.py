@@ -53,7 +53,7 @@ def _tree(name: str, config: DataConfig) -> Tree | None:
 
 
 def _says_what_to_take(name: str, commit: str, paths: list[str]) -> bool:
-    """Whether the head of the card lists files by configuration and split."""
+    """Return whether the head of the card lists files by configuration and split."""
     if "README.md" not in paths:
         return False
     card = HfFileSystem().read_text(f"datasets/{name}@{commit}/README.md", encoding="utf-8", errors="replace")

@@ -222,7 +222,7 @@ def _self_supervised(_: str, resources: Resources) -> FeatureExtractor:
 @register_extractor("pixels", "pixel values; for small grey images")
 def _pixels(_: str, resources: Resources) -> FeatureExtractor:
     say_once(
-        "features='pixels': their precision is high for blurred and faint images too; self-supervised tells these."
+        "features='pixels': their precision is high for blurred and faint images too; those of self-supervised are not."
     )
     return FeatureExtractor("pixels", "to [0, 1]", "pixels", lambda images: images.flatten(1).float() / 255)
 

@@ -44,8 +44,7 @@ REPLACES = (
     ("train_data_dir", "dataset_name"),
     ("class_conditional", "num_clusters"),  # labels, instead of a preset's clusters
 )
-"""Options of which the first, where it is given without the second, takes the place of a second that comes from below
-or from a preset."""
+"""Pairs of options: the first, given alone, replaces a value of the second from a preset or a lower layer."""
 
 HINTS = {
     "num_epochs": "max_train_steps counts generator updates; an epoch is the number of images divided by "

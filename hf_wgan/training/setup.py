@@ -83,8 +83,8 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         raise InputError(f"mixed_precision={config.mixed_precision!r}: {error}") from error
     if world_size > accelerator.num_processes:
         raise InputError(
-            f"WORLD_SIZE={world_size} processes were started, of which Accelerate knows "
-            f"{accelerator.num_processes}: set num_processes instead, or use accelerate launch"
+            f"WORLD_SIZE={world_size} processes were started, and Accelerate has "
+            f"connected {accelerator.num_processes}: set num_processes instead, or use accelerate launch"
         )
     if accelerator.mixed_precision != "no" and not accelerator.native_amp:
         # Accelerate would train in float32 and call it float16.
