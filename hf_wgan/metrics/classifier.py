@@ -155,38 +155,44 @@ def load_or_train_classifier(
     A saved classifier is replaced if it was trained with other images, another seed or another number of epochs.
     Without `held_out`, a tenth of the images is held out. See `train_classifier` for the arguments.
     """
-    if held_out is None:
-        _labels(images)
-        held_out, images = split_off_held_out(images)
-    inputs = {"images": images.fingerprint, "held_out": held_out.fingerprint, "seed": seed, "epochs": num_epochs}
 
-    def train() -> tuple[SmallClassifier, dict[str, float]]:
+    def train(images: ImageSet, held_out: ImageSet) -> tuple[SmallClassifier, dict[str, float]]:
         network, accuracy = train_classifier(images, held_out, seed, num_epochs, device)
         return network, {"accuracy": accuracy}
 
-    network, figures = load_or_train(Path(folder, RECORD), SmallClassifier, inputs, train)
+    if held_out is None:
+        _labels(images)
+    settings = {"seed": seed, "epochs": num_epochs}
+    network, figures = load_or_train(Path(folder, RECORD), SmallClassifier, train, images, held_out, settings)
     return network, figures["accuracy"]
 
 
 def load_or_train(
     record_path: Path,
     kind: type[Network],
-    inputs: dict[str, Any],
-    train: Callable[[], tuple[Network, dict[str, float]]],
+    train: Callable[[ImageSet, ImageSet], tuple[Network, dict[str, float]]],
+    images: ImageSet,
+    held_out: ImageSet | None,
+    settings: dict[str, Any],
 ) -> tuple[Network, dict[str, float]]:
-    """Load a network and its figures if they were trained with these inputs; else train and save both.
+    """Load a network and its figures if they were trained with these images and settings; else train and save both.
 
     Args:
         record_path: The file of the inputs and figures, in the network's folder.
         kind: Class of the network.
-        inputs: Everything that the trained network depends on.
-        train: Function that returns the network and its figures.
+        train: Function that takes the training and the held-out images, and returns the network and its figures.
+        images: Training images.
+        held_out: Held-out images; by default a tenth of `images`, which is left out of the training.
+        settings: All else that the trained network depends on.
     """
+    if held_out is None:
+        held_out, images = split_off_held_out(images)
+    inputs = {"images": images.fingerprint, "held_out": held_out.fingerprint, **settings}
     if record_path.is_file():
         figures = json.loads(record_path.read_text())
         if inputs == {name: figures.pop(name, None) for name in inputs}:
             return kind.from_pretrained(record_path.parent, use_safetensors=True).eval(), figures
-    network, figures = train()
+    network, figures = train(images, held_out)
     with files.replacing_in(record_path.parent) as temporary:
         network.save_pretrained(temporary)
         files.write_text(temporary / record_path.name, json.dumps({**inputs, **figures}, indent=2) + "\n")

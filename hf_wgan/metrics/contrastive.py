@@ -24,7 +24,6 @@ from .classifier import (
     feature_layers,
     fit,
     load_or_train,
-    split_off_held_out,
 )
 
 NUM_STEPS = 1000
@@ -154,11 +153,9 @@ def load_or_train_contrastive(
     `held_out`, a tenth of the images is held out.
     """
     num_steps = num_steps or NUM_STEPS
-    if held_out is None:
-        held_out, images = split_off_held_out(images)
-    inputs = {"images": images.fingerprint, "held_out": held_out.fingerprint, "seed": seed, "steps": num_steps}
 
-    def train() -> tuple[ContrastiveNetwork, dict[str, float]]:
+    def train(images: ImageSet, held_out: ImageSet) -> tuple[ContrastiveNetwork, dict[str, float]]:
         return train_contrastive(images, held_out, seed, num_steps, device)
 
-    return load_or_train(Path(folder, RECORD), ContrastiveNetwork, inputs, train)
+    settings = {"seed": seed, "steps": num_steps}
+    return load_or_train(Path(folder, RECORD), ContrastiveNetwork, train, images, held_out, settings)
