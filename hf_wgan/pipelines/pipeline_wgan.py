@@ -551,14 +551,10 @@ class WGANPipeline(DiffusionPipeline):
             raise InputError("closest_classes: the model has no classes")
         _check_whole("num_candidates", num_candidates)
         _check_generator(generator, None)
-        pixels = self.pixels(images).flatten(1)
         labels = [number % num_classes for number in range(max(num_candidates, num_classes))]
-        distances = []
-        for start in range(0, len(labels), REFERENCES_PER_CHUNK):
-            chunk = labels[start : start + REFERENCES_PER_CHUNK]
-            samples = self(len(chunk), generator, class_labels=chunk, output_type="pt").images
-            distances.append(torch.cdist(pixels.to(samples), samples.flatten(1)))
-        return [labels[place] for place in torch.cat(distances, dim=1).argmin(dim=1).tolist()]
+        samples = self(len(labels), generator, class_labels=labels, output_type="pt").images
+        numbers, _ = self.neighbours(images, samples)
+        return [labels[number] for number in numbers[:, 0].tolist()]
 
     def class_numbers(self, class_labels: Any, batch_size: int, generator: Any = None) -> list[int] | None:
         """Return the numbers of the classes of a batch; None for a model without classes.
