@@ -42,11 +42,18 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
+OUT_OF_MEMORY = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+    "can't allocate memory",
+    "not enough memory",
+)
+"""What PyTorch and its libraries report, in errors without a type of their own."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory was used up: on CUDA, which has a type of error for it, on MPS, or on the host."""
-    words = (
-        *("MPS backend out of memory", "can't allocate memory", "not enough memory", "CUDA error: out of memory"),
-        *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
-    )
-    is_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    is_torch = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     return is_torch or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
