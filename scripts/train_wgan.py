@@ -8,6 +8,7 @@
 #     "huggingface_hub>=0.34",
 #     "safetensors>=0.5",
 #     "numpy>=2.0",
+#     "pyarrow>=21.0",
 #     "pillow>=10.1",
 #     "filelock>=3.13",
 #     "psutil>=5.9.6",
