@@ -165,7 +165,10 @@ def origins(folder, whole):
     """Which run each file is of, by its name; None where that cannot be told."""
     from PIL import Image
 
-    found = {path.parent.name: json.loads(path.read_text())["training"]["seed"] for path in folder.rglob(files.CONFIG)}
+    # A folder that was being written when the run was killed is of no run, and its files may be cut off.
+    unfinished = {path for pattern in (files.TEMPORARY, files.SAVING) for path in folder.rglob(pattern)}
+    records = [path for path in folder.rglob(files.CONFIG) if not unfinished & {*path.parents}]
+    found = {path.parent.name: json.loads(path.read_text())["training"]["seed"] for path in records}
     if (card := folder / files.CARD).is_file():
         found["card"] = int(re.search(r"\| seed \| (\d+) \|", card.read_text())[1])
     for path in (folder / files.SAMPLES).glob("*.png"):
