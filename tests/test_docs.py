@@ -27,6 +27,7 @@ from test_convert import Run as OriginalRun
 from hf_wgan.algorithm.augment import OPERATIONS
 from hf_wgan.algorithm.latents import PRIORS
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
+from hf_wgan.cli.launch import LaunchOptions
 from hf_wgan.cli.main import COMMANDS
 from hf_wgan.cli.train import train as train_command
 from hf_wgan.hub.publish import Push, push_folder
@@ -79,6 +80,7 @@ def write_idx(path, array):
 
 def train(words):
     AcceleratorState._reset_state(True)  # as in a process of its own
+    _, words = OptionParser(LaunchOptions).parse_known_args(words)  # this process trains
     assert train_command([*words, *SMALL["train"].split()]) == 0
 
 

@@ -243,6 +243,16 @@ def build_constraint(name: str, clip_value: float = 0.01, weight: float = 10.0, 
     return constraint_class(**{option: value for option, value in options.items() if option in known})
 
 
+def constraints_taking(argument: str) -> list[str]:
+    """Return the names of the constraints whose classes take an argument."""
+    return [name for name, known in CONSTRAINTS.items() if argument in inspect.signature(known).parameters]
+
+
+def constraints_with_penalty() -> list[str]:
+    """Return the names of the constraints that add a penalty to the critic's loss."""
+    return [name for name, known in CONSTRAINTS.items() if known.has_penalty]
+
+
 def gradients(score: Score, images: Tensor) -> Tensor:
     """Compute the gradient of each score by its own image, to be differentiated further.
 

@@ -10,9 +10,9 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -42,6 +42,31 @@ Command = Callable[..., int]
 """A function of the arguments (by default those of this process) that returns an exit code."""
 MODEL_HELP = "Folder left by training, or name of a model on the Hub."
 SAMPLED_MODEL_HELP = f"{MODEL_HELP[:-1]}, or a checkpoint's folder."
+OTHER_NAMES = {
+    "repo_id": "hub_model_id",
+    "token": "hub_token",
+    "private": "hub_private_repo",
+    "message": "commit_message",
+    "branch": "revision",
+    "num_samples": "num_images",
+    "n": "num_images",
+    "count": "num_images",
+    "class_label": "class_labels",
+    "truncation_psi": "truncation",
+    "trunc": "truncation",
+    "out": "output",
+    "output_file": "output",
+    "output_path": "output",
+    "outdir": "output_dir",
+    "data_dir": "train_data_dir",
+    "dataset": "dataset_name",
+    "split": "dataset_split",
+    "cache": "cache_dir",
+    "metric": "metrics",
+    "server_name": "host",
+    "server_port": "port",
+}
+"""Options of other programs' commands, and what they are called here."""
 IMPORT = "--import"
 EXPLAINED = (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError, DeviceMemoryError)
 """Errors whose message is for the person at the command line."""
@@ -84,18 +109,33 @@ def command(function: Command) -> Command:
     return run
 
 
-def parser_for(function: Command, name: str, *option_classes: type, **options: Any) -> OptionParser:
+def parser_for(
+    function: Command,
+    name: str,
+    *option_classes: Any,
+    hints_of_command: Mapping[str, str] | None = None,
+    **options: Any,
+) -> OptionParser:
     """Return the parser of a command; the help opens with the docstring of its function.
 
     Args:
         function: The command.
         name: Its name after `hf-wgan`.
         option_classes: Dataclasses of its options.
+        hints_of_command: What to answer to options of other programs, besides the usual ones.
         options: Further arguments of `OptionParser`.
     """
     # The help names the command as it can be typed here.
     description = (inspect.getdoc(function) or "").replace("hf-wgan ", f"{shell_command()} ")
-    parser = OptionParser(*option_classes, **options, prog=shell_command(name), description=description)
+    known = {field.name for option_class in option_classes for field in fields(option_class)}
+    hints = {word: f"{word} is called {here} here" for word, here in OTHER_NAMES.items() if here in known}
+    parser = OptionParser(
+        *option_classes,
+        hints={**hints, **(hints_of_command or {})},
+        **options,
+        prog=shell_command(name),
+        description=description,
+    )
     parser.add_argument(
         IMPORT,
         metavar="MODULE",
@@ -163,9 +203,7 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / files.MANIFEST).is_file() and not (folder / files.INDEX).exists()
 
 
-def training_data_of(
-    model: str, pipeline: "WGANPipeline", data_config: "DataConfig", explicit: set[str]
-) -> "DataConfig":
+def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str, Any]) -> "DataConfig":
     """Return the data options of a command, or else those that the model was trained with; at the model's resolution.
 
     The record of a model that was not trained here is not followed: whoever wrote it could name any file.
@@ -173,16 +211,18 @@ def training_data_of(
     Args:
         model: The folder or the name of the model.
         pipeline: The loaded model.
-        data_config: The data options of the command.
-        explicit: Names of the options that were typed; they override the recorded ones.
+        options: The options that were typed; those of the data override the recorded ones.
 
     Raises:
         InputError: Neither the command nor a run of this machine names the images.
     """
+    from ..data import DataConfig
     from ..models.factory import shape_of
 
-    config = data_config
-    if config.dataset_name is None and config.train_data_dir is None:
+    explicit = {name: value for name, value in options.items() if name in DataConfig.__dataclass_fields__}
+    if explicit.keys() & {"dataset_name", "train_data_dir"}:
+        config = DataConfig(**explicit)
+    else:
         text = files.read_text(Path(model) / files.CONFIG, Path(model))
         config = _recorded(text, model)
         if not is_own_record(text):
@@ -191,10 +231,10 @@ def training_data_of(
                     f"{model!r} was not trained here, so the images that its record names are not read by themselves; "
                     f"if you want to read them, add: {_words(config)}"
                 )
-            config = replace(config, cache_dir=data_config.cache_dir)
-        config = replace(config, **{name: getattr(data_config, name) for name in explicit & set(vars(config))})
+            config = replace(config, cache_dir=None)
+        config = replace(config, **explicit)
     channels, size, _ = shape_of(pipeline.generator)
-    return replace(config, resolution=size, channels=channels, streaming=False)
+    return config.changed(resolution=size, channels=channels, streaming=False)
 
 
 def _recorded(text: str, model: str) -> "DataConfig":

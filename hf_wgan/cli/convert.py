@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.commands import shell_command
-from ..utils.options import option
+from ..utils.options import Options, option
 from .common import command, empty_folder, parser_for
 
 
 @dataclass(frozen=True)
-class ConvertConfig:
+class ConvertConfig(Options):
     """Conversion"""
 
     config: str | None = option(None, "Its generator_config.json; by default the one beside the weights.")

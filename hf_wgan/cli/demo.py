@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.errors import InputError, one_line
-from ..utils.options import option
+from ..utils.options import Options, option
 from .common import MODEL_HELP, command, load_pipeline, parser_for
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(Options):
     """The page"""
 
     host: str = option("127.0.0.1", "Address to listen on: this machine only; 0.0.0.0 accepts the whole network.")
-    port: int | None = option(None, "Port to listen on; by default the first free one from 7860.")
+    port: int | None = option(
+        None, "Port to listen on; by default the first free one from 7860.", minimum=1, maximum=65535
+    )
     share: bool = option(False, "Create a public address on Gradio's servers, valid for a week.")
     revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
     variant: str | None = option(None, "Variant of the weights, such as fp16.")
@@ -62,8 +64,6 @@ def _check_address(host: str, port: int | None) -> None:
     Raises:
         InputError: Nothing can listen there.
     """
-    if port is not None and not 1 <= port <= 65535:
-        raise InputError(f"port={port}: must be from 1 to 65535")
     try:
         family, *_, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -55,13 +55,12 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", help=SAMPLED_MODEL_HELP)
     parsed = parser.parse(args)
-    config, data_config = parsed.configs
-    model = parsed.others["model"]
+    config, model = parsed.build(EvaluateConfig), parsed.others["model"]
     with run_of(model) as folder:
         state = this_process()
         pipeline = load_pipeline(model).to(state.device)
         pipeline.set_progress_bar_config(disable=True)
-        data_config = training_data_of(model, pipeline, data_config, parsed.explicit)
+        data_config = training_data_of(model, pipeline, parsed.options)
         images = load_image_set(data_config)
         held_out = load_held_out(data_config)
         with state.main_process_first():  # the first process may have to train the extractor

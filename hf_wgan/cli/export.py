@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from ..utils.errors import InputError
-from ..utils.options import option
+from ..utils.options import Options, option
 from .common import MODEL_HELP, command, load_pipeline, parser_for
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Options):
     """Export"""
 
     format: Literal["onnx", "torch"] = option(

@@ -25,7 +25,7 @@ IMAGES_WITH_NEIGHBOURS = 16
 class GenerateConfig(Options):
     """Images"""
 
-    num_images: int = option(64, "Number of images; with --video, of the images that it passes through.")
+    num_images: int = option(64, "Number of images; with --video, of the images that it passes through.", minimum=1)
     output_dir: str = option("generated", "Folder for 00000.png, 00001.png, … and grid.png.")
     overwrite_output_dir: bool = option(False, "Write into the folder even if it is not empty.")
     seed: int = option(
@@ -37,7 +37,9 @@ class GenerateConfig(Options):
     truncation: float | None = option(
         None, "Largest absolute value of a latent number; smaller values give more typical and less varied images."
     )
-    num_candidates: int = option(1, "Generate this many candidates per image and keep the one the critic scores best.")
+    num_candidates: int = option(
+        1, "Generate this many candidates per image and keep the one the critic scores best.", minimum=1
+    )
     rejection_temperature: float | None = option(
         None,
         "Resample each image until the critic accepts it; in standard deviations of its scores, lower is stricter.",
@@ -46,6 +48,7 @@ class GenerateConfig(Options):
         0,
         "Write neighbours.png: each row shows one of the first images and this many nearest training images by pixel "
         "distance. They are those of --dataset_name or --train_data_dir, or of the record of a run of this machine.",
+        minimum=0,
     )
     scores: bool = option(False, "Write the critic's scores to scores.csv, the highest first.")
     video: Literal["gif", "webp", "mp4", "frames"] | None = option(
@@ -53,8 +56,10 @@ class GenerateConfig(Options):
         "Write a looping video of a walk from each image to the next instead of single images, or its frames as "
         "00000.png, 00001.png, …",
     )
-    num_frames: int = option(60, "Frames in the video.")
-    interpolation: Literal["spherical", "linear"] = option("spherical", "Interpolation of the video's latents.")
+    num_frames: int = option(60, "Frames in the video.", minimum=1, needs={"video": True})
+    interpolation: Literal["spherical", "linear"] = option(
+        "spherical", "Interpolation of the video's latents.", needs={"video": True}
+    )
     invert: str | None = option(
         None,
         "Instead of random images, find the latents whose images are nearest to those of this file or folder; write "
@@ -66,11 +71,6 @@ class GenerateConfig(Options):
     trust_remote_code: bool = option(False, "Load an exported .pt2 file, which can run code that is in it.")
 
     def check(self) -> None:
-        for name in ("num_images", "num_candidates", "num_frames"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.num_neighbours < 0:
-            raise InputError(f"num_neighbours={self.num_neighbours}: must be at least 0")
         for name in ("num_candidates", "rejection_temperature", "scores", "num_neighbours"):
             value = getattr(self, name)
             if (self.video or self.invert) and value != type(self).__dataclass_fields__[name].default:
@@ -95,8 +95,10 @@ def generate(args: Sequence[str] | None = None) -> int:
     parser = parser_for(generate, "generate", GenerateConfig, DataConfig, exclude=("held_out_split",))
     parser.add_argument("model", help=f"{SAMPLED_MODEL_HELP[:-1]}, or file of an exported generator (.onnx or .pt2).")
     parsed = parser.parse(args)
-    config, data_config = parsed.configs
-    model = parsed.others["model"]
+    config, model = parsed.build(GenerateConfig), parsed.others["model"]
+    of_data = [name for name in parsed.options if name in DataConfig.__dataclass_fields__]
+    if of_data and not config.num_neighbours:
+        raise InputError(f"{', '.join(of_data)}: has no effect without --num_neighbours")
     folder = empty_folder(config.output_dir, config.overwrite_output_dir)
     if Path(model).is_file():
         pipeline = _exported(model, config)
@@ -104,7 +106,7 @@ def generate(args: Sequence[str] | None = None) -> int:
         pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
     training_images = None
     if config.num_neighbours:
-        training_images = load_image_set(training_data_of(model, pipeline, data_config, parsed.explicit))
+        training_images = load_image_set(training_data_of(model, pipeline, parsed.options))
     pipeline.to(this_process().device)
     if config.invert:
         _write_inversion(pipeline, config, folder)
@@ -196,8 +198,7 @@ def _write_neighbours(
 
 def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path) -> None:
     """Write a looping video, or its frames."""
-    import torch
-
+    from ..algorithm.latents import sample_normals
     from ..algorithm.random import seeded
     from ..utils.grids import FRAME_MILLISECONDS, VIDEO_WIDTH, image_grid, save_image, save_video
 
@@ -206,7 +207,7 @@ def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path)
         raise InputError(f"class_labels={config.class_labels!r}: must be one class with --video")
     dim = pipeline.generator.config.latent_dim
     seeds = seeded(config.seed, config.num_images)
-    latents = torch.cat([torch.randn(1, dim, generator=seed) for seed in seeds])
+    latents = sample_normals(config.num_images, dim, seeds)
     frames = pipeline.interpolate(
         latents,
         config.num_frames,

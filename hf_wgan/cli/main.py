@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"hf-wgan {__version__}")
         return 0
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name.replace("_", "-"), COMMANDS, n=1, cutoff=0.5)
+        known = [*COMMANDS, "--help", "--version"]
+        nearest = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"must be one of {', '.join(COMMANDS)}"
         print(f"error: {name!r} is not a command of hf-wgan; {hint}", file=sys.stderr)
         return 2

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from ..utils.errors import InputError
-from ..utils.options import option
+from ..utils.options import Options, option
 from .common import command, parser_for
 
 
 @dataclass(frozen=True)
-class PlotConfig:
+class PlotConfig(Options):
     """Picture"""
 
     output: str = option("runs.png", "File for the picture: .png, .svg or .pdf.")
@@ -22,7 +22,7 @@ class PlotConfig:
     )
     against: Literal["step", "seconds"] = option("step", "Horizontal axis: steps, or seconds of training.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if Path(self.output).suffix not in (".png", ".svg", ".pdf"):
             raise InputError(f"output={self.output!r}: must end in .png, .svg or .pdf")
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..utils.options import option
+from ..utils.options import Options, option
 from .common import MODEL_HELP, command, load_pipeline, parser_for
 
 TOKEN_HELP = "Token with write access; by default that of `hf auth login`, or HF_TOKEN."
 
 
 @dataclass(frozen=True)
-class PushConfig:
+class PushConfig(Options):
     """Publishing"""
 
     hub_model_id: str | None = option(None, "Repository, as user/model; by default the folder's name.")
@@ -51,7 +51,7 @@ def push(args: Sequence[str] | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class PushSpaceConfig:
+class PushSpaceConfig(Options):
     """Publishing"""
 
     hub_space_id: str | None = option(None, "Space, as user/space; by default the model's name.")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ..utils.errors import InputError
 from ..utils.options import OptionParser
@@ -22,11 +23,12 @@ def train(args: Sequence[str] | None = None) -> int:
     resumed.
     """
     from ..training.build import build_trainer
-    from ..training.resolve import DIGITS_DEFAULTS, HINTS, OPTION_CLASSES, RunConfig
+    from ..training.hints import HINTS
+    from ..training.resolve import DIGITS_DEFAULTS, OPTION_CLASSES, RunConfig
     from . import launch
     from .dry_run import dry_run
 
-    parser = parser_for(train, "train", *OPTION_CLASSES, launch.LaunchOptions, hints=HINTS)
+    parser = parser_for(train, "train", *OPTION_CLASSES, launch.LaunchOptions, hints_of_command=HINTS, common_only=True)
     parser.epilog = "Without --dataset_name and --train_data_dir the defaults are: " + " ".join(
         f"--{name}" if value is True else f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
     )
@@ -46,14 +48,20 @@ def train(args: Sequence[str] | None = None) -> int:
         raise
     settings = {name: value for name, value in parsed.options.items() if name not in launch.NAMES}
     config = RunConfig.resolve(parsed.others["config"], **settings)
+    processes = parsed.build(launch.LaunchOptions)
     if parsed.others["dry_run"]:
-        dry_run(config)
+        dry_run(config, launch.choose(processes).num_processes or 1)
         return 0
-    if args is None:  # not when called from Python
-        code = launch.start(parsed.build(launch.LaunchOptions))
+    record: dict[str, Any] = {"imports": parsed.others["import"]} if parsed.others["import"] else {}
+    if args is None:
+        code = launch.start(processes)
         if code is not None:
             return code
-    trainer = build_trainer(config, {"command": launch.command_line()} if args is None else None)
+        record["command"] = launch.command_line()
+    elif processes != launch.LaunchOptions():  # called from Python
+        names = ", ".join(name for name in parsed.options if name in launch.NAMES)
+        raise InputError(f"{names}: from Python this trains in the calling process; start processes with the command")
+    trainer = build_trainer(config, record)
     trainer.train()
     trainer.accelerator.end_training()  # a process that ends within its group may abort, with all of its work done
     return 128 + trainer.interrupted if trainer.interrupted else 0
@@ -62,7 +70,8 @@ def train(args: Sequence[str] | None = None) -> int:
 def _epochs_in_steps(parser: OptionParser, words: Sequence[str]) -> str:
     """Return how many steps the epochs on a command line are, or nothing if it names none or has other mistakes."""
     from ..data import load_image_set
-    from ..training.resolve import EPOCHS, FIELDS, RunConfig
+    from ..training.hints import EPOCHS
+    from ..training.resolve import FIELDS, RunConfig
 
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     at = next((index for index, word in enumerate(words) if word.lstrip("-") in EPOCHS), len(words))

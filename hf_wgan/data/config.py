@@ -8,7 +8,10 @@ from typing import Literal
 from huggingface_hub.constants import HF_HOME
 
 from ..utils.errors import InputError
-from ..utils.options import Options, option
+from ..utils.options import Needs, Options, option
+from .decode import Preprocessing
+
+OF_DATASETS: Needs = {"dataset_name": True, "train_data_dir": True}
 
 
 @dataclass(frozen=True)
@@ -26,24 +29,48 @@ class DataConfig(Options):
         "saved, a .parquet, .arrow or WebDataset .tar file, or IDX files (the MNIST family's format, gzipped or not).",
         common=True,
     )
-    dataset_config_name: str | None = option(None, "Configuration of the dataset, where it has several.")
-    dataset_revision: str | None = option(None, "Branch, tag or commit of a dataset on the Hub.")
+    dataset_config_name: str | None = option(
+        None,
+        "Configuration of the dataset, where it has several.",
+        needs={"dataset_name": True},
+        late=True,
+    )
+    dataset_revision: str | None = option(
+        None,
+        "Branch, tag or commit of a dataset on the Hub.",
+        needs={"dataset_name": True},
+        late=True,
+    )
     dataset_split: str = option(
         "train",
         "Split of the dataset, or a part of it as in train[:50%] or train+test; a folder may have train/ and test/.",
+        needs=OF_DATASETS,
+        late=True,
     )
     held_out_split: str | None = option(
         None,
         "Split that is not trained on, to compare samples with; without it they are compared with the training images.",
         matters=False,
+        needs=OF_DATASETS,
+        late=True,
     )
     train_data_dir: str | None = option(
         None,
         "Folder or ZIP file of images, at any depth; with one folder per class, or a metadata.jsonl, they have labels.",
         common=True,
     )
-    image_column: str | None = option(None, "Column that holds the images; found by its type where there is only one.")
-    label_column: str | None = option(None, "Column that holds the labels; found by its type where there is only one.")
+    image_column: str | None = option(
+        None,
+        "Column that holds the images; found by its type where there is only one.",
+        needs=OF_DATASETS,
+        late=True,
+    )
+    label_column: str | None = option(
+        None,
+        "Column that holds the labels; found by its type where there is only one.",
+        needs=OF_DATASETS,
+        late=True,
+    )
     max_train_samples: int | None = option(
         None,
         "Maximum number of images; the first ones are used.",
@@ -54,12 +81,16 @@ class DataConfig(Options):
         10_000,
         "Streaming: images among which the next is chosen at random.",
         minimum=1,
+        needs={"streaming": True},
+        late=True,
     )
     dataloader_num_workers: int = option(
         2,
         "Streaming: processes that decode.",
         matters=False,
         minimum=0,
+        needs={"streaming": True},
+        late=True,
     )
 
     # What is done to them.
@@ -92,7 +123,12 @@ class DataConfig(Options):
         "skip", "skip: name a bad image and go on without it; error: stop at the first.", matters=False
     )
     max_bad_images: float = option(
-        0.5, "Stop if a larger share of the images is bad, in [0, 1].", matters=False, minimum=0, maximum=1
+        0.5,
+        "Stop if a larger share of the images is bad, in [0, 1].",
+        matters=False,
+        minimum=0,
+        maximum=1,
+        needs={"on_bad_image": ["skip"]},
     )
     cache_dir: str | None = option(
         None, "Folder for decoded images; by default hf_wgan in the Hugging Face cache.", matters=False
@@ -103,6 +139,8 @@ class DataConfig(Options):
         "half of what the device has free.",
         matters=False,
         above=0,
+        needs={"streaming": False},
+        late=True,
     )
 
     def check(self) -> None:
@@ -111,7 +149,7 @@ class DataConfig(Options):
             raise InputError("dataset_name and train_data_dir were both given: give one of them")
         if self.streaming and not self.dataset_name and not self.train_data_dir:
             raise InputError("streaming: the digits are no stream; name data with dataset_name or train_data_dir")
-        self.low_and_high  # noqa: B018
+        Preprocessing.of(self)
 
     @property
     def sample_size(self) -> tuple[int, int]:

@@ -23,8 +23,9 @@ def load_images(config: DataConfig) -> ImageSet | ImageStream:
     Raises:
         BadImageError: An image is bad, and `on_bad_image` is `"error"`.
         InputError: There is no such dataset, it leaves open which column holds the images, too many of them are bad,
-            or none are left.
+            none are left, or an option has no effect on them.
     """
+    config.check_effects()
     return _images(open_source(config), config)
 
 
@@ -102,8 +103,8 @@ def _summarise(images: ImageSet, cached: Cached) -> None:
         reasons = ", ".join(f"{why} {count:,}" for why, count in images.left_out.most_common())
         line += f"; {images.left_out.total():,} of {len(images) + images.left_out.total():,} left out ({reasons})"
     say(f"{line}.")
-    if images._labels is not None:
-        for sentence in census(images._labels, names):
+    if images.label_numbers is not None:
+        for sentence in census(images.label_numbers, names):
             say(sentence)
     for own, shown, count in cached.ranges:
         if words := range_sentence(own, shown, count):

@@ -120,6 +120,19 @@ def describe_features() -> str:
     return f"{', '.join(others)} or {last}"
 
 
+def extractor_kind(name: str) -> tuple[ExtractorKind, str]:
+    """Return the kind of feature extractor that a name means, and the argument in the name.
+
+    Raises:
+        InputError: There is no such extractor.
+    """
+    prefix, colon, argument = name.partition(":")
+    kind = EXTRACTORS.get(prefix)
+    if kind is None or not kind.accepts(colon, argument):
+        raise InputError(f"features={name!r}: must be {describe_features()}")
+    return kind, argument
+
+
 def load_feature_extractor(
     name: str,
     images: "ImageSet",
@@ -140,10 +153,7 @@ def load_feature_extractor(
     Raises:
         InputError: There is no such extractor, or something that it needs is missing.
     """
-    prefix, colon, argument = name.partition(":")
-    kind = EXTRACTORS.get(prefix)
-    if kind is None or not kind.accepts(colon, argument):
-        raise InputError(f"features={name!r}: must be {describe_features()}")
+    kind, argument = extractor_kind(name)
     resources = Resources(images, held_out, device, cache_dir)
     if not kind.is_external:
         return kind.load(argument, resources)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from diffusers import ModelMixin
 
-from ..algorithm.latents import PRIORS
+from ..algorithm.latents import PRIORS, prior_name
 from ..utils.errors import InputError
 from ..utils.options import Options, option
 from ..utils.registry import describe
@@ -59,10 +59,18 @@ class NetworkConfig(Options):
     pretrained_model_name_or_path: str | None = option(
         None, "Pipeline on the Hub or in a folder whose networks training starts from; it decides on all options below."
     )
-    revision: str | None = option(None, "Branch, tag or commit of that pipeline.")
-    variant: str | None = option(None, "Variant of that pipeline's weights, such as fp16.")
+    revision: str | None = option(
+        None,
+        "Branch, tag or commit of that pipeline.",
+        needs={"pretrained_model_name_or_path": True},
+    )
+    variant: str | None = option(
+        None,
+        "Variant of that pipeline's weights, such as fp16.",
+        needs={"pretrained_model_name_or_path": True},
+    )
     architecture: str = option(
-        "dcgan", f"Architecture of both networks. {describe(ARCHITECTURES)}.", choices=ARCHITECTURES, common=True
+        "dcgan", f"Architecture of both networks. {describe(ARCHITECTURES)}.", choices=ARCHITECTURES
     )
     latent_dim: int | None = option(
         None, f"Length of the generator's latent vectors ({_defaults('latent_dim')}).", minimum=1
@@ -119,6 +127,10 @@ class NetworkConfig(Options):
         f"Residual blocks at each size in both networks, only {_having('num_blocks')} ({_defaults('num_blocks')}).",
         minimum=1,
     )
+
+    def check(self) -> None:
+        """Check what is checked as a whole."""
+        prior_name(self.latent_prior, ARCHITECTURES[self.architecture][0])
 
 
 def build_networks(

@@ -44,7 +44,10 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
     """
     # What can be wrong is found before the images are decoded, which may take long.
     check_output_dir(config.training)
-    constraint = objects.get("constraint") or build_constraint(config.training.lipschitz)
+    constraint = objects.get("constraint")
+    if constraint is None:
+        config.training.check_effects()
+        constraint = build_constraint(config.training.lipschitz)
     networks = _Networks(config, isinstance(constraint, SpectralNormalization))
     if isinstance(constraint, Constraint):
         with torch.device("meta"):

@@ -32,9 +32,10 @@ def choose_constraint(config: TrainingConfig, constraint: Constraint | None, ran
         rand: The run's uniform random numbers.
 
     Raises:
-        InputError: The object is no constraint.
+        InputError: The object is no constraint, or an option has no effect with the named one.
     """
     if constraint is None:
+        config.check_effects()
         return build_constraint(config.lipschitz, config.clip_value, config.gradient_penalty_weight, rand)
     if not isinstance(constraint, Constraint):
         raise InputError(

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ..algorithm.augment import Augmentation
-from ..algorithm.lipschitz import CONSTRAINTS
+from ..algorithm.lipschitz import CONSTRAINTS, constraints_taking, constraints_with_penalty
+from ..data.config import DataConfig
 from ..hub.publish import Push
-from ..metrics.features import describe_features
+from ..metrics.features import describe_features, extractor_kind
 from ..metrics.names import MODEL_SELECTION_METRICS
+from ..models.factory import NetworkConfig
 from ..utils.errors import InputError
-from ..utils.options import MAX_SEED, Options, option
+from ..utils.options import MAX_SEED, Needs, Options, option
 from ..utils.registry import describe
+from .hints import HINTS
 from .presets import preset_options
+from .trackers import check_tracker_names
+
+DECAYING = ("linear", "cosine", "cosine_with_restarts", "polynomial")
+WITH_WARMUP = ("constant_with_warmup", *DECAYING)
+OF_PENALTIES: Needs = {"lipschitz": constraints_with_penalty}
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,6 @@ class TrainingConfig(Options):
     resume_from_checkpoint: str | None = option(
         None,
         "Checkpoint to resume from: latest, which begins the run where there is none yet, or the path of one.",
-        common=True,
         matters=False,
     )
     allow_config_change: bool = option(
@@ -74,7 +82,11 @@ class TrainingConfig(Options):
         matters=False,
     )
     max_restores: int = option(
-        3, "Maximum number of restores in a run with --on_nan restore.", minimum=0, matters=False
+        3,
+        "Maximum number of restores in a run with --on_nan restore.",
+        minimum=0,
+        matters=False,
+        needs={"on_nan": ["restore"]},
     )
     seed: int = option(
         0,
@@ -106,6 +118,8 @@ class TrainingConfig(Options):
         False,
         "Run the critic's passes for a penalty in float32 in a bf16 run too; fp16 runs always do.",
         matters=False,
+        needs=OF_PENALTIES,
+        late=True,
     )
     allow_tf32: bool = option(
         True, "Use TF32 (10 bits) for float32 convolutions and products on Ampere GPUs and later.", matters=False
@@ -126,7 +140,6 @@ class TrainingConfig(Options):
         "Critic steps before each generator update.",
         minimum=1,
         group="Algorithm 1",
-        common=True,
     )
     generator_batch_ratio: int = option(
         1, "Images of a generator update, as a multiple of those of a critic step.", minimum=1
@@ -140,27 +153,31 @@ class TrainingConfig(Options):
         "clip",
         f"Constraint that keeps the critic Lipschitz. {describe(CONSTRAINTS)}.",
         choices=CONSTRAINTS,
-        common=True,
     )
     clip_value: float = option(
         0.01,
         "Bound of the critic's parameters with clip: each is clamped to [-clip_value, clip_value] after a critic step.",
         above=0,
+        needs={"lipschitz": partial(constraints_taking, "clip_value")},
     )
     gradient_penalty_weight: float = option(
         10.0,
         "Weight of the penalty (lambda; gamma for r1 and r1r2).",
         above=0,
+        needs={"lipschitz": partial(constraints_taking, "weight")},
     )
     gradient_penalty_weight_end: float | None = option(
         None,
         "Weight of the penalty at the end of the run, which it approaches by half a cosine (default: it is constant).",
         above=0,
+        needs={"lipschitz": partial(constraints_taking, "weight")},
     )
     penalty_interval: int = option(
         1,
         "Compute the penalty every penalty_interval critic steps, scaled by that factor (lazy regularisation).",
         minimum=1,
+        needs=OF_PENALTIES,
+        late=True,
     )
     class_conditional: bool = option(False, "Train on the labels too, so that the model generates images of a class.")
     augmentation: str = option(
@@ -169,7 +186,11 @@ class TrainingConfig(Options):
         "several of them separated by commas.",
     )
     augmentation_probability: float = option(
-        1.0, "Probability with which each operation of augmentation is applied to an image.", minimum=0, maximum=1
+        1.0,
+        "Probability with which each operation of augmentation is applied to an image.",
+        minimum=0,
+        maximum=1,
+        needs={"augmentation": True},
     )
     adaptive_augmentation: bool = option(
         False,
@@ -182,9 +203,13 @@ class TrainingConfig(Options):
         "rises.",
         above=0,
         below=1,
+        needs={"adaptive_augmentation": True},
     )
     adaptive_augmentation_images: int = option(
-        20_000, "Real images that the critic sees while the probability can change by 1.", minimum=1
+        20_000,
+        "Real images that the critic sees while the probability can change by 1.",
+        minimum=1,
+        needs={"adaptive_augmentation": True},
     )
 
     # The optimizers.
@@ -203,18 +228,32 @@ class TrainingConfig(Options):
         "Learning rate of the critic.",
         above=0,
     )
-    adam_beta1: float = option(0.5, "Decay rate of Adam's mean of the gradients.", minimum=0, below=1)
-    adam_beta2: float = option(0.999, "Decay rate of Adam's mean of the squared gradients.", minimum=0, below=1)
+    adam_beta1: float = option(
+        0.5,
+        "Decay rate of Adam's mean of the gradients.",
+        minimum=0,
+        below=1,
+        needs={"optimizer": ["adam", "adamw"]},
+    )
+    adam_beta2: float = option(
+        0.999,
+        "Decay rate of Adam's mean of the squared gradients.",
+        minimum=0,
+        below=1,
+        needs={"optimizer": ["adam", "adamw"]},
+    )
     adam_beta2_end: float | None = option(
         None,
         "Value of adam_beta2 at the end of the run, which it approaches by half a cosine (default: it is constant).",
         minimum=0,
         below=1,
+        needs={"optimizer": ["adam", "adamw"]},
     )
     adam_weight_decay: float = option(
         0.01,
         "Weight decay of AdamW.",
         minimum=0,
+        needs={"optimizer": ["adamw"]},
     )
     adam_epsilon: float = option(
         1e-8,
@@ -225,18 +264,30 @@ class TrainingConfig(Options):
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
     ] = option("constant", "Schedule of both learning rates, by diffusers' names.")
     lr_warmup_steps: int = option(
-        0, "Steps over which the learning rates rise from 0, for every schedule but constant.", minimum=0
+        0,
+        "Steps over which the learning rates rise from 0, for every schedule but constant.",
+        minimum=0,
+        needs={"lr_scheduler": WITH_WARMUP},
     )
     lr_num_cycles: int = option(
-        1, "Number of cosine cycles with cosine_with_restarts; each starts at the full learning rate.", minimum=1
+        1,
+        "Number of cosine cycles with cosine_with_restarts; each starts at the full learning rate.",
+        minimum=1,
+        needs={"lr_scheduler": ["cosine_with_restarts"]},
     )
     lr_end_ratio: float = option(
         0.0,
         "Lowest learning rate of a schedule that decays, as a share of the initial one.",
         minimum=0,
         below=1,
+        needs={"lr_scheduler": DECAYING},
     )
-    lr_power: float = option(1.0, "Power of the polynomial schedule; 1 is linear.", above=0)
+    lr_power: float = option(
+        1.0,
+        "Power of the polynomial schedule; 1 is linear.",
+        above=0,
+        needs={"lr_scheduler": ["polynomial"]},
+    )
 
     # The generator that is saved.
     use_ema: bool = option(
@@ -244,9 +295,19 @@ class TrainingConfig(Options):
         "Save an exponential moving average of the generator's weights; the raw ones become a variant.",
         group="Averaged generator",
     )
-    ema_max_decay: float = option(0.9999, "Largest decay of the average per step.", minimum=0, below=1)
+    ema_max_decay: float = option(
+        0.9999,
+        "Largest decay of the average per step.",
+        minimum=0,
+        below=1,
+        needs={"use_ema": True},
+    )
     ema_rampup_ratio: float = option(
-        0.05, "Longest half-life of the average, as a share of the steps so far.", above=0, maximum=1
+        0.05,
+        "Longest half-life of the average, as a share of the steps so far.",
+        above=0,
+        maximum=1,
+        needs={"use_ema": True},
     )
 
     # What a person sees.
@@ -313,23 +374,29 @@ class TrainingConfig(Options):
         False, "Push the pipeline, its card, samples and curves to the Hub.", group="Hub", common=True, matters=False
     )
     hub_model_id: str | None = option(
-        None, "Repository on the Hub, as user/model (default: the name of the output folder).", matters=False
+        None,
+        "Repository on the Hub, as user/model (default: the name of the output folder).",
+        matters=False,
+        needs={"push_to_hub": True},
     )
     hub_token: str | None = option(
         None,
         "Token with write access (default: that of `hf auth login`, or HF_TOKEN).",
         secret=True,
         matters=False,
+        needs={"push_to_hub": True},
     )
     hub_private_repo: bool = option(
         False,
         "Make the repository private, if it does not exist yet.",
         matters=False,
+        needs={"push_to_hub": True},
     )
     hub_strategy: Literal["end", "checkpoint"] = option(
         "end",
         "When to push. end: once the run has ended; checkpoint: also at every checkpoint, while training continues.",
         matters=False,
+        needs={"push_to_hub": True},
     )
     license: str = option(
         "unknown", "Licence of the model for its card, such as apache-2.0 or cc-by-4.0.", matters=False
@@ -355,36 +422,35 @@ class TrainingConfig(Options):
         ours = {name: value for name, value in preset_options(preset, resolution).items() if name in names}
         return cls(**{**ours, **with_learning_rate(options)})
 
+    @classmethod
+    def hints(cls) -> dict[str, str]:
+        """Return what to answer to options of other programs and of the other parts of a run."""
+        others = {
+            field.name: f"it is an option of {part.__name__}; RunConfig.resolve takes the options of both"
+            for part in (DataConfig, NetworkConfig)
+            for field in fields(part)
+        }
+        return {**HINTS, **others}
+
     def check(self) -> None:
         """Check what options mean together."""
-        if self.lr_warmup_steps and self.lr_scheduler == "constant":
-            raise InputError(
-                f"lr_warmup_steps={self.lr_warmup_steps}: lr_scheduler='constant' has no warm-up; use "
-                "constant_with_warmup"
-            )
-        if self.lr_scheduler == "polynomial" and self.lr_warmup_steps >= self.max_train_steps:
+        if self.lr_scheduler in DECAYING and self.lr_warmup_steps >= self.max_train_steps:
             raise InputError(
                 f"lr_warmup_steps={self.lr_warmup_steps}: must be below max_train_steps={self.max_train_steps} with "
-                "lr_scheduler='polynomial'"
+                f"lr_scheduler={self.lr_scheduler!r}"
             )
-        for name, schedule in {"lr_num_cycles": "cosine_with_restarts", "lr_power": "polynomial"}.items():
-            value = getattr(self, name)
-            if value != getattr(type(self), name) and self.lr_scheduler != schedule:
-                raise InputError(
-                    f"{name}={value}: has no effect with lr_scheduler={self.lr_scheduler!r}; use {schedule}"
-                )
+        check_tracker_names(self.report_to)
+        try:
+            extractor_kind(self.evaluation_features)
+        except InputError as error:
+            raise InputError(f"evaluation_{error}") from error
         if self.evaluation_steps and self.evaluation_steps % self.logging_steps:
             raise InputError(
                 f"evaluation_steps={self.evaluation_steps}: must be a multiple of logging_steps={self.logging_steps}, "
                 "because the figures go into the rows of metrics.jsonl"
             )
-        if not Augmentation(self.augmentation).operations:
-            if self.adaptive_augmentation:
-                raise InputError("adaptive_augmentation: needs operations; set augmentation='color,translation,cutout'")
-            if self.augmentation_probability != 1:
-                raise InputError(
-                    f"augmentation_probability={self.augmentation_probability}: has no effect without augmentation"
-                )
+        if self.adaptive_augmentation and not Augmentation(self.augmentation).operations:
+            raise InputError("adaptive_augmentation: needs operations; set augmentation='color,translation,cutout'")
         if self.adaptive_augmentation and self.augmentation_probability != 1:
             raise InputError(
                 f"augmentation_probability={self.augmentation_probability}: has no effect with adaptive_augmentation, "

@@ -45,7 +45,10 @@ class Evaluations:
         self.folder = Path(config.output_dir)
         self._last: tuple[int, Evaluation] | None = None  # the step and its evaluation
         with PartialState().main_process_first():  # which may have to train it
-            self.features = load_feature_extractor(config.evaluation_features, images, held_out, device, cache_dir)
+            try:
+                self.features = load_feature_extractor(config.evaluation_features, images, held_out, device, cache_dir)
+            except InputError as error:
+                raise InputError(f"evaluation_{error}" if str(error).startswith("features=") else str(error)) from error
 
     def measure(self, pipeline: WGANPipeline, step: int) -> dict[str, float]:
         """Return the metrics of a pipeline for `metrics.jsonl`; an empty dictionary except in the main process."""
@@ -99,6 +102,8 @@ class Evaluations:
         """Return a line about the best model of the run and what its evaluations cost."""
         reported = read_metrics(self.folder)
         rows = [row for row in reported if "evaluation_seconds" in row]
+        if self._last and self._last[0] not in {row["step"] for row in rows}:  # by `trainer.evaluate()`
+            rows.append({"step": self._last[0], "evaluation_seconds": 0.0, **self._last[1].metrics})
         if not rows:
             return "Nothing has been evaluated yet."
         name = self.config.metric_for_best_model

@@ -279,7 +279,7 @@ def opening_lines(trainer: "WGANTrainer") -> list[str]:
     if trainer.set_aside is not None and trainer.set_aside is not trainer.held_out:
         lines.append(f"{len(trainer.set_aside):,} more images are set aside, for their scores steer the augmentation.")
     lines += advice_at_the_start(trainer)
-    if state.global_step:
+    if trainer.checkpoints.is_resumed:
         lines.append(f"Resumed at step {state.global_step}.")
     if not can_plot():
         lines.append('curves.png will not be drawn: pip install "hf_wgan[train]" brings matplotlib and SciPy.')

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from ..data import DataConfig
 from ..models.factory import NetworkConfig, has_option
 from ..utils.errors import InputError
-from ..utils.options import Options, checked, from_file, nearest, option, option_fields, read_options
+from ..utils.options import (
+    Options,
+    checked,
+    from_file,
+    has_effect,
+    option,
+    option_fields,
+    read_options,
+    unknown_option,
+)
 from .components import INSTEAD_OF
 from .config import TrainingConfig
+from .hints import HINTS
 from .presets import PRESETS, preset_options
 
 DIGITS_SIZE = {"resolution": 32, "max_train_steps": 3000, "output_dir": "wgan-digits"}
@@ -42,91 +54,10 @@ OF_ARCHITECTURES = ("critic_norm_type", "critic_pooling", "num_blocks", "generat
 REPLACES = (
     ("dataset_name", "train_data_dir"),
     ("train_data_dir", "dataset_name"),
-    ("class_conditional", "num_clusters"),  # labels, instead of a preset's clusters
+    ("class_conditional", "num_clusters"),
+    ("num_clusters", "class_conditional"),
 )
 """Pairs of options: the first, given alone, replaces a value of the second from a preset or a lower layer."""
-
-HINTS = {
-    "num_epochs": "max_train_steps counts generator updates; an epoch is the number of images divided by "
-    "train_batch_size × n_critic of them",
-    "eval_batch_size": "num_validation_images is the number of images in a sample grid",
-    "logging_dir": "trackers write into OUTPUT_DIR/logs; output_dir sets the folder",
-    "save_images_epochs": "validation_steps is the number of steps between two sample grids",
-    "save_model_epochs": "checkpointing_steps is the number of steps between two checkpoints",
-    "logger": "report_to names the trackers",
-    "momentum": "RMSProp runs without momentum, as in the paper; optimizer and adam_beta1 choose another optimizer",
-    "scale_lr": "the learning rates are taken as they are; learning_rate sets both",
-    "prediction_type": "a GAN predicts no noise: there is no such choice",
-    "ddpm_num_steps": "a GAN generates in one step: there is no such choice",
-    "local_rank": "start several processes with --num_processes",
-    "num_workers": "dataloader_num_workers is the number of processes that decode a stream",
-    "device": "Accelerate chooses the device; --cpu keeps to the CPU",
-} | dict.fromkeys(("fp16", "bf16"), "use mixed_precision")
-"""Answers to options of diffusers' example scripts and of other GAN code that are no options here."""
-
-OTHER_NAMES = {
-    "num_train_epochs": "num_epochs",
-    "epochs": "num_epochs",
-    "n_epochs": "num_epochs",
-    "niter": "num_epochs",
-    "lr": "learning_rate",
-    "lr_g": "generator_learning_rate",
-    "lr_d": "critic_learning_rate",
-    "lrG": "generator_learning_rate",
-    "lrD": "critic_learning_rate",
-    "discriminator_learning_rate": "critic_learning_rate",
-    "batch_size": "train_batch_size",
-    "batchSize": "train_batch_size",
-    "per_device_train_batch_size": "train_batch_size",
-    "image_size": "resolution",
-    "imageSize": "resolution",
-    "img_size": "resolution",
-    "size": "resolution",
-    "nz": "latent_dim",
-    "z_dim": "latent_dim",
-    "latent_size": "latent_dim",
-    "ngf": "generator_width",
-    "ndf": "critic_width",
-    "nc": "channels",
-    "dataroot": "train_data_dir",
-    "data_dir": "train_data_dir",
-    "dataset": "dataset_name",
-    "dataset_id": "dataset_name",
-    "outf": "output_dir",
-    "output": "output_dir",
-    "experiment": "output_dir",
-    "beta1": "adam_beta1",
-    "beta2": "adam_beta2",
-    "weight_decay": "adam_weight_decay",
-    "eps": "adam_epsilon",
-    "warmup_steps": "lr_warmup_steps",
-    "save_steps": "checkpointing_steps",
-    "eval_steps": "evaluation_steps",
-    "log_interval": "logging_steps",
-    "max_steps": "max_train_steps",
-    "manualSeed": "seed",
-    "Diters": "n_critic",
-    "critic_iters": "n_critic",
-    "critic_iterations": "n_critic",
-    "clip": "clip_value",
-    "clip_lower": "clip_value",
-    "clip_upper": "clip_value",
-    "weight_clip": "clip_value",
-    "lambda_gp": "gradient_penalty_weight",
-    "gp_weight": "gradient_penalty_weight",
-    "gp_lambda": "gradient_penalty_weight",
-    "gradient_penalty": "lipschitz",
-    "penalty": "lipschitz",
-    "model": "architecture",
-    "checkpoint": "resume_from_checkpoint",
-    "resume": "resume_from_checkpoint",
-    "tracker": "report_to",
-    "ema": "use_ema",
-}
-"""Options of other programs, and what they are called here."""
-
-EPOCHS = {"num_epochs"} | {name for name, here in OTHER_NAMES.items() if here == "num_epochs"}
-HINTS |= {name: HINTS.get(here) or f"{name} is called {here} here" for name, here in OTHER_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -146,6 +77,8 @@ class RunOptions(Options):
 
 
 OPTION_CLASSES = (RunOptions, DataConfig, NetworkConfig, TrainingConfig)
+SECTIONS: dict[str, Any] = {"data": DataConfig, "networks": NetworkConfig, "training": TrainingConfig}
+"""The sections that a file of options may have."""
 FIELDS = {field.name: field for option_class in OPTION_CLASSES for field in option_fields(option_class)}
 
 
@@ -162,6 +95,18 @@ class RunConfig:
     preset: str | None = None
     explicit: frozenset[str] = frozenset()
     num_processes: int | None = None  # of the recorded run that is repeated
+
+    def __post_init__(self) -> None:
+        for name, part in SECTIONS.items():
+            if not isinstance(getattr(self, name), part):
+                raise InputError(
+                    f"{name}={getattr(self, name)!r}: must be a {part.__name__}; RunConfig.resolve takes all options"
+                )
+        if self.preset is not None and "preset" not in self.explicit:
+            raise InputError(
+                f"preset={self.preset!r}: RunConfig takes settings as they are; RunConfig.resolve(preset="
+                f"{self.preset!r}, ...) fills in those of a preset"
+            )
 
     @classmethod
     def resolve(cls, config: str | os.PathLike[str] | Mapping[str, Any] | None = None, **options: Any) -> RunConfig:
@@ -195,9 +140,10 @@ class RunConfig:
             layers.insert(0, _file_options(content, where))
             if _is_record(content):
                 num_processes = content["machine"].get("num_processes")
+                _check_imports(content.get("imports", ()), where)
         for name in options:
             if name not in FIELDS:
-                raise InputError(_unknown(name, "options"))
+                raise InputError(unknown_option(name, "options", FIELDS, HINTS))
         return replace(cls._of_layers(layers), num_processes=num_processes)
 
     @classmethod
@@ -205,8 +151,9 @@ class RunConfig:
         layers = [{name: checked(FIELDS[name], value) for name, value in layer.items()} for layer in layers]
         resolution = DataConfig.resolution
         for _ in range(2):  # a preset may depend on the size of the images, which any layer may name
-            values, preset = _merged(layers, resolution)
+            values, ranks, preset = _merged(layers, resolution)
             resolution = values.get("resolution", resolution)
+        values = _effective(values, ranks)
         explicit = {name for layer in layers for name in with_learning_rate(layer)}
         for name in OF_ARCHITECTURES:
             if name not in explicit and not has_option(values.get("architecture", "dcgan"), name):
@@ -233,26 +180,57 @@ class RunConfig:
         }
 
 
-def _merged(layers: list[dict[str, Any]], resolution: int) -> tuple[dict[str, Any], str | None]:
-    """Return the values of layers of options, of which later ones override earlier ones, and the preset."""
+def _merged(
+    layers: list[dict[str, Any]], resolution: int
+) -> tuple[dict[str, Any], dict[str, tuple[int, bool]], str | None]:
+    """Merge layers of options, of which later ones override earlier ones.
+
+    Returns:
+        The values; of each the number of its layer, and whether it was explicit there or came from a preset; and the
+        preset.
+    """
     values: dict[str, Any] = {}
+    ranks: dict[str, tuple[int, bool]] = {}
     preset = None
-    for layer in layers:
+    for number, layer in enumerate(layers):
+        if layer.get("num_clusters") and layer.get("class_conditional"):
+            raise InputError("num_clusters and class_conditional were both given: train on clusters, or on the labels")
         if layer.get("preset"):
             preset = layer["preset"]
             replaced = _replaced_by(values)
-            values |= {
+            of_preset = {
                 name: value for name, value in preset_options(preset, resolution).items() if name not in replaced
             }
+            values |= of_preset
+            ranks |= dict.fromkeys(of_preset, (number, False))
         for name in _replaced_by(layer):
             values.pop(name, None)
-        values |= with_learning_rate(layer)
+        explicit = with_learning_rate(layer)
+        values |= explicit
+        ranks |= dict.fromkeys(explicit, (number, True))
     if values.get("dataset_name") is None and values.get("train_data_dir") is None:
         defaults = dict(DIGITS_DEFAULTS if preset is None else DIGITS_SIZE)
         if values.get("pretrained_model_name_or_path"):
             defaults.pop("class_conditional", None)
         values = defaults | values
-    return values, preset
+    return values, ranks, preset
+
+
+def _effective(values: dict[str, Any], ranks: Mapping[str, tuple[int, bool]]) -> dict[str, Any]:
+    """Leave out options that have no effect because of others of a higher layer, such as those of a preset's optimizer.
+
+    Those that have none beside the options of their own layer stay, and are an error.
+    """
+    everything = {name: field.default for name, field in FIELDS.items()} | values
+
+    def is_overridden(name: str) -> bool:
+        lowest = (-1, False)
+        needs = FIELDS[name].metadata["needs"]
+        return not has_effect(FIELDS[name], everything) and any(
+            ranks.get(other, lowest) > ranks.get(name, lowest) for other in needs
+        )
+
+    return {name: value for name, value in values.items() if not is_overridden(name)}
 
 
 def _replaced_by(options: Mapping[str, Any]) -> set[str]:
@@ -278,12 +256,27 @@ def _file_options(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         return _record_options(content)
     options: dict[str, Any] = {}
     for name, value in content.items():
-        section = value if name in ("data", "networks", "training") and isinstance(value, Mapping) else {name: value}
+        part = SECTIONS.get(name)
+        section = value if part and isinstance(value, Mapping) else {name: value}
         for key, entry in section.items():
             if key not in FIELDS:
-                raise InputError(_unknown(str(key), where))
+                raise InputError(unknown_option(str(key), where, FIELDS, HINTS))
+            if part and key not in {field.name for field in fields(part)}:
+                raise InputError(f"{where}: {key} is no option of {name}; put it outside of the sections")
             options[key] = from_file(FIELDS[key], entry)
     return options
+
+
+def _check_imports(names: Sequence[str], where: str) -> None:
+    """Check that what a recorded run imported is imported here too. A record could name any code, so nothing is.
+
+    Raises:
+        InputError: It is not.
+    """
+    for name in names:
+        module = Path(name).stem if name.endswith(".py") else name
+        if module not in sys.modules:
+            raise InputError(f"{where}: the recorded run imported {name}; add --import {name}, or import it first")
 
 
 def _is_record(content: Mapping[str, Any]) -> bool:
@@ -313,9 +306,11 @@ def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
     if record.get("preset"):
         values["preset"] = record["preset"]
     values["mixed_precision"] = record["machine"]["mixed_precision"]
-    return {name: value for name, value in values.items() if name in FIELDS and name not in NOT_REPEATED}
+    if values.get("num_clusters"):
+        values.pop("class_conditional", None)  # which a run with clusters records as on
+    return {name: value for name, value in values.items() if name in FIELDS and _is_repeated(name)}
 
 
-def _unknown(name: str, where: str) -> str:
-    answer = nearest(name, FIELDS, HINTS)
-    return f"{where}: there is no option {name!r}" + (f"; {answer}" if answer else "")
+def _is_repeated(name: str) -> bool:
+    """Return whether a run that is repeated from its record takes an option from there."""
+    return name not in NOT_REPEATED and FIELDS[name].metadata["needs"].keys().isdisjoint(NOT_REPEATED)

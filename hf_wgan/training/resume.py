@@ -44,6 +44,8 @@ class Checkpoints:
         self.output_dir = Path(config.output_dir)
         self.writer = CheckpointWriter()
         self.metrics = ""  # the lines of metrics.jsonl up to the checkpoint that was loaded last
+        self.is_resumed = False
+        """Whether a checkpoint was loaded at the start."""
         self._has_resumed = False
 
     def save(self) -> Path:
@@ -78,6 +80,7 @@ class Checkpoints:
                 for change in check_changes(folder, self.describe(), self.config.allow_config_change):
                     self._say(f"Changed since {folder.name}: {change}.")
                 self._load(folder)
+                self.is_resumed = True
         self._has_resumed = True
 
     def restore_after(self, error: NotFiniteError) -> None:

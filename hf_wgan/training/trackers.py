@@ -19,6 +19,17 @@ RUN_NAME = {"wandb": "name", "trackio": "name", "swanlab": "experiment_name"}
 """The argument for the name of a run, of trackers that have projects of many runs."""
 
 
+def check_tracker_names(report_to: str) -> None:
+    """Check that Accelerate knows the trackers that `--report_to` means, installed or not.
+
+    Raises:
+        InputError: There is no such tracker.
+    """
+    names = [name.strip() for name in report_to.split(",")]
+    if names not in (["none"], ["all"]) and not set(names) <= set(LOGGER_TYPE_TO_CLASS):
+        raise InputError(f"report_to={report_to!r}: must be all, none, or some of {', '.join(LOGGER_TYPE_TO_CLASS)}")
+
+
 def tracker_names(report_to: str) -> list[str]:
     """Return the names of the trackers that `--report_to` means.
 
@@ -28,15 +39,14 @@ def tracker_names(report_to: str) -> list[str]:
     Raises:
         InputError: There is no such tracker, or it is not installed.
     """
+    check_tracker_names(report_to)
     names = [name.strip() for name in report_to.split(",")]
-    known, installed = list(LOGGER_TYPE_TO_CLASS), [str(name) for name in get_available_trackers()]
+    installed = [str(name) for name in get_available_trackers()]
     if names == ["none"]:
         return []
     if names == ["all"]:
         return installed
     for name in names:
-        if name not in known:
-            raise InputError(f"report_to={report_to!r}: must be all, none, or some of {', '.join(known)}")
         if name not in installed:
             raise InputError(f"report_to={report_to!r}: {name} is not installed; pip install {name.replace('_', '-')}")
     return list(dict.fromkeys(names))

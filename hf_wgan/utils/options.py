@@ -13,16 +13,19 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 import yaml
 
 from .errors import InputError, one_line
 
 T = TypeVar("T", bound="Options")
+
+Needs = Mapping[str, bool | Collection[Any] | Callable[[], Collection[Any]]]
+"""Options, and the values of theirs that another option needs."""
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy, PyTorch and Python all accept."""
@@ -41,6 +44,8 @@ def option(
     common: bool = False,
     secret: bool = False,
     matters: bool = True,
+    needs: "Needs | None" = None,
+    late: bool = False,
 ) -> Any:
     """Declare a dataclass field that is an option.
 
@@ -57,6 +62,10 @@ def option(
         common: Whether plain `--help` lists the option.
         secret: Whether the value is kept out of `repr` and records.
         matters: Whether the option changes the outcome of a run. The others may change when a run is resumed.
+        needs: The options beside which alone this one has an effect, of which one is enough: by name, the values that
+            they must have, or True for any that is set, or False for none. Values from a registry are a function.
+        late: Whether `needs` is only checked by `check_effects`, because an object that is passed in Python may take
+            the place of the other options.
     """
     metadata = {
         "help": help,
@@ -66,6 +75,8 @@ def option(
         "common": common,
         "secret": secret,
         "matters": matters,
+        "needs": needs or {},
+        "late": late,
     }
     return dataclasses.field(default=default, repr=not secret, metadata=metadata)
 
@@ -74,14 +85,50 @@ class Options:
     """Base class for dataclasses of options, which check every field when an instance is created.
 
     Raises:
-        InputError: A value has the wrong type, is out of its range or is none of its choices.
+        InputError: There is no such option, or a value has the wrong type, is out of its range, is none of its choices
+            or has no effect beside the others.
     """
 
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for name in options:
+            if name not in known:
+                raise InputError(unknown_option(name, cls.__name__, known, cls.hints()))
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        for field in option_fields(type(self)):
+        fields = option_fields(type(self))
+        for field in fields:
             value = checked(field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+        self._check_effects(field for field in fields if not field.metadata["late"])
         self.check()
+
+    def check_effects(self) -> None:
+        """Check that every option that differs from its default has an effect beside the others.
+
+        Raises:
+            InputError: One has none.
+        """
+        self._check_effects(option_fields(type(self)))
+
+    def changed(self, **changes: Any) -> Self:
+        """Return the options with changes, and with the defaults of those that then have no effect."""
+        values = {**vars(self), **changes}
+        defaults = {field.name: field.default for field in option_fields(type(self)) if not has_effect(field, values)}
+        return dataclasses.replace(self, **{**changes, **defaults})  # type: ignore[type-var]
+
+    def _check_effects(self, fields: Iterable[Field[Any]]) -> None:
+        values = vars(self)
+        for field in fields:
+            if values[field.name] != field.default and not has_effect(field, values):
+                shown = field.name if field.metadata["secret"] else f"{field.name}={values[field.name]!r}"
+                raise InputError(f"{shown}: has no effect {_lacking(field, values)}")
+
+    @classmethod
+    def hints(cls) -> Mapping[str, str]:
+        """Return what to answer to options of other names; for subclasses."""
+        return {}
 
     def check(self) -> None:
         """Check what fields mean together; for subclasses."""
@@ -94,6 +141,31 @@ def option_fields(option_class: type) -> tuple[Field[Any], ...]:
     for field in fields:
         field.type = hints[field.name]
     return fields
+
+
+def has_effect(field: Field[Any], values: Mapping[str, Any]) -> bool:
+    """Return whether an option has an effect beside the values of all options of its class, by name."""
+    needs: Needs = field.metadata["needs"]
+    return not needs or any(_is_met(need, values[name]) for name, need in needs.items())
+
+
+def _is_met(need: Any, value: Any) -> bool:
+    if isinstance(need, bool):
+        return bool(value) == need
+    return value in (need() if callable(need) else need)
+
+
+def _lacking(field: Field[Any], values: Mapping[str, Any]) -> str:
+    """Return why an option has no effect beside others, and the remedy."""
+    unset = [name for name, need in field.metadata["needs"].items() if need is True]
+    if unset:
+        return f"without {' or '.join(unset)}"
+    (name, need), *_ = field.metadata["needs"].items()
+    if need is False:
+        return f"with {name}"
+    allowed = [*map(str, need() if callable(need) else need)]
+    remedy = allowed[0] if len(allowed) == 1 else f"one of {', '.join(allowed)}"
+    return f"with {name}={values[name]!r}; use {remedy}"
 
 
 def checked(field: Field[Any], value: Any) -> Any:
@@ -179,6 +251,12 @@ def nearest(name: str, known: Iterable[str], hints: Mapping[str, str] | None = N
     return f"did you mean {close[0]}?" if close else ""
 
 
+def unknown_option(name: str, where: str, known: Iterable[str], hints: Mapping[str, str]) -> str:
+    """Return the message for an option that does not exist."""
+    answer = nearest(name, known, hints)
+    return f"{where}: there is no option {name!r}" + (f"; {answer}" if answer else "")
+
+
 @dataclasses.dataclass(frozen=True)
 class Parsed:
     """What a command line says."""
@@ -211,6 +289,7 @@ class OptionParser(argparse.ArgumentParser):
         option_classes: The dataclasses; their field names must differ.
         exclude: Fields that this command has no use for.
         hints: What to answer to options of other programs, by name.
+        common_only: Whether `--help` lists common options alone, and nothing of a dataclass that has none.
         kwargs: Arguments of `argparse.ArgumentParser`.
     """
 
@@ -219,6 +298,7 @@ class OptionParser(argparse.ArgumentParser):
         *option_classes: type,
         exclude: Collection[str] = (),
         hints: Mapping[str, str] | None = None,
+        common_only: bool = False,
         **kwargs: Any,
     ):
         formatter = argparse.RawDescriptionHelpFormatter
@@ -231,7 +311,7 @@ class OptionParser(argparse.ArgumentParser):
             heading = (option_class.__doc__ or "").splitlines()[0].rstrip(":.")
             group = self.add_argument_group(heading)
             members = option_fields(option_class)
-            if any(field.metadata["common"] for field in members):
+            if common_only or any(field.metadata["common"] for field in members):
                 self._rare |= {field.name for field in members if not field.metadata["common"]}
             for field in members:
                 if field.metadata["group"]:

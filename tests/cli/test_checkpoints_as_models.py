@@ -23,7 +23,8 @@ def images_of(pipeline):
 
 @pytest.mark.parametrize("use_ema", [False, True])
 def test_a_checkpoint_is_the_pipeline_that_the_run_would_have_saved_there(use_ema, tiny_config, tmp_path):
-    trained(tiny_config(use_ema=use_ema, ema_rampup_ratio=1.0, generator_learning_rate=1e-2))
+    average = {"use_ema": True, "ema_rampup_ratio": 1.0} if use_ema else {}
+    trained(tiny_config(**average, generator_learning_rate=1e-2))
     saved, loaded = (load_pipeline(str(tmp_path / name)) for name in ("run", "run/checkpoint-000004"))
     for name, value in saved.generator.state_dict().items():
         assert torch.equal(value, loaded.generator.state_dict()[name]), name

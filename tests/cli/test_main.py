@@ -68,7 +68,9 @@ def test_training_records_the_command_as_it_was_typed(tmp_path):
     assert command.startswith("hf-wgan train --max_train_steps 1 ")
 
 
-@pytest.mark.parametrize("name, option", [("evaluate", "features"), ("generate", "num_images"), ("train", "n_critic")])
+@pytest.mark.parametrize(
+    "name, option", [("evaluate", "features"), ("generate", "num_images"), ("train", "max_train_steps")]
+)
 def test_the_short_help_of_a_command_has_its_own_options(name, option, capsys):
     with pytest.raises(SystemExit):
         main([name, "--help"])

@@ -12,7 +12,6 @@ from hf_wgan.cli import common
 from hf_wgan.cli.evaluate import evaluate
 from hf_wgan.cli.generate import generate
 from hf_wgan.cli.train import train
-from hf_wgan.data import DataConfig
 from hf_wgan.utils import files
 
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 4 --n_critic 1 --max_train_steps 1"
@@ -76,7 +75,7 @@ def test_the_images_that_a_strangers_model_names_are_shown_and_not_read(
 
 def test_a_strangers_model_of_the_embedded_digits_reads_no_file_and_writes_nowhere(strangers, tmp_path):
     model = strangers(train_data_dir=None, max_train_samples=40, cache_dir=str(tmp_path / "autostart"))
-    config = common.training_data_of(str(model), WGANPipeline.from_pretrained(model), DataConfig(), set())
+    config = common.training_data_of(str(model), WGANPipeline.from_pretrained(model), {})
     assert (config.max_train_samples, config.cache_dir) == (40, None)
 
 
@@ -102,7 +101,7 @@ def test_a_record_that_makes_no_sense_is_one_line(kind, strangers, capsys, tmp_p
 
 def test_options_that_this_version_does_not_know_are_left_out(strangers, tmp_path):
     model = strangers(train_data_dir=None, new_option=5)
-    common.training_data_of(str(model), WGANPipeline.from_pretrained(model), DataConfig(), set())
+    common.training_data_of(str(model), WGANPipeline.from_pretrained(model), {})
 
 
 def test_a_record_behind_a_link_is_not_read(trained, strangers, tmp_path, capsys):

@@ -426,7 +426,7 @@ def test_generate_writes_images_and_a_grid(model, tmp_path):
         (["{missing}"], "is neither a pipeline folder nor a model that can be loaded from the Hub"),
         (["{empty}"], "holds no pipeline: there is no model_index.json in it"),
         (["{model}", "--num_images", "0"], "num_images=0"),
-        (["{model}", "--num_neighbours", "-1"], "num_neighbours=-1: must be at least 0"),
+        (["{model}", "--num_neighbours", "-1"], "num_neighbours=-1: must be a whole number at least 0"),
         (
             ["{model}", "--video", "gif", "--num_candidates", "2"],
             "num_candidates=2: has no effect with --video",
@@ -584,7 +584,7 @@ def test_a_stream_has_no_clusters(tmp_path, capsys):
         ("--lipschitz gp --resolution 16", "GradientPenalty with batch normalisation in the critic"),
         ("--preset wgan2", "preset='wgan2': must be one of wgan, wgan-gp"),
         ("--augmentation flip", "augmentation='flip'"),
-        ("--lr_warmup_steps 5", "use constant_with_warmup"),
+        ("--lr_warmup_steps 5", "use one of constant_with_warmup"),
         ("--architecture r3gan --num_extra_layers 1", "num_extra_layers"),
     ],
 )

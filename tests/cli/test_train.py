@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from hf_wgan import RunConfig
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.cli.train import train
-from hf_wgan.training.resolve import EPOCHS
+from hf_wgan.training.hints import EPOCHS
 
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --num_validation_images 4"
 MINE = """
@@ -36,7 +37,16 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_dry_run_prints_the_settings_and_makes_nothing(folder, capsys):
-    arguments = [*TINY.split(), "--preset", "wgan-fast", "--max_train_steps", "100000", "--hub_token", "hf_secret"]
+    arguments = [
+        *TINY.split(),
+        "--preset",
+        "wgan-fast",
+        "--max_train_steps",
+        "100000",
+        "--hub_token",
+        "hf_secret",
+        "--push_to_hub",
+    ]
     assert train([*arguments, "--dry_run"]) == 0
     printed = capsys.readouterr().out
     assert list(folder.iterdir()) == []
@@ -47,6 +57,32 @@ def test_a_dry_run_prints_the_settings_and_makes_nothing(folder, capsys):
     again, direct = RunConfig.resolve("run.yaml"), RunConfig.resolve(**yaml.safe_load(RUN))
     assert (again.data, again.networks, again.training) == (direct.data, direct.networks, direct.training)
     assert again.preset == "wgan-fast"
+
+
+def test_a_dry_run_of_several_processes_says_that_it_measures_one(folder, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # which it sets itself
+    threads = torch.get_num_threads()
+    try:
+        assert train([*TINY.split(), "--cpu", "--num_processes", "2", "--dry_run"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert "# One process of 2 was measured" in capsys.readouterr().out
+
+
+def test_from_python_a_launch_option_is_one_line(folder, capsys):
+    assert train([*TINY.split(), "--num_processes", "2"]) == 2
+    assert "num_processes: from Python this trains in the calling process" in capsys.readouterr().err
+
+
+def test_a_recorded_run_is_repeated_with_the_modules_that_it_imported(folder, capsys):
+    (folder / "my_constraint.py").write_text(MINE)
+    options = [*TINY.split(), "--max_train_steps", "1", "--lipschitz", "loose", "--output_dir", "first"]
+    again = ["--config", "first/training_config.json", "--output_dir", "second"]
+    assert train(["--import", "my_constraint.py", *options]) == 0
+    sys.modules.pop("my_constraint")
+    assert train(again) == 2
+    assert "imported my_constraint.py; add --import my_constraint.py" in capsys.readouterr().err
+    assert train(["--import", "my_constraint.py", *again]) == 0
 
 
 def test_a_dry_run_with_a_time_limit_says_how_many_steps_fit(folder, capsys):
@@ -66,6 +102,7 @@ train_batch_size: 8
 n_critic: 1
 num_validation_images: 4
 max_train_steps: 100000
+push_to_hub: true
 """
 
 

@@ -200,7 +200,8 @@ def test_a_cell_names_files_inside_its_dataset_only(streaming, tmp_path, capfd):
     ]
     path = parquet(folder / "data.parquet", named)
     options = {"dataset_name": str(path), "resolution": 8, "streaming": streaming, "max_bad_images": 1.0}
-    images = load_images(DataConfig(**options, dataloader_num_workers=0))
+    workers = {"dataloader_num_workers": 0} if streaming else {}
+    images = load_images(DataConfig(**options, **workers))
     if streaming:
         batch = next(StreamedBatches(images, 6, seed=0))
         pixels = ((batch.images + 1) * 127.5).round().int().flatten(1).tolist()

@@ -26,7 +26,8 @@ def photos(tmp_path):
 
 def load(photos, **options):
     cache = str(photos.parent / "cache")
-    more = {"channels": 1, "cache_dir": cache, "dataloader_num_workers": 0, "shuffle_buffer_size": 4, **options}
+    streamed = {"dataloader_num_workers": 0, "shuffle_buffer_size": 4} if options.get("streaming") else {}
+    more = {"channels": 1, "cache_dir": cache, **streamed, **options}
     return load_images(DataConfig(train_data_dir=str(photos), resolution=8, **more))
 
 

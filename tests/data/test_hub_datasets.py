@@ -34,7 +34,8 @@ def digest(pixels, label, names):
     return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16], None if label is None else names[int(label)]
 
 def load(options):
-    images = load_images(DataConfig(resolution=8, dataloader_num_workers=0, **options))
+    workers = {"dataloader_num_workers": 0} if options.get("streaming") else {}
+    images = load_images(DataConfig(resolution=8, **workers, **options))
     if not options.get("streaming"):
         labels = [None] * len(images) if images.labels is None else images.labels
         content = [digest(*each, images.label_names) for each in zip(images.images, labels)]

@@ -237,11 +237,13 @@ def test_an_iterator_that_is_dropped_writes_nothing_more(tiny_config, tmp_path):
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
 
 
-def test_evaluate_measures_at_any_time(tiny_config, tmp_path):
+def test_evaluate_measures_at_any_time(tiny_config, tmp_path, capsys):
     run = trainer(tiny_config(evaluation_features="pixels", num_evaluation_images=20))
     run.step()
     metrics = run.evaluate()
     assert metrics["frechet_distance"] > 0 and (tmp_path / "run" / "best" / files.INDEX).is_file()
+    assert "Resumed" not in capsys.readouterr().err
+    assert f"{metrics['frechet_distance']:.4g}, at step 1" in run.evaluations.summary()
 
 
 def test_the_state_takes_and_gives_everything(tiny_config):

@@ -4,13 +4,25 @@ import hashlib
 import json
 
 import pytest
+import torch
 import yaml
+from conftest import pictures
 
-from hf_wgan import InputError, RunConfig, TrainingConfig
+from hf_wgan import (
+    DCGANCritic,
+    DCGANGenerator,
+    InputError,
+    RunConfig,
+    TrainingConfig,
+    WGANPipeline,
+    build_trainer,
+)
+from hf_wgan.cli.launch import LaunchOptions
 from hf_wgan.cli.train import train
+from hf_wgan.training.hints import HINTS
 from hf_wgan.training.presets import PRESETS
-from hf_wgan.training.resolve import FIELDS, HINTS, NO_LIMIT, OPTION_CLASSES
-from hf_wgan.utils.options import OptionParser, choices_of, kind_of
+from hf_wgan.training.resolve import FIELDS, NO_LIMIT, OPTION_CLASSES
+from hf_wgan.utils.options import OptionParser, choices_of, kind_of, option_fields
 
 # Values for the options whose texts are checked as a whole, or together with others.
 PARTICULAR = {
@@ -18,18 +30,29 @@ PARTICULAR = {
     "background": "#102030",
     "value_range": "0,4095",
     "hub_model_id": "me/model",
+    "latent_prior": "uniform",
+    "report_to": "tensorboard",
+    "evaluation_features": "pixels",
     "lr_warmup_steps": 3,
     "evaluation_steps": 30,
 }
-TOGETHER = {
-    "lr_warmup_steps": {"lr_scheduler": "linear"},
-    "lr_num_cycles": {"lr_scheduler": "cosine_with_restarts"},
-    "lr_power": {"lr_scheduler": "polynomial"},
-    "streaming": {"dataset_name": "user/photos"},
-    "augmentation_probability": {"augmentation": "cutout"},
-    "adaptive_augmentation": {"augmentation": "cutout"},
-    "logging_steps": {},
-}
+TOGETHER = {"adaptive_augmentation": {"augmentation": "cutout"}}
+
+
+def with_needs(name):
+    """Return the options beside which an option can be set, by its declaration and those of the others."""
+    options = dict(TOGETHER.get(name, {}))
+    if name == "streaming":
+        options["dataset_name"] = another_value(FIELDS["dataset_name"])
+    for other, need in list(FIELDS[name].metadata["needs"].items())[:1]:
+        options |= with_needs(other)
+        if need is not False:
+            options[other] = another_value(FIELDS[other]) if need is True else next(iter(allowed(need)))
+    return options
+
+
+def allowed(need):
+    return need() if callable(need) else need
 
 
 def another_value(field):
@@ -63,7 +86,7 @@ def by_file(options, path):
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_an_option_means_the_same_whichever_way_it_comes(name, tmp_path):
-    options = {**TOGETHER.get(name, {}), name: another_value(FIELDS[name])}
+    options = {**with_needs(name), name: another_value(FIELDS[name])}
     expected = RunConfig.resolve(**options)
     if name not in ("preset", "learning_rate", "hub_token"):
         assert expected.options()[name] == options[name] != RunConfig.resolve().options()[name]
@@ -74,6 +97,102 @@ def test_an_option_means_the_same_whichever_way_it_comes(name, tmp_path):
         RunConfig.resolve(options),
     ):
         assert config == expected
+
+
+TINY = {"resolution": 8, "generator_width": 8, "critic_width": 8, "train_batch_size": 4, "n_critic": 1}
+SHAPED = {  # options that need other networks
+    "width": {"architecture": "mlp"},
+    "critic_pooling": {"architecture": "resnet", "resolution": 32},
+    "num_blocks": {"architecture": "r3gan", "resolution": 16},
+}
+NOT_HERE = {"variant": "some-text", "cuda_graphs": "needs a CUDA GPU"}
+"""Options that nothing here can train with, and what the error says."""
+
+
+def outcome(config):
+    """Return the weights after a step and the record of a run, or the error that it ends in."""
+    try:
+        trainer = build_trainer(config)
+        trainer.step()
+    except InputError as error:
+        return str(error)
+    digest = hashlib.sha256()
+    for network in (trainer.generator, trainer.critic):
+        for tensor in network.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest(), trainer.describe()
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """Values for the options that name files."""
+    folder = tmp_path_factory.mktemp("material")
+    for number, picture in enumerate(pictures(24, mode="L")):
+        path = folder / "photos" / ("test" if number % 2 else "train") / f"{number % 3}" / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    generator = DCGANGenerator(sample_size=8, out_channels=1, width=8)
+    WGANPipeline(generator, DCGANCritic(sample_size=8, in_channels=1, width=8)).save_pretrained(folder / "model")
+    images = {name: str(folder / "photos") for name in ("dataset_name", "train_data_dir")}
+    splits = {"dataset_split": "test", "held_out_split": "test"}
+    columns = {"image_column": "image", "label_column": "label"}
+    sizes = {"max_train_samples": 20, "resolution": 16, "width": 12, "dataloader_num_workers": 0}
+    rest = {"cache_dir": str(folder / "cache"), "resume_from_checkpoint": "latest"}
+    return {**images, **splits, **columns, **sizes, **rest, "pretrained_model_name_or_path": str(folder / "model")}
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name != "output_dir"])
+def test_an_option_trains_the_same_weights_and_leaves_the_same_record_whichever_way_it_comes(
+    name, material, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: None)  # takes too long
+    for option, value in material.items():
+        monkeypatch.setitem(PARTICULAR, option, value)
+    options = {**TINY, "output_dir": str(tmp_path / "run"), **SHAPED.get(name, {}), **with_needs(name)}
+    if options.get("streaming") or name == "streaming":
+        options["dataloader_num_workers"] = 0
+    options[name] = another_value(FIELDS[name])
+    if "pretrained_model_name_or_path" in options:
+        options = {option: value for option, value in options.items() if not option.endswith("_width")}
+    expected = outcome(RunConfig.resolve(**options))
+    assert NOT_HERE[name] in expected if name in NOT_HERE else len(expected) == 2, expected
+    for config in (by_command_line(options), by_file(options, tmp_path / "run.yaml")):
+        assert outcome(config) == expected
+
+
+def without_needs(name):
+    """Return options beside which an option has no effect."""
+    options = {}
+    for other, need in FIELDS[name].metadata["needs"].items():
+        if need is False:
+            options |= with_needs(other) | {other: True}
+        elif need is not True:
+            options[other] = next(word for word in choices_of(FIELDS[other]) if word not in allowed(need))
+    return options
+
+
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["needs"]])
+def test_an_option_without_effect_is_one_line_by_every_way_unless_a_higher_layer_took_its_effect(name, tmp_path):
+    options = {**without_needs(name), name: another_value(FIELDS[name])}
+
+    def run_of(config):
+        for part in (config.data, config.networks, config.training):  # as loading the images and building networks do
+            part.check_effects()
+
+    for attempt in (
+        lambda: RunConfig.resolve(**options),
+        lambda: by_command_line(options),
+        lambda: by_file(options, tmp_path / "run.yaml"),
+    ):
+        with pytest.raises(InputError, match=f"^{name}.*: has no effect ") as caught:
+            run_of(attempt())
+        assert "\n" not in str(caught.value)
+
+    with_effect = {**with_needs(name), name: another_value(FIELDS[name])}
+    above = {other: without_needs(name).get(other, FIELDS[other].default) for other in FIELDS[name].metadata["needs"]}
+    config = RunConfig.resolve(with_effect, **above)
+    run_of(config)
+    assert config.options().get(name) == FIELDS[name].default
 
 
 WRONG = {
@@ -102,15 +221,37 @@ def test_a_wrong_value_is_one_line_by_every_way(name, tmp_path):
 
 
 def test_yaml_reads_no_and_powers_of_ten_as_they_are_meant(tmp_path):
-    (tmp_path / "run.yaml").write_text("mixed_precision: no\ncritic_learning_rate: 1e-4\nhub_model_id: 2024\n")
+    (tmp_path / "run.yaml").write_text("mixed_precision: no\ncritic_learning_rate: 1e-4\nlicense: 2024\n")
     training = RunConfig.resolve(tmp_path / "run.yaml").training
-    assert (training.mixed_precision, training.critic_learning_rate, training.hub_model_id) == ("no", 1e-4, "2024")
+    assert (training.mixed_precision, training.critic_learning_rate, training.license) == ("no", 1e-4, "2024")
 
 
 def test_sections_of_a_file_hold_the_options_of_their_class(tmp_path):
     (tmp_path / "run.yaml").write_text("data: {resolution: 32}\ntraining: {n_critic: 2}\npreset: wgan-fast\n")
     config = RunConfig.resolve(tmp_path / "run.yaml")
     assert (config.data.resolution, config.training.n_critic, config.training.lipschitz) == (32, 2, "r1")
+
+
+def test_an_option_in_the_section_of_another_class_is_one_line(tmp_path):
+    (tmp_path / "run.yaml").write_text("data: {resolution: 32, n_critic: 2}\n")
+    with pytest.raises(InputError, match="n_critic is no option of data; put it outside of the sections"):
+        RunConfig.resolve(tmp_path / "run.yaml")
+
+
+def test_settings_that_are_put_together_by_hand_are_what_they_say():
+    with pytest.raises(InputError, match=r"preset='wgan-gp': .*RunConfig.resolve\(preset='wgan-gp', \.\.\.\)"):
+        RunConfig(preset="wgan-gp", training=TrainingConfig())
+    with pytest.raises(InputError, match=r"training=\{'n_critic': 2\}: must be a TrainingConfig"):
+        RunConfig(training={"n_critic": 2})
+    assert RunConfig(training=TrainingConfig(n_critic=2)).training.n_critic == 2
+
+
+def test_an_option_of_another_part_or_of_the_command_line_is_named_as_such():
+    with pytest.raises(InputError, match="no option 'resolution'; it is an option of DataConfig"):
+        TrainingConfig(resolution=32)
+    for field in option_fields(LaunchOptions):
+        with pytest.raises(InputError, match=f"command line alone: hf-wgan train --{field.name}"):
+            RunConfig.resolve({field.name: 2})
 
 
 def test_explicit_options_override_the_file_which_overrides_the_preset_and_the_digits(tmp_path):
@@ -144,7 +285,7 @@ def test_a_time_limit_alone_is_the_length_of_a_run(tmp_path):
     assert RunConfig.resolve(limited.options()).training == limited.training
 
 
-def test_labels_that_are_asked_for_replace_the_clusters_of_a_preset_and_a_record_keeps_both(tmp_path):
+def test_labels_that_are_asked_for_replace_clusters_of_a_preset_or_a_lower_layer_and_the_other_way_round(tmp_path):
     def resolved(source=None, **options):
         config = RunConfig.resolve(source, train_data_dir="photos", **options)
         return config.networks.num_clusters, config.training.class_conditional
@@ -152,13 +293,17 @@ def test_labels_that_are_asked_for_replace_the_clusters_of_a_preset_and_a_record
     preset = {"preset": "wgan-color"}
     assert resolved(**preset) == (PRESETS["wgan-color"]["num_clusters"], False)
     assert resolved(**preset, class_conditional=True) == (None, True)
-    assert resolved(**preset, class_conditional=True, num_clusters=8) == (8, True)
+    assert resolved(**preset, num_clusters=8) == (8, False)
+    with pytest.raises(InputError, match="num_clusters and class_conditional were both given"):
+        resolved(**preset, class_conditional=True, num_clusters=8)
     assert resolved(**preset, streaming=True) == (None, False)
-    (tmp_path / "run.yaml").write_text("preset: wgan-color\nnum_clusters: 8\nclass_conditional: true\n")
-    assert resolved(tmp_path / "run.yaml") == (8, True)
-    assert resolved(tmp_path / "run.yaml", **preset) == (PRESETS["wgan-color"]["num_clusters"], True)
+    (tmp_path / "run.yaml").write_text("preset: wgan-color\nnum_clusters: 8\n")
+    assert resolved(tmp_path / "run.yaml") == (8, False)
+    assert resolved(tmp_path / "run.yaml", **preset) == (PRESETS["wgan-color"]["num_clusters"], False)
+    assert resolved(tmp_path / "run.yaml", class_conditional=True) == (None, True)
     (tmp_path / "run.yaml").write_text("class_conditional: true\n")
     assert resolved(tmp_path / "run.yaml", **preset) == (None, True)
+    assert resolved(tmp_path / "run.yaml", num_clusters=8) == (8, False)
 
 
 def test_a_preset_overrides_what_is_below_the_place_where_it_is_named(tmp_path):

@@ -1,0 +1,48 @@
+"""What every dataclass of options of every command promises, whichever way its values come."""
+
+import dataclasses
+import importlib
+import pkgutil
+
+import pytest
+
+import hf_wgan
+from hf_wgan import InputError
+from hf_wgan.utils.options import Options, choices_of, kind_of, option_fields
+
+WRONG = {bool: "maybe", int: 2.5, float: float("nan"), str: 3.5}
+
+
+def option_classes():
+    """Return every dataclass of the package with a field that is an option."""
+    modules = pkgutil.walk_packages(hf_wgan.__path__, "hf_wgan.")
+    loaded = [importlib.import_module(module.name) for module in modules if not module.name.endswith("__main__")]
+    named = {value for module in loaded for value in vars(module).values() if dataclasses.is_dataclass(value)}
+    classes = [value for value in named if any("help" in field.metadata for field in dataclasses.fields(value))]
+    return sorted(classes, key=lambda value: value.__name__)
+
+
+CLASSES = option_classes()
+
+
+@pytest.mark.parametrize("option_class", CLASSES)
+def test_every_value_of_every_option_is_checked_where_the_object_is_made(option_class):
+    assert issubclass(option_class, Options)
+    for field in option_fields(option_class):
+        wrong = "no such word" if choices_of(field) is not None else WRONG[kind_of(field)[0]]
+        with pytest.raises(InputError, match=f"^{field.name}={wrong!r}: must be "):
+            option_class(**{field.name: wrong})
+
+
+@pytest.mark.parametrize("option_class", CLASSES)
+def test_an_option_that_does_not_exist_is_one_line_that_names_the_nearest(option_class):
+    name = dataclasses.fields(option_class)[-1].name
+    with pytest.raises(InputError, match=f"no option '{name}x'.*{name}") as caught:
+        option_class(**{f"{name}x": 1})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_classes_are_those_of_all_commands():
+    assert {"TrainingConfig", "DataConfig", "NetworkConfig", "LaunchOptions", "PlotConfig", "DemoConfig"} <= {
+        option_class.__name__ for option_class in CLASSES
+    }
