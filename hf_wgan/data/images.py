@@ -107,11 +107,15 @@ class ImageSet:
         return self._sizes is None
 
     @property
+    def label_numbers(self) -> np.ndarray | None:
+        """Return the labels, `(N,)` int64, -1 of an image that has none; None if there are none."""
+        return None if self._labels is None else self._labels[self._order]
+
+    @property
     def labels(self) -> torch.Tensor | None:
         """Return the labels, `(N,)` int64; None if there are none or an image has none (see `labelled`)."""
-        if self._labels is None or self.num_unlabelled:
-            return None
-        return torch.from_numpy(self._labels[self._order])
+        numbers = self.label_numbers
+        return None if numbers is None or (numbers == UNLABELLED).any() else torch.from_numpy(numbers)
 
     @property
     def num_classes(self) -> int:
@@ -127,7 +131,8 @@ class ImageSet:
     @property
     def num_unlabelled(self) -> int:
         """Return the number of images without a label."""
-        return len(self) if self._labels is None else int((self._labels[self._order] == UNLABELLED).sum())
+        numbers = self.label_numbers
+        return len(self) if numbers is None else int((numbers == UNLABELLED).sum())
 
     def labelled(self) -> "ImageSet":
         """Return the images that have a label, sharing their pixels with this set; the set itself if all have one.
@@ -135,11 +140,12 @@ class ImageSet:
         Raises:
             InputError: None has.
         """
-        if self._labels is None or self.num_unlabelled == len(self):
+        numbers = self.label_numbers
+        if numbers is None or self.num_unlabelled == len(self):
             raise InputError(f"{self.name} has no labels; set label_column")
         if not self.num_unlabelled:
             return self
-        images = self.subset(self._labels[self._order] != UNLABELLED, "labelled")
+        images = self.subset(numbers != UNLABELLED, "labelled")
         images.left_out = self.left_out + Counter({"without a label": self.num_unlabelled})
         return images
 
