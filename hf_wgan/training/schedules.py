@@ -5,8 +5,8 @@ Every value follows from how far the run has come, so that checkpoints need none
 
 import math
 from dataclasses import replace
+from typing import Any
 
-from ..algorithm.lipschitz import CONSTRAINTS, R1, GradientPenalty
 from ..algorithm.step import WGANStep
 from .config import TrainingConfig
 from .state import Progress
@@ -31,12 +31,19 @@ def position(progress: Progress, config: TrainingConfig) -> float:
     return min(warmup + (step - warmup) * (last - warmup) / max(end - warmup, 1), last)
 
 
-def apply_schedules(progress: Progress, config: TrainingConfig, algorithm: WGANStep) -> None:
-    """Set what is scheduled, but for the learning rates, to its value at the next step."""
+def apply_schedules(progress: Progress, config: TrainingConfig, algorithm: WGANStep, has_own_constraint: bool) -> None:
+    """Set what is scheduled, but for the learning rates, to its value at the next step.
+
+    Args:
+        progress: How far the run has come.
+        config: The options.
+        algorithm: What has the values.
+        has_own_constraint: Whether the constraint is an object that was passed in, which keeps its weight.
+    """
     step = position(progress, config)
     weight, beta2 = config.gradient_penalty_weight_end, config.adam_beta2_end
-    constraint, named = algorithm.constraint, CONSTRAINTS.get(config.lipschitz)  # not an object of one's own
-    if weight is not None and isinstance(constraint, (GradientPenalty, R1)) and type(constraint) is named:
+    if weight is not None and not has_own_constraint:
+        constraint: Any = algorithm.constraint  # one that takes a weight, or the option would have no effect
         constraint.weight = half_cosine(config.gradient_penalty_weight, weight, step, config.max_train_steps)
     if beta2 is not None and config.optimizer != "rmsprop":
         beta2 = half_cosine(config.adam_beta2, beta2, step, config.max_train_steps)

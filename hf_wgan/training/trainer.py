@@ -231,7 +231,7 @@ class WGANTrainer:
         self.random.seed(mixed_seed(*key))
         seed_default(self.accelerator.device, mixed_seed(*key, 1 + self.accelerator.process_index))
         self.algorithm.num_critic_steps = progress.critic_steps
-        apply_schedules(progress, config, self.algorithm)
+        apply_schedules(progress, config, self.algorithm, "constraint" in self._components)
         with FastDerivatives() if self.fast_paths.bf16_derivatives else nullcontext():
             record = self.iteration(
                 self._training_batches(), critic_steps(progress.step, config.n_critic, config.critic_warmup)

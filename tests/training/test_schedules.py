@@ -141,5 +141,5 @@ def test_without_a_time_limit_nothing_is_expected():
 
 def test_an_object_keeps_the_weight_that_it_was_built_with(tiny_config):
     constraint = R1R2(7.0)
-    trainer(tiny_config(**{**SCHEDULED, "lipschitz": "clip"}), constraint=constraint).step()
+    trainer(tiny_config(**SCHEDULED), constraint=constraint).step()
     assert constraint.weight == 7.0
