@@ -21,10 +21,14 @@ from ..utils.console import duration
 SECONDS = 3.0  # of steps from which the time of the whole run is estimated
 
 
-def dry_run(config: RunConfig) -> None:
+def dry_run(config: RunConfig, num_processes: int = 1) -> None:
     """Print the settings in force as a YAML file for `--config`; its comments are what the run would cost.
 
     A few steps are taken to estimate time and memory. Nothing is written but the cache of decoded images.
+
+    Args:
+        config: The settings.
+        num_processes: Processes of the run, of which this measures one.
 
     Raises:
         InputError: The run could not start.
@@ -34,7 +38,7 @@ def dry_run(config: RunConfig) -> None:
         # Time is estimated from ordinary steps, not from the first ones with many critic updates.
         elsewhere: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": None, "critic_warmup": False}
         quiet: dict[str, Any] = {"push_to_hub": False, "report_to": "none"}
-        trainer = build_trainer(replace(config, training=replace(config.training, **elsewhere, **quiet)))
+        trainer = build_trainer(replace(config, training=config.training.changed(**elsewhere, **quiet)))
         seconds, num_critic_steps = _measure(trainer)
     training, device = config.training, trainer.accelerator.device
     print(f"# {images_in_words(trainer.dataset)}")
@@ -47,6 +51,8 @@ def dry_run(config: RunConfig) -> None:
         "and checkpoints"
     )
     print(f"# Memory: {_memory(device)}")
+    if num_processes > 1:
+        print(f"# One process of {num_processes} was measured, without the exchange of gradients between them")
     if config.preset:
         print(f"preset: {config.preset}")
     sections: dict[str, Any] = {"data": config.data, "networks": config.networks, "training": config.training}

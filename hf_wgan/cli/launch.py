@@ -45,7 +45,7 @@ class LaunchOptions(Options):
     """Processes (Accelerate's launch options)"""
 
     num_processes: int | None = option(
-        None, "Number of processes on all machines together; by default one for each GPU.", minimum=1, common=True
+        None, "Number of processes on all machines together; by default one for each GPU.", minimum=1
     )
     cpu: bool = option(False, "Train on the CPU even if there is a GPU.")
     config_file: str | None = option(
@@ -82,6 +82,19 @@ def start(options: LaunchOptions) -> int | None:
         return None
     if not explicit and STARTED_BY_ACCELERATE in os.environ:
         return _start_beside_accelerate()
+    options = choose(options)
+    return None if options.num_processes == 1 else _run(options)
+
+
+def choose(options: LaunchOptions) -> LaunchOptions:
+    """Complete the options by Accelerate's configuration and this machine, and choose the devices and threads.
+
+    Returns:
+        The options, with the number of processes, and of threads where it is to be another than PyTorch's own.
+
+    Raises:
+        InputError: The options ask for something that cannot be started.
+    """
     options = _with_configuration(options)
     if options.cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -89,17 +102,19 @@ def start(options: LaunchOptions) -> int | None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(options.gpu_ids)
     num_gpus = 0 if options.cpu else torch.cuda.device_count()
     num_processes, num_machines = options.num_processes or max(num_gpus, 1), options.num_machines or 1
-    if num_processes == 1:
-        if options.num_cpu_threads_per_process:
-            torch.set_num_threads(options.num_cpu_threads_per_process)
-        return None
+    num_threads = options.num_cpu_threads_per_process
     if num_processes % num_machines:
         raise InputError(f"num_processes={num_processes}: must be a multiple of num_machines={num_machines}")
-    if 0 < num_gpus < num_processes // num_machines:
+    num_here = num_processes // num_machines
+    if 0 < num_gpus < num_here:
         raise InputError(f"num_processes={num_processes}: this machine has {num_gpus} GPUs; use as many, or --cpu")
-    if not num_gpus:
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    return _run(replace(options, num_processes=num_processes))
+    if num_processes > 1:
+        num_threads = num_threads or max(1, num_cores() // num_here)
+        if not num_gpus:
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    return replace(options, num_processes=num_processes, num_cpu_threads_per_process=num_threads)
 
 
 def is_one_of_several() -> bool:
