@@ -44,6 +44,7 @@ class Evaluations:
         self.config, self.images, self.held_out, self.cache_dir = config, images, held_out, cache_dir
         self.folder = Path(config.output_dir)
         self._last: tuple[int, Evaluation] | None = None  # the step and its evaluation
+        self._seconds = 0.0  # that it took
         with PartialState().main_process_first():  # which may have to train it
             try:
                 self.features = load_feature_extractor(config.evaluation_features, images, held_out, device, cache_dir)
@@ -66,10 +67,10 @@ class Evaluations:
         )
         if not state.is_main_process:
             return {}
-        self._last = step, result
+        self._last, self._seconds = (step, result), round(time.monotonic() - began, 3)
         if self.is_best(result):
             self._keep(pipeline, step, result)
-        return {**result.metrics, "evaluation_seconds": round(time.monotonic() - began, 3)}
+        return {**result.metrics, "evaluation_seconds": self._seconds}
 
     def is_best(self, result: Evaluation) -> bool:
         """Return whether an evaluation is better than all in `metrics.jsonl`."""
@@ -103,13 +104,13 @@ class Evaluations:
         reported = read_metrics(self.folder)
         rows = [row for row in reported if "evaluation_seconds" in row]
         if self._last and self._last[0] not in {row["step"] for row in rows}:  # by `trainer.evaluate()`
-            rows.append({"step": self._last[0], "evaluation_seconds": 0.0, **self._last[1].metrics})
+            rows.append({"step": self._last[0], "evaluation_seconds": self._seconds, **self._last[1].metrics})
         if not rows:
             return "Nothing has been evaluated yet."
         name = self.config.metric_for_best_model
         best = (min if METRICS[name].better == "lower" else max)(rows, key=lambda row: row[name])
         seconds = sum(row["evaluation_seconds"] for row in rows)
-        share = seconds / max(reported[-1]["seconds"], seconds)
+        share = seconds / max(seconds, *(row["seconds"] for row in reported[-1:]), 1e-3)
         return (
             f"Best {METRICS[name].label}: {best[name]:.4g}, at step {best['step']}, kept in "
             f"{self.folder / files.BEST}. Evaluation took {share:.1%} of the time."
