@@ -67,9 +67,10 @@ class Evaluations:
         )
         if not state.is_main_process:
             return {}
-        self._last, self._seconds = (step, result), round(time.monotonic() - began, 3)
+        self._last = step, result
         if self.is_best(result):
             self._keep(pipeline, step, result)
+        self._seconds = round(time.monotonic() - began, 3)
         return {**result.metrics, "evaluation_seconds": self._seconds}
 
     def is_best(self, result: Evaluation) -> bool:
