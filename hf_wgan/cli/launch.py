@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,6 +26,8 @@ from torch.distributed.run import parse_args as parse_torchrun
 
 from ..training.setup import NOT_SUPPORTED, UNSUPPORTED
 from ..utils.commands import program
+from ..utils.console import say
+from ..utils.cores import WAIT_POLICY, OtherPrograms, is_crowded, num_cores, spins
 from ..utils.errors import InputError, one_line
 from ..utils.options import Options, option
 from ..utils.secrets import without_credentials
@@ -120,6 +123,42 @@ def choose(options: LaunchOptions) -> LaunchOptions:
 def is_one_of_several() -> bool:
     """Return whether a launcher has started this process as one of a group."""
     return get_int_from_env(WORLD_SIZES, 0) > 0 or COMMAND in os.environ
+
+
+def start_again_if_crowded(others: OtherPrograms) -> None:
+    """Replace this process by one whose threads sleep while they wait, if other programs keep the cores busy.
+
+    OpenMP reads its policy when PyTorch is loaded, so it takes a new start. Nothing is done where this process is no
+    command of its own, such as in a notebook, where a GPU trains, or where the policy is set.
+
+    Args:
+        others: What other programs did since this process began.
+    """
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    if not (on_cpu and spins() and not is_one_of_several() and is_own_command()):
+        return
+    busy = others.cores()
+    if not is_crowded(busy):
+        return
+    say(
+        f"Other programs keep {busy:.1f} of {psutil.cpu_count()} cores busy: starts again with {WAIT_POLICY}=PASSIVE, "
+        "so that threads which wait for each other do not take the cores."
+    )
+    os.environ[WAIT_POLICY] = "PASSIVE"
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def is_own_command() -> bool:
+    """Return whether this process was started to train, and by these words, so that they start it again."""
+    words = sys.argv[1:]
+    if sys.orig_argv[len(sys.orig_argv) - len(words) :] != words:
+        return False
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    module, script = spec.name if spec else "", Path(getattr(main, "__file__", None) or "").stem
+    return module.partition(".")[0] == "hf_wgan" or script in ("hf-wgan", "train_wgan")
 
 
 def command_line() -> str:
@@ -226,10 +265,6 @@ def _run(options: LaunchOptions) -> int:
         _, first = error.get_first_failure()
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
     return 0
-
-
-def num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _program() -> list[str]:

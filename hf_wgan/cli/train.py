@@ -22,6 +22,9 @@ def train(args: Sequence[str] | None = None) -> int:
     Exit codes 130 (Ctrl-C), 143 (SIGTERM), 138 (SIGUSR1) and 129 (a closed terminal): the run was saved and can be
     resumed.
     """
+    from ..utils.cores import OtherPrograms
+
+    others = OtherPrograms()  # measures while the rest is imported
     from ..training.build import build_trainer
     from ..training.hints import HINTS
     from ..training.resolve import DIGITS_DEFAULTS, OPTION_CLASSES, RunConfig
@@ -57,6 +60,7 @@ def train(args: Sequence[str] | None = None) -> int:
         code = launch.start(processes)
         if code is not None:
             return code
+        launch.start_again_if_crowded(others)
         record["command"] = launch.command_line()
     elif processes != launch.LaunchOptions():  # called from Python
         names = ", ".join(name for name in parsed.options if name in launch.NAMES)

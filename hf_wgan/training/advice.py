@@ -12,6 +12,7 @@ from ..data import ImageSet
 from ..data.batches import normalised
 from ..pipelines import WGANPipeline
 from ..utils.console import say
+from ..utils.cores import WAIT_POLICY, OtherPrograms, is_crowded, num_cores, spins
 from .callbacks import TrainerCallback, TrainerControl
 from .config import TrainingConfig
 from .fast import bf16_slowdown, has_bf16_arithmetic
@@ -31,6 +32,7 @@ REPORTS = 20  # over which the estimate is looked at
 EXPLODED = 1000.0
 FLAT = 1e-3  # the range of the estimate, as a share of its size
 COMPARED_IMAGES = 256
+SECONDS_OF_CORES = 10  # over which it is looked at whether other programs keep the cores busy
 FAR_AHEAD = 0.5  # r_v: 0 for a critic that knows no single image, 1 for one that knows the training images only
 
 
@@ -95,6 +97,7 @@ class AdviceCallback(TrainerCallback):
     def __init__(self, trainer: "WGANTrainer"):
         self.trainer = trainer
         self._estimates: deque[float] = deque(maxlen=REPORTS)
+        self._others = OtherPrograms()
         self._said: set[str] = set()
 
     def on_log(
@@ -106,6 +109,7 @@ class AdviceCallback(TrainerCallback):
         logs: dict[str, float],
         **kwargs: Any,
     ) -> None:
+        self._look_at_the_cores(state)
         self._estimates.append(logs["wasserstein_estimate"])
         estimates = np.array(self._estimates)
         if len(estimates) < REPORTS:
@@ -165,6 +169,23 @@ class AdviceCallback(TrainerCallback):
                 f"the critic scores held-out images nearly as low as samples (r_v = {ratio:.2f}), so it knows the "
                 f"{len(trained_on):,} training images by heart: try --augmentation color,translation,cutout"
                 " --adaptive_augmentation",
+            )
+
+    def _look_at_the_cores(self, state: TrainingState) -> None:
+        accelerator = self.trainer.accelerator
+        if accelerator.device.type != "cpu" or accelerator.num_processes > 1 or not spins():
+            return
+        if self._others.seconds < SECONDS_OF_CORES:
+            return
+        others = self._others.cores()
+        self._others.restart()
+        if is_crowded(others):
+            self._say(
+                "crowded",
+                state,
+                f"other programs keep {others:.1f} of {num_cores()} cores busy, where threads that wait for each other "
+                f"by spinning make training many times slower: stop, and resume with {WAIT_POLICY}=PASSIVE in the "
+                "environment",
             )
 
     def _say(self, kind: str, state: TrainingState, sentence: str) -> None:

@@ -16,6 +16,7 @@ from ..hub.card import write_card
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
 from ..utils import files
 from ..utils.console import duration, progress_bar, say
+from ..utils.cores import num_cores
 from ..utils.errors import InputError, PushError, one_line
 from .adaptive import AdaptiveAugmentationCallback
 from .advice import AdviceCallback, advice_at_the_start
@@ -269,8 +270,9 @@ def opening_lines(trainer: "WGANTrainer") -> list[str]:
         f"mixed precision: {accelerator.mixed_precision}.",
         f"Fast: {'; '.join(fast_paths)} (--no-fast_paths leaves them out)." if fast_paths else "Fast paths are off.",
     ]
-    cores = os.cpu_count() or 1
-    if (device, num_processes, torch.get_num_threads()) == ("cpu", 1, 1) and cores > 1:
+    cores = num_cores()
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ  # whose default is one thread
+    if (device, num_processes, torch.get_num_threads()) == ("cpu", 1, 1) and cores > 1 and by_accelerate:
         lines.append(f"One of {cores} cores is in use: --num_cpu_threads_per_process {cores} is faster.")
     is_synchronised = device != "cpu" and config.sync_batch_norm
     if num_processes > 1 and not is_synchronised and any(map(has_batch_norm, state.networks.values())):

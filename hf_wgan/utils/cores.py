@@ -1,0 +1,76 @@
+"""The cores that other programs keep busy, and threads that wait for each other there.
+
+OpenMP's threads wait by spinning. Where another program takes the core of one of them, the others spin until it comes
+back, and training is ten and more times slower. Threads that sleep meanwhile (`OMP_WAIT_POLICY=PASSIVE`) compute the
+same numbers; where all cores are free they are slower by a third (docs/speed.md#busy-machines).
+"""
+
+import os
+import sys
+import time
+
+import psutil
+import torch
+
+SECONDS = 0.5  # to look at the cores, at least
+WAIT_POLICY = "OMP_WAIT_POLICY"
+
+
+class OtherPrograms:
+    """Measures how many cores other programs keep busy, since it was built or `restart` was called."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to measure."""
+        self._began, self._busy, self._own = time.monotonic(), busy_seconds(), own_seconds()
+
+    @property
+    def seconds(self) -> float:
+        """Return for how long it has measured."""
+        return time.monotonic() - self._began
+
+    def cores(self) -> float:
+        """Return the mean number of cores that other programs kept busy; it waits until half a second is over."""
+        time.sleep(max(0.0, SECONDS - self.seconds))
+        others = (busy_seconds() - self._busy) - (own_seconds() - self._own)
+        return min(max(others / self.seconds, 0.0), num_cores())
+
+
+def num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spins() -> bool:
+    """Return whether this process has several threads that wait for each other by spinning."""
+    is_set = WAIT_POLICY in os.environ or "GOMP_SPINCOUNT" in os.environ
+    return sys.platform == "linux" and torch.get_num_threads() > 1 and not is_set
+
+
+def is_crowded(others: float) -> bool:
+    """Return whether some thread of this process has to share its core, if others keep so many busy."""
+    return (psutil.cpu_count() or 1) - others < torch.get_num_threads() - 0.5
+
+
+def busy_seconds() -> float:
+    """Return the time that all cores together have been busy, since the machine was started."""
+    times = psutil.cpu_times()
+    waiting = times.idle + getattr(times, "iowait", 0.0)
+    # Linux counts the time of guests among that of users too.
+    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    return float(sum(times) - waiting - guests)
+
+
+def own_seconds() -> float:
+    """Return the processor time of this process, and of those that it has started."""
+    total = 0.0
+    process = psutil.Process()
+    for part in (process, *process.children(recursive=True)):
+        try:
+            times = part.cpu_times()
+        except psutil.Error:  # it has ended
+            continue
+        total += times.user + times.system
+    return total
