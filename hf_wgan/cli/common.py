@@ -68,6 +68,8 @@ OTHER_NAMES = {
 }
 """Options of other programs' commands, and what they are called here."""
 IMPORT = "--import"
+OF_MODELS = ("resolution", "width", "channels", "streaming", "shuffle_buffer_size", "dataloader_num_workers")
+"""Options of training images that a command has no use for which compares the images of a model with others."""
 EXPLAINED = (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError, DeviceMemoryError)
 """Errors whose message is for the person at the command line."""
 EXTRAS = {"ot": "train", "scipy": "train", "sklearn": "train", "gradio": "demo"}
@@ -152,9 +154,13 @@ def import_modules(words: Sequence[str]) -> None:
         InputError: There is no such module.
     """
     for word, following in zip(words, [*words[1:], ""]):
-        option, _, value = word.partition("=")
-        if option == IMPORT:
-            _import_module(value or following)
+        option, has_value, value = word.partition("=")
+        if option != IMPORT:
+            continue
+        name = value if has_value else following
+        if not name or name.startswith("-"):
+            raise InputError(f"{IMPORT}: names no module; name one, or a .py file")
+        _import_module(name)
 
 
 def _import_module(name: str) -> None:
@@ -164,13 +170,16 @@ def _import_module(name: str) -> None:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        import_module(module)
+        imported = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, but something that it imports is not
         raise InputError(
             f"import={name!r}: there is no such module in {folder} or among the installed packages"
         ) from error
+    file = getattr(imported, "__file__", None) or ""
+    if name.endswith(".py") and Path(file).resolve() != Path(name).resolve():
+        raise InputError(f"import={name!r}: another module of this name is there already ({file}); rename the file")
 
 
 def empty_folder(output_dir: str, overwrite: bool) -> Path:
@@ -233,8 +242,11 @@ def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str,
                 )
             config = replace(config, cache_dir=None)
         config = replace(config, **explicit)
-    channels, size, _ = shape_of(pipeline.generator)
-    return config.changed(resolution=size, channels=channels, streaming=False)
+    config.check_effects()
+    channels, height, width = shape_of(pipeline.generator)
+    return config.changed(
+        resolution=height, width=None if width == height else width, channels=channels, streaming=False
+    )
 
 
 def _recorded(text: str, model: str) -> "DataConfig":
@@ -261,7 +273,7 @@ def _words(config: "DataConfig") -> str:
     words = []
     for name, field in type(config).__dataclass_fields__.items():
         value = getattr(config, name)
-        if value == field.default or name in ("resolution", "channels", "streaming", "cache_dir"):
+        if value == field.default or name in (*OF_MODELS, "cache_dir"):
             continue
         words.append(f"--{f'no-{name}' if value is False else name}")
         words += [] if isinstance(value, bool) else [str(value)]

@@ -34,6 +34,7 @@ def dry_run(config: RunConfig, num_processes: int = 1) -> None:
         InputError: The run could not start.
     """
     check_output_dir(config.training)
+    config.training.check_effects()
     with tempfile.TemporaryDirectory() as folder:
         # Time is estimated from ordinary steps, not from the first ones with many critic updates.
         elsewhere: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": None, "critic_warmup": False}

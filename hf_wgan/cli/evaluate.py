@@ -13,7 +13,7 @@ from ..utils import files
 from ..utils.console import is_first_process, say
 from ..utils.errors import InputError
 from ..utils.options import MAX_SEED, Options, option
-from .common import SAMPLED_MODEL_HELP, command, is_checkpoint, load_pipeline, parser_for, training_data_of
+from .common import OF_MODELS, SAMPLED_MODEL_HELP, command, is_checkpoint, load_pipeline, parser_for, training_data_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     from ..metrics.features import load_feature_extractor
     from ..utils.processes import this_process
 
-    parser = parser_for(evaluate, "evaluate", EvaluateConfig, DataConfig)
+    parser = parser_for(evaluate, "evaluate", EvaluateConfig, DataConfig, exclude=OF_MODELS)
     parser.epilog = (
         "Without --dataset_name and --train_data_dir the images are those that a model of this machine was trained on."
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..utils import files
 from ..utils.errors import InputError
 from ..utils.options import MAX_SEED, Options, option
-from .common import SAMPLED_MODEL_HELP, command, empty_folder, load_pipeline, parser_for, training_data_of
+from .common import OF_MODELS, SAMPLED_MODEL_HELP, command, empty_folder, load_pipeline, parser_for, training_data_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,6 +75,8 @@ class GenerateConfig(Options):
             value = getattr(self, name)
             if (self.video or self.invert) and value != type(self).__dataclass_fields__[name].default:
                 raise InputError(f"{name}={value}: has no effect with --video or --invert; leave one of them out")
+        if self.invert and self.truncation is not None:
+            raise InputError(f"truncation={self.truncation}: has no effect with --invert; leave one of them out")
         if self.video and self.num_images < 2:
             raise InputError(
                 f"num_images={self.num_images}: must be at least 2 with --video, which goes from one image to the next"
@@ -92,7 +94,7 @@ def generate(args: Sequence[str] | None = None) -> int:
     from ..data import DataConfig, load_image_set
     from ..utils.processes import this_process
 
-    parser = parser_for(generate, "generate", GenerateConfig, DataConfig, exclude=("held_out_split",))
+    parser = parser_for(generate, "generate", GenerateConfig, DataConfig, exclude=("held_out_split", *OF_MODELS))
     parser.add_argument("model", help=f"{SAMPLED_MODEL_HELP[:-1]}, or file of an exported generator (.onnx or .pt2).")
     parsed = parser.parse(args)
     config, model = parsed.build(GenerateConfig), parsed.others["model"]

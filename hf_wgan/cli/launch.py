@@ -50,7 +50,7 @@ class LaunchOptions(Options):
     num_processes: int | None = option(
         None, "Number of processes on all machines together; by default one for each GPU.", minimum=1
     )
-    cpu: bool = option(False, "Train on the CPU even if there is a GPU.")
+    cpu: bool | None = option(None, "Train on the CPU even if there is a GPU (default: by Accelerate's configuration).")
     config_file: str | None = option(
         None, "Configuration file written by `accelerate config`; by default the one in the Hugging Face cache."
     )
@@ -77,7 +77,7 @@ def start(options: LaunchOptions) -> int | None:
     Raises:
         InputError: The options ask for something that cannot be started.
     """
-    explicit = {name: value for name, value in vars(options).items() if value not in (None, False)}
+    explicit = {name: value for name, value in vars(options).items() if value is not None}
     if is_one_of_several():
         if explicit and COMMAND not in os.environ:
             name, value = next(iter(explicit.items()))
@@ -107,11 +107,19 @@ def choose(options: LaunchOptions) -> LaunchOptions:
     num_processes, num_machines = options.num_processes or max(num_gpus, 1), options.num_machines or 1
     num_threads = options.num_cpu_threads_per_process
     if num_processes % num_machines:
-        raise InputError(f"num_processes={num_processes}: must be a multiple of num_machines={num_machines}")
+        number = options.num_processes or f"None (here {num_processes})"
+        raise InputError(
+            f"num_processes={number}: must be a multiple of num_machines={num_machines}; it is that of all machines "
+            "together"
+        )
+    if (options.machine_rank or 0) >= num_machines:
+        raise InputError(f"machine_rank={options.machine_rank}: must be below num_machines={num_machines}")
     num_here = num_processes // num_machines
     if 0 < num_gpus < num_here:
         raise InputError(f"num_processes={num_processes}: this machine has {num_gpus} GPUs; use as many, or --cpu")
     if num_processes > 1:
+        if num_threads:
+            os.environ["OMP_NUM_THREADS"] = str(num_threads)
         num_threads = num_threads or max(1, num_cores() // num_here)
         if not num_gpus:
             os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -222,16 +230,12 @@ def _filled(options: LaunchOptions, config_file: str | None) -> LaunchOptions:
         raise InputError(f"config_file={config_file!r}: {NOT_SUPPORTED.format(kind)}")
     os.environ.setdefault(STARTED_BY_ACCELERATE, str(config.mixed_precision or "no"))
     recorded: dict[str, Any] = {name: getattr(config, name, None) for name in NAMES}
-    recorded["cpu"] = bool(getattr(config, "use_cpu", False))
+    recorded["cpu"] = getattr(config, "use_cpu", None)
     if recorded["gpu_ids"] is not None:
         recorded["gpu_ids"] = str(recorded["gpu_ids"])
     return replace(
         options,
-        **{
-            name: value
-            for name, value in recorded.items()
-            if value is not None and getattr(options, name) in (None, False)
-        },
+        **{name: value for name, value in recorded.items() if value is not None and getattr(options, name) is None},
     )
 
 

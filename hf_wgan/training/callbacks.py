@@ -183,6 +183,12 @@ class CallbackHandler:
         """Return whether there are callbacks beside the built-in ones."""
         return bool(self._callbacks)
 
+    @property
+    def record(self) -> dict[str, list[str]]:
+        """Return what the record of a run says of the callbacks beside the built-in ones, if there are any."""
+        names = [f"{type(callback).__module__}:{type(callback).__qualname__}" for callback in self._callbacks]
+        return {"callbacks": names} if names else {}
+
     def add(self, callback: Any) -> None:
         """Add a callback, an instance or a class that is built without arguments.
 

@@ -18,6 +18,23 @@ from .config import TrainingConfig
 BOUNDED = (nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.Softmax)
 
 
+def check_arguments(config: Any, callbacks: Any, record: Any, generator: Any, critic: Any) -> None:
+    """Check the types of what a trainer is built with, and the networks as `check_networks` does.
+
+    Raises:
+        InputError: One is something else.
+    """
+    if not isinstance(config, TrainingConfig):
+        raise InputError(
+            f"config={config!r}: must be a TrainingConfig; build_trainer takes what RunConfig.resolve returns"
+        )
+    if not (callbacks is None or isinstance(callbacks, (list, tuple))):
+        raise InputError(f"callbacks={callbacks!r}: must be a list of callbacks")
+    if not (record is None or isinstance(record, dict)):
+        raise InputError(f"record={record!r}: must be a dictionary")
+    check_networks(generator, critic)
+
+
 def check_same_images(dataset: ImageSet | ImageStream, accelerator: Accelerator) -> None:
     """Check that all processes have as many images and classes, and the same labels.
 

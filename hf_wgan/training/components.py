@@ -18,6 +18,7 @@ from .config import TrainingConfig
 INSTEAD_OF = {
     "constraint": ("lipschitz", "clip_value", "gradient_penalty_weight", "gradient_penalty_weight_end"),
     "augmentation": ("augmentation", "augmentation_probability"),
+    "held_out": (),
 }
 """The options that do not act where an object was given instead."""
 

@@ -17,7 +17,7 @@ from ..models.factory import NetworkConfig
 from ..utils.errors import InputError
 from ..utils.options import MAX_SEED, Needs, Options, option
 from ..utils.registry import describe
-from .hints import HINTS
+from .hints import HINTS, OTHER_NAMES
 from .presets import preset_options
 from .trackers import check_tracker_names
 
@@ -61,7 +61,7 @@ class TrainingConfig(Options):
     max_train_minutes: float | None = option(
         None,
         "Time limit in minutes; the run ends at the first report after it, and its schedules with it. Where no number "
-        "of steps is given, it alone ends the run.",
+        "of steps is given, it alone ends the run (but with TrainingConfig from Python, whose max_train_steps stays).",
         above=0,
         matters=False,
     )
@@ -416,11 +416,16 @@ class TrainingConfig(Options):
         Raises:
             InputError: There is no such preset or option, or a value is wrong.
         """
-        from .resolve import with_learning_rate
+        from .resolve import effective, with_learning_rate
 
         names = {field.name for field in fields(cls)}
         ours = {name: value for name, value in preset_options(preset, resolution).items() if name in names}
-        return cls(**{**ours, **with_learning_rate(options)})
+        explicit = with_learning_rate(options)
+        ranks = dict.fromkeys(ours, (0, False)) | dict.fromkeys(explicit, (0, True))
+        unknown = {name: value for name, value in explicit.items() if name not in names}
+        return cls(
+            **unknown, **effective({**ours, **{name: explicit[name] for name in explicit.keys() & names}}, ranks)
+        )
 
     @classmethod
     def hints(cls) -> dict[str, str]:
@@ -430,7 +435,14 @@ class TrainingConfig(Options):
             for part in (DataConfig, NetworkConfig)
             for field in fields(part)
         }
-        return {**HINTS, **others}
+        hints = {**HINTS, **others}
+        both = "it sets both networks' rates in RunConfig.resolve and TrainingConfig.from_preset; here they are "
+        hints["learning_rate"] = f"{both}generator_learning_rate and critic_learning_rate"
+        hints["lr"] = hints["learning_rate"]
+        hints["preset"] = (
+            "TrainingConfig.from_preset has the training options of a preset, RunConfig.resolve all of them"
+        )
+        return hints | {name: others[here] for name, here in OTHER_NAMES.items() if here in others}
 
     def check(self) -> None:
         """Check what options mean together."""
@@ -449,7 +461,10 @@ class TrainingConfig(Options):
                 f"evaluation_steps={self.evaluation_steps}: must be a multiple of logging_steps={self.logging_steps}, "
                 "because the figures go into the rows of metrics.jsonl"
             )
-        if self.adaptive_augmentation and not Augmentation(self.augmentation).operations:
+        operations = Augmentation(self.augmentation).operations
+        if self.augmentation and not operations:
+            raise InputError(f"augmentation={self.augmentation!r}: names no operation")
+        if self.adaptive_augmentation and not operations:
             raise InputError("adaptive_augmentation: needs operations; set augmentation='color,translation,cutout'")
         if self.adaptive_augmentation and self.augmentation_probability != 1:
             raise InputError(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..data import DataConfig
 from ..models.factory import NetworkConfig, has_option
+from ..utils.console import say_once
 from ..utils.errors import InputError
 from ..utils.options import (
     Options,
@@ -20,7 +22,7 @@ from ..utils.options import (
     option,
     option_fields,
     read_options,
-    unknown_option,
+    unknown_options,
 )
 from .components import INSTEAD_OF
 from .config import TrainingConfig
@@ -134,16 +136,16 @@ class RunConfig:
         ```
         """
         layers, num_processes = [options], None
+        if not (config is None or isinstance(config, (str, os.PathLike, Mapping))):
+            raise InputError(f"config={config!r}: must be the path of a file, or a mapping")
         if config is not None:
             content = config if isinstance(config, Mapping) else read_options(config)
             where = "config" if isinstance(config, Mapping) else f"config={os.fspath(config)!r}"
             layers.insert(0, _file_options(content, where))
             if _is_record(content):
-                num_processes = content["machine"].get("num_processes")
+                num_processes = _part_of_record(content, "machine").get("num_processes")
                 _check_imports(content.get("imports", ()), where)
-        for name in options:
-            if name not in FIELDS:
-                raise InputError(unknown_option(name, "options", FIELDS, HINTS))
+        _check_names(options, "options")
         return replace(cls._of_layers(layers), num_processes=num_processes)
 
     @classmethod
@@ -153,7 +155,7 @@ class RunConfig:
         for _ in range(2):  # a preset may depend on the size of the images, which any layer may name
             values, ranks, preset = _merged(layers, resolution)
             resolution = values.get("resolution", resolution)
-        values = _effective(values, ranks)
+        values = effective(values, ranks)
         explicit = {name for layer in layers for name in with_learning_rate(layer)}
         for name in OF_ARCHITECTURES:
             if name not in explicit and not has_option(values.get("architecture", "dcgan"), name):
@@ -197,6 +199,8 @@ def _merged(
             raise InputError("num_clusters and class_conditional were both given: train on clusters, or on the labels")
         if layer.get("preset"):
             preset = layer["preset"]
+            for name in [name for name, (_, is_explicit) in ranks.items() if not is_explicit]:
+                del values[name], ranks[name]  # of the preset of a lower layer
             replaced = _replaced_by(values)
             of_preset = {
                 name: value for name, value in preset_options(preset, resolution).items() if name not in replaced
@@ -205,6 +209,7 @@ def _merged(
             ranks |= dict.fromkeys(of_preset, (number, False))
         for name in _replaced_by(layer):
             values.pop(name, None)
+            ranks.pop(name, None)
         explicit = with_learning_rate(layer)
         values |= explicit
         ranks |= dict.fromkeys(explicit, (number, True))
@@ -212,11 +217,11 @@ def _merged(
         defaults = dict(DIGITS_DEFAULTS if preset is None else DIGITS_SIZE)
         if values.get("pretrained_model_name_or_path"):
             defaults.pop("class_conditional", None)
-        values = defaults | values
+        values = {name: value for name, value in defaults.items() if name not in _replaced_by(values)} | values
     return values, ranks, preset
 
 
-def _effective(values: dict[str, Any], ranks: Mapping[str, tuple[int, bool]]) -> dict[str, Any]:
+def effective(values: dict[str, Any], ranks: Mapping[str, tuple[int, bool]]) -> dict[str, Any]:
     """Leave out options that have no effect because of others of a higher layer, such as those of a preset's optimizer.
 
     Those that have none beside the options of their own layer stay, and are an error.
@@ -254,17 +259,31 @@ def _file_options(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     if _is_record(content):
         return _record_options(content)
-    options: dict[str, Any] = {}
+    entries: list[tuple[str, Any]] = []
     for name, value in content.items():
-        part = SECTIONS.get(name)
-        section = value if part and isinstance(value, Mapping) else {name: value}
-        for key, entry in section.items():
-            if key not in FIELDS:
-                raise InputError(unknown_option(str(key), where, FIELDS, HINTS))
-            if part and key not in {field.name for field in fields(part)}:
-                raise InputError(f"{where}: {key} is no option of {name}; put it outside of the sections")
-            options[key] = from_file(FIELDS[key], entry)
-    return options
+        if name not in SECTIONS:
+            entries.append((name, value))
+            continue
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where}: {name}={value!r}: must be a section of options, as `name: value` below it")
+        _check_names(value, where)
+        for key in value.keys() - {entry.name for entry in fields(SECTIONS[name])}:
+            raise InputError(f"{where}: {key} is no option of {name}; put it outside of the sections")
+        entries += value.items()
+    _check_names([name for name, _ in entries], where)
+    if twice := [name for name, count in Counter(name for name, _ in entries).items() if count > 1]:
+        raise InputError(f"{where}: {', '.join(twice)}: both in a section and outside of it; keep one")
+    return {name: from_file(FIELDS[name], value) for name, value in entries}
+
+
+def _check_names(names: Iterable[str], where: str) -> None:
+    """Check that all names are options.
+
+    Raises:
+        InputError: Some are not.
+    """
+    if unknown := [str(name) for name in names if name not in FIELDS]:
+        raise InputError(unknown_options(unknown, where, FIELDS, HINTS, SECTIONS))
 
 
 def _check_imports(names: Sequence[str], where: str) -> None:
@@ -280,7 +299,7 @@ def _check_imports(names: Sequence[str], where: str) -> None:
 
 
 def _is_record(content: Mapping[str, Any]) -> bool:
-    return "training" in content and "dataset" in content
+    return {"training", "dataset", "versions"} <= content.keys()
 
 
 def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,7 +308,7 @@ def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: The run had networks or images that no option names.
     """
-    dataset = (record["dataset"] or {}).get("config")
+    dataset = _part_of_record(record, "dataset").get("config")
     networks = record.get("networks")
     if networks is None or dataset is None:
         missing = "networks" if networks is None else "a dataset"
@@ -302,13 +321,27 @@ def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
                 f"config: this run was given its {component} in Python ({record[component]['class']}), which its "
                 "record cannot repeat; repeat its own script"
             )
-    values = {**dataset, **networks, **record["training"]}
+    if callbacks := record.get("callbacks"):
+        say_once(f"config: the recorded run had callbacks of its own, which this one has not: {', '.join(callbacks)}.")
+    values = {**dataset, **networks, **_part_of_record(record, "training")}
     if record.get("preset"):
         values["preset"] = record["preset"]
-    values["mixed_precision"] = record["machine"]["mixed_precision"]
+    values["mixed_precision"] = _part_of_record(record, "machine").get("mixed_precision")
     if values.get("num_clusters"):
         values.pop("class_conditional", None)  # which a run with clusters records as on
     return {name: value for name, value in values.items() if name in FIELDS and _is_repeated(name)}
+
+
+def _part_of_record(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a part of a record.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    part = record.get(name)
+    if not isinstance(part, Mapping):
+        raise InputError(f"config: the record of the run is damaged: {name} is {part!r}")
+    return part
 
 
 def _is_repeated(name: str) -> bool:

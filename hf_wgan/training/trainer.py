@@ -25,7 +25,7 @@ from ..utils.signals import Interrupts
 from .adaptive import set_aside
 from .agreement import Agreement
 from .callbacks import CallbackHandler, TrainerCallback, TrainerControl
-from .checks import check_classes, check_networks
+from .checks import check_arguments, check_classes
 from .components import choose_augmentation, choose_constraint, description_of, set_prior
 from .config import TrainingConfig
 from .failures import explained_errors
@@ -97,9 +97,9 @@ class WGANTrainer:
         held_out: ImageSet | None = None,
     ):
         self.config = config = config or TrainingConfig()
+        check_arguments(config, callbacks, record, generator, critic)
         self.record, self.output_dir = record or {}, Path(config.output_dir)
         check_output_dir(config)
-        check_networks(generator, critic)
         self.dataset = training_images(config, dataset, generator)
         self.held_out = held_out_images(config, self.dataset, held_out)
         self.dataset, self.set_aside = set_aside(config, self.dataset, self.held_out)
@@ -108,7 +108,7 @@ class WGANTrainer:
         self.global_batch_size = config.train_batch_size * accelerator.num_processes * num_parts
         """Images of one update, over all processes and all accumulation steps."""
         self.random = SharedRandom(accelerator.device, accelerator.num_processes, accelerator.process_index, num_parts)
-        objects = {"constraint": constraint, "augmentation": augmentation}
+        objects = {"constraint": constraint, "augmentation": augmentation, "held_out": held_out}
         self._components = {name: description_of(value) for name, value in objects.items() if value is not None}
         constraint = choose_constraint(config, constraint, self.random.rand)
         augmentation = choose_augmentation(config, augmentation, self.random.rand, accelerator.device)
@@ -148,9 +148,8 @@ class WGANTrainer:
         self._agreement, self.meter = Agreement(accelerator), Meter(accelerator, self.state)
         self.checkpoints = Checkpoints(config, self.state, self.meter, self.real_batches, accelerator, self.describe)
         self.evaluations: Any = None
-        self._interrupts = Interrupts()
+        self._interrupts, self._has_begun = Interrupts(), False
         self.folder = RunFolder(config, accelerator)
-        self._has_begun = False
 
     def train(self) -> WGANPipeline:
         """Take the remaining steps and write the files of the run.
@@ -250,6 +249,7 @@ class WGANTrainer:
 
     def save_pipeline(self, pipeline: WGANPipeline | None = None) -> None:
         """Save a pipeline, by default the current one, and its card in the run's folder."""
+        self._begin_writing()
         if not self.accelerator.is_main_process:
             return
         raw = measured(portable_copy(self.generator), **self._measurement) if self.state.ema else None
@@ -265,8 +265,7 @@ class WGANTrainer:
         Returns:
             The metrics by name, in every process.
         """
-        self._begin()
-        self.folder.begin(self.state, self.describe, self.checkpoints.metrics)
+        self._begin_writing()
         self.evaluations = self.evaluations or self._build_evaluations()
         pipeline = self.pipeline()
         metrics = self.evaluations.measure(pipeline, self.state.global_step)
@@ -285,8 +284,7 @@ class WGANTrainer:
             NotFiniteError: A value since the last report is not finite. No checkpoint ever holds such a value.
             DiskError: The checkpoint cannot be written. Earlier ones stay.
         """
-        self._begin()
-        self.folder.begin(self.state, self.describe, self.checkpoints.metrics)
+        self._begin_writing()
         folder = self._save()
         self.checkpoints.writer.wait()
         return folder
@@ -306,7 +304,7 @@ class WGANTrainer:
     def describe(self) -> dict[str, Any]:
         """Return the record of the run, the content of `training_config.json`."""
         of_trainer = self.dataset, self.accelerator, self.global_batch_size, self._components
-        return self.record | describe_run(self.config, self.state.networks, *of_trainer)
+        return self.record | self.callbacks.record | describe_run(self.config, self.state.networks, *of_trainer)
 
     @property
     def _measurement(self) -> dict[str, Any]:
@@ -357,8 +355,7 @@ class WGANTrainer:
         if is_evaluated:
             self.meter.gather()  # names a value that is no number, which samples would only show
         metrics = self.evaluate() if is_evaluated else {}
-        has_penalty = self.algorithm.constraint.has_penalty
-        logs = self.meter.read(has_penalty, metrics.get("evaluation_seconds", 0.0)) | metrics
+        logs = self.meter.read(self.algorithm.constraint.has_penalty, metrics.get("evaluation_seconds", 0.0)) | metrics
         self.state.move_to(expected(self.state.progress, self.config))
         self.callbacks.call("on_log", logs=logs)
 
@@ -374,6 +371,10 @@ class WGANTrainer:
             self.checkpoints.writer.wait()
         self.callbacks.call("on_save", checkpoint=folder)
         return folder
+
+    def _begin_writing(self) -> None:
+        self._begin()
+        self.folder.begin(self.state, self.describe, self.checkpoints.metrics)
 
     def _begin(self) -> None:
         """Lock the folder unless this run has it, and load the checkpoint to resume from once."""

@@ -91,9 +91,8 @@ class Options:
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        for name in options:
-            if name not in known:
-                raise InputError(unknown_option(name, cls.__name__, known, cls.hints()))
+        if unknown := [name for name in options if name not in known]:
+            raise InputError(unknown_options(unknown, cls.__name__, known, cls.hints()))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -180,6 +179,8 @@ def checked(field: Field[Any], value: Any) -> Any:
     if value is None and optional:
         return None
     converted = _converted(kind, value)
+    if converted == "" and field.default != "":
+        raise InputError(f"{field.name}={value!r}: must not be empty" + (", or leave it out" if optional else ""))
     choices = choices_of(field)
     if converted is None or (choices is not None and converted not in choices) or not _in_range(field, converted):
         raise InputError(f"{field.name}={value!r}: {_requirement(field)}")
@@ -251,10 +252,20 @@ def nearest(name: str, known: Iterable[str], hints: Mapping[str, str] | None = N
     return f"did you mean {close[0]}?" if close else ""
 
 
-def unknown_option(name: str, where: str, known: Iterable[str], hints: Mapping[str, str]) -> str:
-    """Return the message for an option that does not exist."""
-    answer = nearest(name, known, hints)
-    return f"{where}: there is no option {name!r}" + (f"; {answer}" if answer else "")
+def unknown_options(
+    names: Sequence[str], where: str, known: Collection[str], hints: Mapping[str, str], others: Iterable[str] = ()
+) -> str:
+    """Return the message for options that do not exist.
+
+    Args:
+        names: What was given.
+        where: What it was given to.
+        known: The options that exist.
+        hints: What to answer to options of other programs, by name.
+        others: Further names that could have been meant.
+    """
+    answers = dict.fromkeys(filter(None, (nearest(name, [*known, *others], hints) for name in names)))
+    return "; ".join([f"{where}: there is no option {', '.join(map(repr, names))}", *answers])
 
 
 @dataclasses.dataclass(frozen=True)

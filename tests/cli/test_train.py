@@ -69,6 +69,24 @@ def test_a_dry_run_of_several_processes_says_that_it_measures_one(folder, capsys
     assert "# One process of 2 was measured" in capsys.readouterr().out
 
 
+def test_a_dry_run_refuses_what_the_run_would(folder, capsys):
+    for more in ([], ["--dry_run"]):
+        assert train([*TINY.split(), "--penalty_interval", "4", *more]) == 2
+        assert "penalty_interval=4: has no effect with lipschitz='clip'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--import"], ["--import", "--seed", "1"]])
+def test_an_import_of_nothing_is_one_line(words, folder, capsys):
+    assert train([*TINY.split(), *words]) == 2
+    assert "--import: names no module" in capsys.readouterr().err
+
+
+def test_a_file_whose_name_is_taken_is_one_line(folder, capsys):
+    (folder / "queue.py").write_text("raise SystemExit")
+    assert train([*TINY.split(), "--import", "queue.py"]) == 2
+    assert "import='queue.py': another module of this name is there already" in capsys.readouterr().err
+
+
 def test_from_python_a_launch_option_is_one_line(folder, capsys):
     assert train([*TINY.split(), "--num_processes", "2"]) == 2
     assert "num_processes: from Python this trains in the calling process" in capsys.readouterr().err

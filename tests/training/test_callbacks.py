@@ -237,6 +237,29 @@ def test_an_iterator_that_is_dropped_writes_nothing_more(tiny_config, tmp_path):
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+def test_the_record_names_callbacks_and_held_out_images(tiny_config):
+    class Mine(TrainerCallback):
+        pass
+
+    run = trainer(tiny_config(), Mine)
+    assert run.describe()["callbacks"] == [f"{__name__}:{Mine.__qualname__}"]
+    run = trainer(tiny_config(), held_out=tiny_images(16))
+    assert run.describe()["held_out"]["class"] == "hf_wgan.data.images:ImageSet"
+
+
+@pytest.mark.parametrize("name, value", [("config", {"seed": 1}), ("callbacks", TrainerCallback), ("record", "x")])
+def test_an_argument_of_another_type_is_one_line(name, value, tiny_config):
+    with pytest.raises(InputError, match=f"^{name}=.*: must be a"):
+        WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), **{"config": tiny_config(), name: value})
+
+
+def test_a_pipeline_saved_before_the_first_step_does_not_stop_the_run(tiny_config, tmp_path):
+    run = trainer(tiny_config())
+    run.save_pipeline()
+    assert (tmp_path / "run" / files.CONFIG).is_file()
+    run.train()
+
+
 def test_evaluate_measures_at_any_time(tiny_config, tmp_path, capsys):
     run = trainer(tiny_config(evaluation_features="pixels", num_evaluation_images=20))
     run.step()

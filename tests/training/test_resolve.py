@@ -238,6 +238,62 @@ def test_an_option_in_the_section_of_another_class_is_one_line(tmp_path):
         RunConfig.resolve(tmp_path / "run.yaml")
 
 
+def test_a_preset_over_a_preset_leaves_nothing_of_the_lower_one():
+    for lower in PRESETS:
+        for upper in PRESETS:
+            config = RunConfig.resolve({"preset": lower}, preset=upper)
+            assert config.options() == RunConfig.resolve(preset=upper).options()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_explicit_options_override_a_preset_of_training_options(name):
+    for options in ({"use_ema": False}, {"optimizer": "rmsprop"}, {"lipschitz": "clip"}, {"lr_scheduler": "constant"}):
+        resolved = RunConfig.resolve(preset=name, train_data_dir="photos", **options).training
+        assert TrainingConfig.from_preset(name, **options) == resolved
+
+
+def test_clusters_of_the_digits_are_resolved_again_from_their_own_options():
+    config = RunConfig.resolve(num_clusters=5)
+    assert not config.training.class_conditional
+    assert RunConfig.resolve(config.options()).options() == config.options()
+
+
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if kind_of(field)[0] is str])
+def test_an_empty_text_is_no_value(name):
+    if FIELDS[name].default != "":
+        with pytest.raises(InputError, match=f"^{name}='': must "):
+            RunConfig.resolve(**{name: ""})
+
+
+SECTIONS = {
+    "training:\n": "training=None: must be a section",
+    "data: 5\n": "data=5: must be a section",
+    "dataset: {resolution: 8}\ntraining: {seed: 2}\n": "no option 'dataset'; dataset is called dataset_name here",
+    "seed: 1\ntraining: {seed: 2}\n": "seed: both in a section and outside of it",
+}
+
+
+@pytest.mark.parametrize("content, message", SECTIONS.items())
+def test_a_section_that_is_none_is_named(content, message, tmp_path):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(InputError, match=message):
+        RunConfig.resolve(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize("part", ["machine", "dataset", "training"])
+def test_a_damaged_record_is_one_line(part):
+    record = {"versions": {}, "machine": {}, "training": {}, "networks": {}, "dataset": {"config": {}}}
+    RunConfig.resolve(record)
+    with pytest.raises(InputError, match=f"config: the record of the run is damaged: {part} is 5"):
+        RunConfig.resolve({**record, part: 5})
+
+
+def test_every_unknown_option_is_named():
+    for attempt in (lambda: RunConfig.resolve(foo=1, n_critics=2), lambda: TrainingConfig(foo=1, n_critics=2)):
+        with pytest.raises(InputError, match=r"no option 'foo', 'n_critics'; did you mean n_critic\?"):
+            attempt()
+
+
 def test_settings_that_are_put_together_by_hand_are_what_they_say():
     with pytest.raises(InputError, match=r"preset='wgan-gp': .*RunConfig.resolve\(preset='wgan-gp', \.\.\.\)"):
         RunConfig(preset="wgan-gp", training=TrainingConfig())
