@@ -8,7 +8,10 @@ Under `accelerate launch` this starts only what Accelerate leaves to MPI: severa
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
+import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 SIGNAL_VARIABLES = ("PET_SIGNALS_TO_HANDLE", "TORCHELASTIC_SIGNALS_TO_HANDLE")
 """Where torchrun's agent reads them, in newer and older releases of PyTorch."""
 SECONDS_TO_SAVE = 600  # from a signal on; torchrun's own limit of 30 may cut a checkpoint off
+SECONDS_BETWEEN_LOOKS = 1.0  # at whether the launcher is still there
 WORLD_SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 STARTED_BY_ACCELERATE = "ACCELERATE_MIXED_PRECISION"  # which `accelerate launch` sets for every process
 
@@ -204,7 +208,20 @@ def _start_beside_accelerate() -> int | None:
     if (options.num_processes or 1) < 2:
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    _end_with_parent()
     return _run(replace(options, main_process_ip=address, main_process_port=port))
+
+
+def _end_with_parent() -> None:
+    """Send SIGTERM to this process once its parent has ended, so that the processes which it started save the run."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _with_configuration(options: LaunchOptions) -> LaunchOptions:

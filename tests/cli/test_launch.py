@@ -218,11 +218,13 @@ def test_launch_options_are_called_as_accelerates_are():
     assert {f"--{name}" for name in launch.NAMES} <= known
 
 
-def started(folder, *options, **kwargs):
+OWN_COMMAND = ["-m", "hf_wgan", "train", "--num_processes", "2"]
+
+
+def started(folder, *options, words=OWN_COMMAND, **kwargs):
     """Start a run of two processes; return it once it has taken steps."""
-    command = [sys.executable, "-m", "hf_wgan", "train", *TINY.split(), "--logging_steps", "2", "--num_processes", "2"]
     process = subprocess.Popen(
-        [*command, "--output_dir", folder, *options],
+        [sys.executable, *words, *TINY.split(), "--logging_steps", "2", "--output_dir", folder, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -244,6 +246,18 @@ def test_a_signal_saves_all_processes_runs_and_is_the_exit_code(number, tmp_path
     assert len(checkpoints(tmp_path / "run")) == 1
     assert "Interrupted at step" in output and "--resume_from_checkpoint latest" in output
     assert "Traceback" not in output and "torch/distributed" not in output
+
+
+def test_processes_whose_launcher_alone_is_ended_save_the_run(tmp_path):
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "29541"]
+    words = [*launcher, "-m", "hf_wgan.cli.train"]
+    process = started(tmp_path / "run", "--max_train_steps", "1000000", words=words)
+    others = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    assert process.wait(timeout=100) != 0
+    _, alive = psutil.wait_procs(others, timeout=100)
+    assert not alive
+    assert len(checkpoints(tmp_path / "run")) == 1 and (tmp_path / "run" / "model_index.json").is_file()
 
 
 def test_a_mistake_found_by_the_processes_is_one_line_and_its_exit_code(tmp_path):
