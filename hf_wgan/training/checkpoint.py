@@ -21,7 +21,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from ..pipelines import WGANPipeline
 from ..utils import files
-from ..utils.errors import DiskError, InputError, one_line
+from ..utils.errors import DiskError, InputError, is_out_of_memory, one_line
 from .snapshot import measured, portable_copy
 from .state import Progress, TrainingState
 
@@ -162,6 +162,8 @@ def load_checkpoint(folder: Path, state: TrainingState) -> Checkpoint:
         metrics = (folder / files.METRICS).read_text()
         return Checkpoint({}, states, replace(state.progress), read_record(folder), metrics)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         why = one_line(error)
         raise InputError(f"resume_from_checkpoint: {folder} cannot be resumed by this run ({why})") from error
 
@@ -330,7 +332,8 @@ def _host_copy(value: Any) -> Any:
 def _cannot_be_written(folder: Path, checkpoint: Checkpoint, error: Exception) -> str:
     networks = sum(_num_bytes(network.state_dict()) for network in checkpoint.networks.values())
     size = _num_bytes(checkpoint.states) + networks
-    return f"{folder} cannot be written ({one_line(error)}): it takes {size:,} bytes; {what_is_left(folder.parent)}"
+    left = "memory is used up" if is_out_of_memory(error) else what_is_left(folder.parent)
+    return f"{folder} cannot be written ({one_line(error)}): it takes {size:,} bytes; {left}"
 
 
 def _num_bytes(value: Any) -> int:

@@ -92,7 +92,11 @@ def explained(error: Exception, config: TrainingConfig, accelerator: Accelerator
 
 
 def _out_of_memory(error: Exception, config: TrainingConfig, accelerator: Accelerator) -> str:
-    size, parts, precision = config.train_batch_size, config.gradient_accumulation_steps, accelerator.mixed_precision
+    size, parts, precision = (
+        config.train_batch_size,
+        accelerator.gradient_accumulation_steps,
+        accelerator.mixed_precision,
+    )
     remedies = []
     if size > 1:  # which is the same experiment
         remedies.append(f"--train_batch_size {-(-size // 2)} --gradient_accumulation_steps {2 * parts}")

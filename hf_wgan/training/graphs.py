@@ -227,8 +227,8 @@ def obstacle_to_graphs(config: TrainingConfig, accelerator: Accelerator) -> str:
         "has fixed weights and betas; leave gradient_penalty_weight_end and adam_beta2_end out": (
             config.gradient_penalty_weight_end is not None or config.adam_beta2_end is not None
         ),
-        f"takes a batch in one part, not in {config.gradient_accumulation_steps}": (
-            config.gradient_accumulation_steps > 1
+        f"takes a batch in one part, not in {accelerator.gradient_accumulation_steps}": (
+            accelerator.gradient_accumulation_steps > 1  # which an environment variable can set too
         ),
     }
     return next((obstacle for obstacle, applies in obstacles.items() if applies), "")

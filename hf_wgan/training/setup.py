@@ -71,6 +71,11 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
             why = "GPU has no bf16 arithmetic (--mixed_precision fp16 may be faster)"
         say_once(f"mixed_precision='bf16': this {why}; the run uses float32.")
         precision = "no"
+    if precision not in (None, "no", "fp16", "bf16"):
+        raise InputError(
+            f"mixed_precision={precision!r} (from Accelerate's configuration): must be one of no, fp16, bf16; set "
+            "mixed_precision to override it"
+        )
     try:
         accelerator = Accelerator(
             mixed_precision=precision,

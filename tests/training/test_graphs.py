@@ -4,6 +4,7 @@ import importlib
 import math
 import os
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -368,3 +369,10 @@ def test_on_a_gpu(tiny_config):
         return torch.cat([each.flatten() for each in trainer.generator.parameters()]).cpu()
 
     torch.testing.assert_close(weights(), weights(cuda_graphs=False), rtol=1e-5, atol=1e-6)
+
+
+def test_accumulation_that_the_environment_asks_for_is_no_iteration_to_capture():
+    device = torch.device("cuda")
+    accelerator = SimpleNamespace(device=device, num_processes=1, mixed_precision="no", gradient_accumulation_steps=2)
+    with pytest.raises(InputError, match="takes a batch in one part, not in 2"):
+        check_graphs(TrainingConfig(), accelerator)

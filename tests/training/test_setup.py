@@ -242,3 +242,22 @@ def test_processes_with_different_images_are_refused_in_all_of_them(counts, clas
     processes = [start(begin_with_own_images, *arguments, rank, port) for rank in range(2)]
     assert ended(processes) == [0, 0]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_precision_of_accelerates_that_is_none_of_ours_is_named(tiny_config, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(
+        InputError, match=r"precision='fp8' \(from Accelerate's configuration\): must be one of no, fp16"
+    ):
+        trainer(tiny_config())
+
+
+def test_memory_that_is_used_up_while_a_checkpoint_is_loaded_is_not_the_checkpoints_fault(tiny_config, monkeypatch):
+    trainer(tiny_config()).train()
+
+    def load(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr("hf_wgan.training.checkpoint.torch.load", load)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=8)).train()
