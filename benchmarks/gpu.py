@@ -691,14 +691,15 @@ def process(name: str, logs: Path) -> list[Row]:
     """Run a check in a process of its own."""
     patience = CHECKS[name].limit * (6 if CPU else 1)
     words = [sys.executable, __file__, "--run", name, *(["--cpu"] if CPU else [])]
-    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
     environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if CPU else {}
     log = logs / f"{name}.log"
     with open(log, "w") as file:
         try:
             run = subprocess.run(
                 words,
-                env=environment | dict(os.environ),
+                env={**os.environ, **environment},
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
@@ -721,6 +722,9 @@ def main(args: argparse.Namespace) -> int:
             print("@" + json.dumps(row), flush=True)
         return 0
     names = args.only.split(",") if args.only else list(CHECKS)
+    if unknown := set(names) - set(CHECKS):
+        print(f"error: --only {','.join(unknown)}: must be some of {', '.join(CHECKS)}", file=sys.stderr)
+        return 2
     logs, rows, began = args.logs or Path(tempfile.mkdtemp(prefix="hf_wgan-gpu-logs-")), list[Row](), time.monotonic()
     logs.mkdir(parents=True, exist_ok=True)
     print("| | check | |\n|---|---|---|")

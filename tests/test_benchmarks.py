@@ -46,6 +46,11 @@ def test_the_checks_of_a_gpu_build_their_trainers(architecture, lipschitz, impor
     assert torch.stack(trainer.step()).isfinite().all()
 
 
+def test_a_check_of_a_gpu_that_does_not_exist_is_named(import_benchmark, capsys):
+    assert import_benchmark("gpu").main(SimpleNamespace(run=None, only="typo")) == 2
+    assert "--only typo: must be some of environment, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("architecture", ["dcgan", "resnet", "r3gan"])
 def test_the_plain_loop_has_the_same_networks(architecture, import_benchmark):
     speed = import_benchmark("speed")
