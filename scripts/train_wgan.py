@@ -14,10 +14,10 @@
 #     "psutil>=5.9.6",
 #     "pyyaml>=6.0.1",
 #     "tqdm>=4.66.3",
-#     "matplotlib>=3.8",
+#     "matplotlib>=3.9",
 #     "pot>=0.9.5",
 #     "scikit-learn>=1.8",
-#     "scipy>=1.11",
+#     "scipy>=1.13",
 # ]
 #
 # [tool.hf-jobs]
