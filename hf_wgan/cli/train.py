@@ -17,7 +17,7 @@ def train(args: Sequence[str] | None = None) -> int:
     hf-wgan train --train_data_dir photos --resolution 64 --output_dir wgan-photos
     hf-wgan train --dataset_name huggan/smithsonian_butterflies_subset --mixed_precision bf16
     hf-wgan train --config wgan-digits/training_config.json --output_dir wgan-again
-    hf-wgan train --cpu --num_processes 2                      # two processes on the CPU
+    hf-wgan train --num_processes 2 --mixed_precision bf16     # two GPUs
 
     Exit codes 130 (Ctrl-C), 143 (SIGTERM), 138 (SIGUSR1) and 129 (a closed terminal): the run was saved and can be
     resumed.

@@ -129,7 +129,7 @@ class NetworkConfig(Options):
     )
 
     def check(self) -> None:
-        """Check what is checked as a whole."""
+        """Check that the prior exists."""
         prior_name(self.latent_prior, ARCHITECTURES[self.architecture][0])
 
 

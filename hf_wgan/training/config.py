@@ -125,7 +125,10 @@ class TrainingConfig(Options):
         True, "Use TF32 (10 bits) for float32 convolutions and products on Ampere GPUs and later.", matters=False
     )
     compile: bool = option(
-        False, "Compile the networks with torch.compile, for GPUs; the first step then takes minutes.", matters=False
+        False,
+        "Compile the networks with torch.compile, for GPUs; the first step then takes minutes, and CUDA graphs, which "
+        "gain more, are off by default.",
+        matters=False,
     )
     cuda_graphs: bool | None = option(
         None,

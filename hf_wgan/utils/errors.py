@@ -1,4 +1,4 @@
-"""The exceptions that a person can mend: a line from a script, an exception to Python users."""
+"""Exceptions whose cause a person can correct: one line from a command, an exception for Python users."""
 
 
 class InputError(ValueError):

@@ -62,10 +62,11 @@ def option(
         common: Whether plain `--help` lists the option.
         secret: Whether the value is kept out of `repr` and records.
         matters: Whether the option changes the outcome of a run. The others may change when a run is resumed.
-        needs: The options beside which alone this one has an effect, of which one is enough: by name, the values that
-            they must have, or True for any that is set, or False for none. Values from a registry are a function.
-        late: Whether `needs` is only checked by `check_effects`, because an object that is passed in Python may take
-            the place of the other options.
+        needs: Conditions on other options, by their names; the option has an effect if at least one of them holds. A
+            condition is a list of values, or a function that returns one, or True (the other option is set) or False
+            (it is not set).
+        late: Whether `needs` is checked by `check_effects` only, because an object that is passed in Python may replace
+            the other options.
     """
     metadata = {
         "help": help,
@@ -155,7 +156,7 @@ def _is_met(need: Any, value: Any) -> bool:
 
 
 def _lacking(field: Field[Any], values: Mapping[str, Any]) -> str:
-    """Return why an option has no effect beside others, and the remedy."""
+    """Return which condition of an option does not hold, and the remedy."""
     unset = [name for name, need in field.metadata["needs"].items() if need is True]
     if unset:
         return f"without {' or '.join(unset)}"
