@@ -172,10 +172,10 @@ class AdviceCallback(TrainerCallback):
             )
 
     def _look_at_the_cores(self, state: TrainingState) -> None:
-        accelerator = self.trainer.accelerator
-        if accelerator.device.type != "cpu" or accelerator.num_processes > 1 or not spins():
+        if not spins() or self._others.seconds < SECONDS_OF_CORES:
             return
-        if self._others.seconds < SECONDS_OF_CORES:
+        accelerator = self.trainer.accelerator
+        if accelerator.device.type != "cpu" or accelerator.num_processes > 1:
             return
         others = self._others.cores()
         self._others.restart()

@@ -239,7 +239,7 @@ def test_the_command_listens_on_loopback_only_and_ends_without_a_trace(model, tm
     [
         (["{missing}"], "is neither a pipeline folder nor a model that can be loaded from the Hub"),
         (["{empty}"], "holds no pipeline: there is no model_index.json in it"),
-        (["{model}", "--port", "0"], "port=0: must be from 1 to 65535"),
+        (["{model}", "--port", "0"], "port=0: must be a whole number at least 1 and at most 65535"),
         (["{model}", "--port", "http"], "port='http': must be a whole number"),
         (["{model}", "--host", "192.0.2.1"], "host='192.0.2.1', port=None: cannot be listened on"),
         ([], "the following arguments are required: model"),
