@@ -15,9 +15,10 @@ from hf_wgan.hub.card import make_card, merge, record_evaluation, write_card
 
 
 @pytest.fixture
-def run(tiny_config, tmp_path):
-    config = tiny_config(clip_value=0.0123, license="cc-by-4.0")
-    object.__setattr__(config, "hub_token", "hf_secret")  # as with push_to_hub, but nothing is pushed
+def run(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_wgan.training.report.push_folder", lambda folder, push: push.repo_id)
+    monkeypatch.setattr("hf_wgan.training.report.problem_with", lambda push: "")
+    config = tiny_config(clip_value=0.0123, license="cc-by-4.0", push_to_hub=True, hub_token="hf_secret")
     record = {"command": "accelerate launch scripts/train_wgan.py", "base_model": "me/older"}
     WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), config, record=record).train()
     return tmp_path / "run"
