@@ -106,7 +106,7 @@ def test_spectral_normalisation_takes_its_power_iterations_in_every_pass(tiny_co
 
 def test_a_float16_loss_scaler_sees_every_step(tiny_config, monkeypatch):
     class OnGPU:
-        device, mixed_precision, num_processes = torch.device("cuda"), "fp16", 1
+        device, mixed_precision, num_processes, gradient_accumulation_steps = torch.device("cuda"), "fp16", 1, 1
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert not FastPaths.of(tiny_config(optimizer="adam"), OnGPU).fused_optimizers

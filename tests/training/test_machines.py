@@ -112,7 +112,8 @@ def test_processes_that_accelerate_does_not_know_are_refused(tiny_config, monkey
 
 @pytest.mark.parametrize("device", ["mps", "xpu"])
 def test_gpus_of_other_makers_get_contiguous_memory(device):
-    other = SimpleNamespace(device=torch.device(device), mixed_precision="no", num_processes=1)
+    parts = {"num_processes": 1, "gradient_accumulation_steps": 1}
+    other = SimpleNamespace(device=torch.device(device), mixed_precision="no", **parts)
     assert not FastPaths.of(TrainingConfig(), other).channels_last
 
 
@@ -130,7 +131,8 @@ def test_gpus_of_other_makers_get_contiguous_memory(device):
 )
 def test_channels_last_is_for_tensor_cores(monkeypatch, capability, precision, allow_tf32, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    gpu = SimpleNamespace(device=torch.device("cuda"), mixed_precision=precision, num_processes=1)
+    parts = {"num_processes": 1, "gradient_accumulation_steps": 1}
+    gpu = SimpleNamespace(device=torch.device("cuda"), mixed_precision=precision, **parts)
     assert FastPaths.of(TrainingConfig(allow_tf32=allow_tf32), gpu).channels_last == expected
 
 
