@@ -31,6 +31,7 @@ from ..utils.errors import (
     is_out_of_memory,
     one_line,
 )
+from ..utils.hints import called_here
 from ..utils.options import OptionParser
 from ..utils.own import is_own_record
 
@@ -42,31 +43,6 @@ Command = Callable[..., int]
 """A function of the arguments (by default those of this process) that returns an exit code."""
 MODEL_HELP = "Folder left by training, or name of a model on the Hub."
 SAMPLED_MODEL_HELP = f"{MODEL_HELP[:-1]}, or a checkpoint's folder."
-OTHER_NAMES = {
-    "repo_id": "hub_model_id",
-    "token": "hub_token",
-    "private": "hub_private_repo",
-    "message": "commit_message",
-    "branch": "revision",
-    "num_samples": "num_images",
-    "n": "num_images",
-    "count": "num_images",
-    "class_label": "class_labels",
-    "truncation_psi": "truncation",
-    "trunc": "truncation",
-    "out": "output",
-    "output_file": "output",
-    "output_path": "output",
-    "outdir": "output_dir",
-    "data_dir": "train_data_dir",
-    "dataset": "dataset_name",
-    "split": "dataset_split",
-    "cache": "cache_dir",
-    "metric": "metrics",
-    "server_name": "host",
-    "server_port": "port",
-}
-"""Options of other programs' commands, and what they are called here."""
 IMPORT = "--import"
 OF_MODELS = ("resolution", "width", "channels", "streaming", "shuffle_buffer_size", "dataloader_num_workers")
 """Options of training images that a command has no use for which compares the images of a model with others."""
@@ -115,7 +91,7 @@ def parser_for(
     function: Command,
     name: str,
     *option_classes: Any,
-    hints_of_command: Mapping[str, str] | None = None,
+    hints: Mapping[str, str] | None = None,
     **options: Any,
 ) -> OptionParser:
     """Return the parser of a command; the help opens with the docstring of its function.
@@ -124,16 +100,15 @@ def parser_for(
         function: The command.
         name: Its name after `hf-wgan`.
         option_classes: Dataclasses of its options.
-        hints_of_command: What to answer to options of other programs, besides the usual ones.
+        hints: What to answer to options of other programs, besides `called_here`.
         options: Further arguments of `OptionParser`.
     """
     # The help names the command as it can be typed here.
     description = (inspect.getdoc(function) or "").replace("hf-wgan ", f"{shell_command()} ")
     known = {field.name for option_class in option_classes for field in fields(option_class)}
-    hints = {word: f"{word} is called {here} here" for word, here in OTHER_NAMES.items() if here in known}
     parser = OptionParser(
         *option_classes,
-        hints={**hints, **(hints_of_command or {})},
+        hints={**called_here(known), **(hints or {})},
         **options,
         prog=shell_command(name),
         description=description,

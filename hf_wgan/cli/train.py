@@ -26,12 +26,11 @@ def train(args: Sequence[str] | None = None) -> int:
 
     others = OtherPrograms()  # measures while the rest is imported
     from ..training.build import build_trainer
-    from ..training.hints import HINTS
-    from ..training.resolve import DIGITS_DEFAULTS, OPTION_CLASSES, RunConfig
+    from ..training.resolve import DIGITS_DEFAULTS, HINTS, OPTION_CLASSES, RunConfig
     from . import launch
     from .dry_run import dry_run
 
-    parser = parser_for(train, "train", *OPTION_CLASSES, launch.LaunchOptions, hints_of_command=HINTS, common_only=True)
+    parser = parser_for(train, "train", *OPTION_CLASSES, launch.LaunchOptions, hints=HINTS, common_only=True)
     parser.epilog = "Without --dataset_name and --train_data_dir the defaults are: " + " ".join(
         f"--{name}" if value is True else f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
     )
@@ -74,8 +73,8 @@ def train(args: Sequence[str] | None = None) -> int:
 def _epochs_in_steps(parser: OptionParser, words: Sequence[str]) -> str:
     """Return how many steps the epochs on a command line are, or nothing if it names none or has other mistakes."""
     from ..data import load_image_set
-    from ..training.hints import EPOCHS
     from ..training.resolve import FIELDS, RunConfig
+    from ..utils.hints import EPOCHS
 
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     at = next((index for index, word in enumerate(words) if word.lstrip("-") in EPOCHS), len(words))

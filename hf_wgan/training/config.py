@@ -15,11 +15,11 @@ from ..metrics.features import describe_features, extractor_kind
 from ..metrics.names import MODEL_SELECTION_METRICS
 from ..models.factory import NetworkConfig
 from ..utils.errors import InputError
+from ..utils.hints import HINTS, OTHER_NAMES
 from ..utils.options import MAX_SEED, Needs, Options, option
 from ..utils.registry import describe
-from .hints import HINTS, OTHER_NAMES
 from .presets import preset_options
-from .trackers import check_tracker_names
+from .trackers import requested_trackers
 
 DECAYING = ("linear", "cosine", "cosine_with_restarts", "polynomial")
 WITH_WARMUP = ("constant_with_warmup", *DECAYING)
@@ -421,14 +421,12 @@ class TrainingConfig(Options):
         """
         from .resolve import effective, with_learning_rate
 
+        explicit = with_learning_rate(options)
+        cls.check_names(explicit)
         names = {field.name for field in fields(cls)}
         ours = {name: value for name, value in preset_options(preset, resolution).items() if name in names}
-        explicit = with_learning_rate(options)
         ranks = dict.fromkeys(ours, (0, False)) | dict.fromkeys(explicit, (0, True))
-        unknown = {name: value for name, value in explicit.items() if name not in names}
-        return cls(
-            **unknown, **effective({**ours, **{name: explicit[name] for name in explicit.keys() & names}}, ranks)
-        )
+        return cls(**effective({**ours, **explicit}, ranks))
 
     @classmethod
     def hints(cls) -> dict[str, str]:
@@ -438,7 +436,7 @@ class TrainingConfig(Options):
             for part in (DataConfig, NetworkConfig)
             for field in fields(part)
         }
-        hints = {**HINTS, **others}
+        hints = {**super().hints(), **HINTS, **others}
         both = "it sets both networks' rates in RunConfig.resolve and TrainingConfig.from_preset; here they are "
         hints["learning_rate"] = f"{both}generator_learning_rate and critic_learning_rate"
         hints["lr"] = hints["learning_rate"]
@@ -454,7 +452,7 @@ class TrainingConfig(Options):
                 f"lr_warmup_steps={self.lr_warmup_steps}: must be below max_train_steps={self.max_train_steps} with "
                 f"lr_scheduler={self.lr_scheduler!r}"
             )
-        check_tracker_names(self.report_to)
+        requested_trackers(self.report_to)
         try:
             extractor_kind(self.evaluation_features)
         except InputError as error:

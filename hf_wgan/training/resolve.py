@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from ..data import DataConfig
 from ..models.factory import NetworkConfig, has_option
+from ..utils import hints
 from ..utils.console import say_once
 from ..utils.errors import InputError
 from ..utils.options import (
@@ -26,7 +26,6 @@ from ..utils.options import (
 )
 from .components import INSTEAD_OF
 from .config import TrainingConfig
-from .hints import HINTS
 from .presets import PRESETS, preset_options
 
 DIGITS_SIZE = {"resolution": 32, "max_train_steps": 3000, "output_dir": "wgan-digits"}
@@ -82,6 +81,9 @@ OPTION_CLASSES = (RunOptions, DataConfig, NetworkConfig, TrainingConfig)
 SECTIONS: dict[str, Any] = {"data": DataConfig, "networks": NetworkConfig, "training": TrainingConfig}
 """The sections that a file of options may have."""
 FIELDS = {field.name: field for option_class in OPTION_CLASSES for field in option_fields(option_class)}
+
+HINTS = hints.called_here(FIELDS) | hints.HINTS
+"""Answers to options that a run does not have."""
 
 
 @dataclass(frozen=True)
@@ -259,21 +261,20 @@ def _file_options(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     if _is_record(content):
         return _record_options(content)
-    entries: list[tuple[str, Any]] = []
+    entries: list[tuple[str, str, Any]] = []  # section, name, value
     for name, value in content.items():
-        if name not in SECTIONS:
-            entries.append((name, value))
-            continue
-        if not isinstance(value, Mapping):
+        if name in SECTIONS and not isinstance(value, Mapping):
             raise InputError(f"{where}: {name}={value!r}: must be a section of options, as `name: value` below it")
-        _check_names(value, where)
-        for key in value.keys() - {entry.name for entry in fields(SECTIONS[name])}:
-            raise InputError(f"{where}: {key} is no option of {name}; put it outside of the sections")
-        entries += value.items()
-    _check_names([name for name, _ in entries], where)
-    if twice := [name for name, count in Counter(name for name, _ in entries).items() if count > 1]:
-        raise InputError(f"{where}: {', '.join(twice)}: both in a section and outside of it; keep one")
-    return {name: from_file(FIELDS[name], value) for name, value in entries}
+        entries += [(name, *entry) for entry in value.items()] if name in SECTIONS else [("", name, value)]
+    _check_names([name for _, name, _ in entries], where)
+    options: dict[str, Any] = {}
+    for section, name, value in entries:
+        if section and name not in {entry.name for entry in fields(SECTIONS[section])}:
+            raise InputError(f"{where}: {name} is no option of {section}; put it outside of the sections")
+        if name in options:
+            raise InputError(f"{where}: {name}: both in a section and outside of it; keep one")
+        options[name] = from_file(FIELDS[name], value)
+    return options
 
 
 def _check_names(names: Iterable[str], where: str) -> None:

@@ -19,8 +19,8 @@ RUN_NAME = {"wandb": "name", "trackio": "name", "swanlab": "experiment_name"}
 """The argument for the name of a run, of trackers that have projects of many runs."""
 
 
-def check_tracker_names(report_to: str) -> None:
-    """Check that Accelerate knows the trackers that `--report_to` means, installed or not.
+def requested_trackers(report_to: str) -> list[str]:
+    """Return the names in `--report_to`, each a tracker of Accelerate's, installed or not, or the word all or none.
 
     Raises:
         InputError: There is no such tracker.
@@ -28,6 +28,7 @@ def check_tracker_names(report_to: str) -> None:
     names = [name.strip() for name in report_to.split(",")]
     if names not in (["none"], ["all"]) and not set(names) <= set(LOGGER_TYPE_TO_CLASS):
         raise InputError(f"report_to={report_to!r}: must be all, none, or some of {', '.join(LOGGER_TYPE_TO_CLASS)}")
+    return names
 
 
 def tracker_names(report_to: str) -> list[str]:
@@ -39,8 +40,7 @@ def tracker_names(report_to: str) -> list[str]:
     Raises:
         InputError: There is no such tracker, or it is not installed.
     """
-    check_tracker_names(report_to)
-    names = [name.strip() for name in report_to.split(",")]
+    names = requested_trackers(report_to)
     installed = [str(name) for name in get_available_trackers()]
     if names == ["none"]:
         return []

@@ -21,6 +21,7 @@ from typing import Any, Literal, NoReturn, Self, TypeVar
 import yaml
 
 from .errors import InputError, one_line
+from .hints import called_here
 
 T = TypeVar("T", bound="Options")
 
@@ -91,9 +92,7 @@ class Options:
     """
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        if unknown := [name for name in options if name not in known]:
-            raise InputError(unknown_options(unknown, cls.__name__, known, cls.hints()))
+        cls.check_names(options)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -103,6 +102,17 @@ class Options:
             object.__setattr__(self, field.name, value)
         self._check_effects(field for field in fields if not field.metadata["late"])
         self.check()
+
+    @classmethod
+    def check_names(cls, names: Iterable[str]) -> None:
+        """Check that all names are options of this class.
+
+        Raises:
+            InputError: Some are not.
+        """
+        known = _names(cls)
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(unknown_options(unknown, cls.__name__, known, cls.hints()))
 
     def check_effects(self) -> None:
         """Check that every option that differs from its default has an effect beside the others.
@@ -127,11 +137,15 @@ class Options:
 
     @classmethod
     def hints(cls) -> Mapping[str, str]:
-        """Return what to answer to options of other names; for subclasses."""
-        return {}
+        """Return what to answer to options of other names."""
+        return called_here(_names(cls))
 
     def check(self) -> None:
         """Check what fields mean together; for subclasses."""
+
+
+def _names(option_class: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(option_class)}
 
 
 def option_fields(option_class: type) -> tuple[Field[Any], ...]:
@@ -181,7 +195,7 @@ def checked(field: Field[Any], value: Any) -> Any:
         return None
     converted = _converted(kind, value)
     if converted == "" and field.default != "":
-        raise InputError(f"{field.name}={value!r}: must not be empty" + (", or leave it out" if optional else ""))
+        raise InputError(f"{field.name}={value!r}: must not be empty" + ("; leave it out" if optional else ""))
     choices = choices_of(field)
     if converted is None or (choices is not None and converted not in choices) or not _in_range(field, converted):
         raise InputError(f"{field.name}={value!r}: {_requirement(field)}")
@@ -289,7 +303,7 @@ class Parsed:
 
     def build(self, option_class: type[T], **defaults: Any) -> T:
         """Return an instance of an options dataclass from the explicit options, over other defaults than its own."""
-        names = {field.name for field in dataclasses.fields(option_class)}  # type: ignore[arg-type]
+        names = _names(option_class)
         explicit = {name: value for name, value in self.options.items() if name in names}
         return option_class(**{**defaults, **explicit})
 

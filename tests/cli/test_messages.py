@@ -61,7 +61,7 @@ SPELLED_BY_HAND = {  # files that are read elsewhere, the marks of the program, 
     ("cli/main.py", "hf-wgan VALUE"),
     ("cli/launch.py", "hf-wgan "),
     ("cli/common.py", "hf-wgan "),
-    ("training/hints.py", "hf-wgan train"),
+    ("utils/hints.py", "hf-wgan train"),
 }
 
 

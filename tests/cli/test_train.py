@@ -11,7 +11,7 @@ import yaml
 from hf_wgan import RunConfig
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.cli.train import train
-from hf_wgan.training.hints import EPOCHS
+from hf_wgan.utils.hints import EPOCHS
 
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --num_validation_images 4"
 MINE = """

@@ -1,5 +1,7 @@
 """Answers to options that do not exist here, because other programs or other commands have them."""
 
+from collections.abc import Collection
+
 HINTS = {
     "num_epochs": "max_train_steps counts generator updates; an epoch is the number of images divided by "
     "train_batch_size × n_critic of them",
@@ -44,10 +46,6 @@ HINTS |= {
 HINTS |= {name: f"--{name} is for the command line: hf-wgan train --{name}" for name in ("dry_run", "import")}
 
 OTHER_NAMES = {
-    "num_train_epochs": "num_epochs",
-    "epochs": "num_epochs",
-    "n_epochs": "num_epochs",
-    "niter": "num_epochs",
     "lr": "learning_rate",
     "lr_g": "generator_learning_rate",
     "lr_d": "critic_learning_rate",
@@ -101,8 +99,33 @@ OTHER_NAMES = {
     "resume": "resume_from_checkpoint",
     "tracker": "report_to",
     "ema": "use_ema",
+    "repo_id": "hub_model_id",
+    "token": "hub_token",
+    "private": "hub_private_repo",
+    "message": "commit_message",
+    "branch": "revision",
+    "num_samples": "num_images",
+    "n": "num_images",
+    "count": "num_images",
+    "class_label": "class_labels",
+    "truncation_psi": "truncation",
+    "trunc": "truncation",
+    "out": "output",
+    "output_file": "output",
+    "output_path": "output",
+    "outdir": "output_dir",
+    "split": "dataset_split",
+    "cache": "cache_dir",
+    "metric": "metrics",
+    "server_name": "host",
+    "server_port": "port",
 }
-"""Options of other programs, and what they are called here."""
+"""Options of other programs, and what they are called here, in this or that command."""
 
-EPOCHS = {"num_epochs"} | {name for name, here in OTHER_NAMES.items() if here == "num_epochs"}
-HINTS |= {name: HINTS.get(here) or f"{name} is called {here} here" for name, here in OTHER_NAMES.items()}
+EPOCHS = ("num_epochs", "num_train_epochs", "epochs", "n_epochs", "niter")
+HINTS |= dict.fromkeys(EPOCHS, HINTS["num_epochs"])
+
+
+def called_here(known: Collection[str]) -> dict[str, str]:
+    """Return what to answer to other programs' names for options, of those that are known here."""
+    return {name: f"{name} is called {here} here" for name, here in OTHER_NAMES.items() if here in known}
