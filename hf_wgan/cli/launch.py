@@ -30,7 +30,7 @@ from torch.distributed.run import parse_args as parse_torchrun
 from ..training.setup import NOT_SUPPORTED, UNSUPPORTED
 from ..utils.commands import program
 from ..utils.console import say
-from ..utils.cores import WAIT_POLICY, OtherPrograms, is_crowded, num_cores, spins
+from ..utils.cores import WAIT_POLICY, OtherPrograms, all_cores, is_crowded, num_cores, spins
 from ..utils.errors import InputError, one_line
 from ..utils.options import Options, option
 from ..utils.secrets import without_credentials
@@ -97,7 +97,7 @@ def choose(options: LaunchOptions) -> LaunchOptions:
     """Complete the options by Accelerate's configuration and this machine, and choose the devices and threads.
 
     Returns:
-        The options, with the number of processes, and of threads where it is to be another than PyTorch's own.
+        The options, with the number of processes.
 
     Raises:
         InputError: The options ask for something that cannot be started.
@@ -109,7 +109,6 @@ def choose(options: LaunchOptions) -> LaunchOptions:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(options.gpu_ids)
     num_gpus = 0 if options.cpu else torch.cuda.device_count()
     num_processes, num_machines = options.num_processes or max(num_gpus, 1), options.num_machines or 1
-    num_threads = options.num_cpu_threads_per_process
     if num_processes % num_machines:
         number = options.num_processes or f"None (here {num_processes})"
         raise InputError(
@@ -121,15 +120,18 @@ def choose(options: LaunchOptions) -> LaunchOptions:
     num_here = num_processes // num_machines
     if 0 < num_gpus < num_here:
         raise InputError(f"num_processes={num_processes}: this machine has {num_gpus} GPUs; use as many, or --cpu")
-    if num_processes > 1:
-        if num_threads:
-            os.environ["OMP_NUM_THREADS"] = str(num_threads)
-        num_threads = num_threads or max(1, num_cores() // num_here)
-        if not num_gpus:
-            os.environ["ACCELERATE_USE_CPU"] = "true"
-    if num_threads:
-        torch.set_num_threads(num_threads)
-    return replace(options, num_processes=num_processes, num_cpu_threads_per_process=num_threads)
+    options = replace(options, num_processes=num_processes)
+    if num_processes > 1 and not num_gpus:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    if num_processes > 1 or options.num_cpu_threads_per_process:
+        torch.set_num_threads(num_threads_of(options))
+    return options
+
+
+def num_threads_of(options: LaunchOptions) -> int:
+    """Return the number of threads of each process, by default an equal share of the cores."""
+    num_here = (options.num_processes or 1) // (options.num_machines or 1)
+    return options.num_cpu_threads_per_process or max(1, num_cores() // num_here)
 
 
 def is_one_of_several() -> bool:
@@ -153,7 +155,7 @@ def start_again_if_crowded(others: OtherPrograms) -> None:
     if not is_crowded(busy):
         return
     say(
-        f"Other programs keep {busy:.1f} of {psutil.cpu_count()} cores busy: starts again with {WAIT_POLICY}=PASSIVE, "
+        f"Other programs keep {busy:.1f} of {all_cores()} cores busy: starts again with {WAIT_POLICY}=PASSIVE, "
         "so that threads which wait for each other do not take the cores."
     )
     os.environ[WAIT_POLICY] = "PASSIVE"
@@ -261,8 +263,9 @@ def _run(options: LaunchOptions) -> int:
     num_machines = options.num_machines or 1
     num_here = (options.num_processes or 1) // num_machines
     os.environ[COMMAND] = command_line()
-    threads = options.num_cpu_threads_per_process or max(1, num_cores() // num_here)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if options.num_cpu_threads_per_process:
+        os.environ.pop("OMP_NUM_THREADS", None)  # which an explicit option overrides
+    os.environ.setdefault("OMP_NUM_THREADS", str(num_threads_of(options)))
     for name in SIGNAL_VARIABLES:
         os.environ.setdefault(name, SIGNALS)
     words: list[Any] = ["--nproc_per_node", num_here]

@@ -12,7 +12,7 @@ from ..data import ImageSet
 from ..data.batches import normalised
 from ..pipelines import WGANPipeline
 from ..utils.console import say
-from ..utils.cores import WAIT_POLICY, OtherPrograms, is_crowded, num_cores, spins
+from ..utils.cores import WAIT_POLICY, OtherPrograms, all_cores, is_crowded, spins
 from .callbacks import TrainerCallback, TrainerControl
 from .config import TrainingConfig
 from .fast import bf16_slowdown, has_bf16_arithmetic
@@ -183,7 +183,7 @@ class AdviceCallback(TrainerCallback):
             self._say(
                 "crowded",
                 state,
-                f"other programs keep {others:.1f} of {num_cores()} cores busy, where threads that wait for each other "
+                f"other programs keep {others:.1f} of {all_cores()} cores busy, where threads that wait for each other "
                 f"by spinning make training many times slower: stop, and resume with {WAIT_POLICY}=PASSIVE in the "
                 "environment",
             )

@@ -35,7 +35,12 @@ class OtherPrograms:
         """Return the mean number of cores that other programs kept busy; it waits until half a second is over."""
         time.sleep(max(0.0, SECONDS - self.seconds))
         others = (busy_seconds() - self._busy) - (own_seconds() - self._own)
-        return min(max(others / self.seconds, 0.0), num_cores())
+        return min(max(others / self.seconds, 0.0), all_cores())
+
+
+def all_cores() -> int:
+    """Return the number of cores of the machine, which the time that cores are busy is measured over."""
+    return psutil.cpu_count() or 1
 
 
 def num_cores() -> int:
@@ -51,7 +56,7 @@ def spins() -> bool:
 
 def is_crowded(others: float) -> bool:
     """Return whether some thread of this process has to share its core, if others keep so many busy."""
-    return (psutil.cpu_count() or 1) - others < torch.get_num_threads() - 0.5
+    return all_cores() - others < torch.get_num_threads() - 0.5
 
 
 def busy_seconds() -> float:

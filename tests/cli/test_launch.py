@@ -91,6 +91,16 @@ def test_the_processes_share_the_cores_and_know_the_command(number, agent):
     assert config.shutdown_timeout == launch.SECONDS_TO_SAVE
 
 
+def test_an_explicit_number_of_threads_overrides_the_environment(agent):
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threads = torch.get_num_threads()
+    try:
+        launch.start(LaunchOptions(num_processes=2, num_cpu_threads_per_process=3))
+    finally:
+        torch.set_num_threads(threads)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
 def test_a_process_that_has_been_started_starts_no_others(agent, monkeypatch):
     launch.start(LaunchOptions(num_processes=2))
     assert launch.start(LaunchOptions(num_processes=2)) is None, "its own command line says the same"

@@ -35,7 +35,8 @@ def test_ones_own_work_is_not_that_of_others(monkeypatch):
     monkeypatch.setattr(cores.time, "monotonic", lambda: clock["monotonic"])
     monkeypatch.setattr(cores, "busy_seconds", lambda: clock["busy"])
     monkeypatch.setattr(cores, "own_seconds", lambda: clock["own"])
-    monkeypatch.setattr(cores, "num_cores", lambda: 4)
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    monkeypatch.setattr(cores, "num_cores", lambda: 1)  # of which this process may use one
     others = cores.OtherPrograms()
     clock.update(monotonic=10.0, busy=25.0, own=10.0)
     assert others.cores() == 1.5
