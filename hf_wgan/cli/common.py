@@ -10,9 +10,10 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -31,8 +32,8 @@ from ..utils.errors import (
     is_out_of_memory,
     one_line,
 )
-from ..utils.hints import called_here
-from ..utils.options import OptionParser
+from ..utils.hints import WITHOUT_LAUNCH, called_here
+from ..utils.options import OptionParser, Options, option
 from ..utils.own import is_own_record
 
 if TYPE_CHECKING:
@@ -50,6 +51,14 @@ EXPLAINED = (InputError, PushError, ExportError, FloatingPointError, OSError, Pr
 """Errors whose message is for the person at the command line."""
 EXTRAS = {"ot": "train", "scipy": "train", "sklearn": "train", "gradio": "demo"}
 """Optional modules, and the extra of this package that installs each."""
+
+
+@dataclass(frozen=True)
+class ModelOptions(Options):
+    """Model"""
+
+    revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
+    variant: str | None = option(None, "Variant of the weights, such as fp16.")
 
 
 def command(function: Command) -> Command:
@@ -100,7 +109,7 @@ def parser_for(
         function: The command.
         name: Its name after `hf-wgan`.
         option_classes: Dataclasses of its options.
-        hints: What to answer to options of other programs, besides `called_here`.
+        hints: What to answer to options of other programs, besides `called_here`; for a command that starts processes.
         options: Further arguments of `OptionParser`.
     """
     # The help names the command as it can be typed here.
@@ -108,7 +117,7 @@ def parser_for(
     known = {field.name for option_class in option_classes for field in fields(option_class)}
     parser = OptionParser(
         *option_classes,
-        hints={**called_here(known), **(hints or {})},
+        hints={**called_here(known), **(WITHOUT_LAUNCH if hints is None else hints)},
         **options,
         prog=shell_command(name),
         description=description,
@@ -148,38 +157,71 @@ def _import_module(name: str) -> None:
         imported = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, but something that it imports is not
+            raise _failed_import(name, error) from error  # the module is there, but something that it imports is not
         raise InputError(
             f"import={name!r}: there is no such module in {folder} or among the installed packages"
         ) from error
+    except Exception as error:
+        raise _failed_import(name, error) from error
     file = getattr(imported, "__file__", None) or ""
     if name.endswith(".py") and Path(file).resolve() != Path(name).resolve():
         raise InputError(f"import={name!r}: another module of this name is there already ({file}); rename the file")
 
 
-def empty_folder(output_dir: str, overwrite: bool) -> Path:
+def _failed_import(name: str, error: Exception) -> InputError:
+    """Return the error for a module that fails while it is imported, with the place in it."""
+    if isinstance(error, SyntaxError):
+        file, line = error.filename, error.lineno
+    else:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        file, line = last.filename, last.lineno
+    reason = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else one_line(error)}"
+    return InputError(f"import={name!r}: fails in {file}, line {line} ({reason})")
+
+
+def empty_folder(output_dir: str, overwrite: bool | None = None) -> Path:
     """Return the folder if it may be written to.
+
+    Args:
+        output_dir: The folder.
+        overwrite: Whether it need not be empty; None if the command has no `--overwrite_output_dir`.
 
     Raises:
         InputError: The folder is not empty.
     """
     folder = Path(output_dir)
     if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not overwrite):
-        raise InputError(
-            f"output_dir={output_dir!r}: is not an empty folder; name another, or add --overwrite_output_dir"
-        )
+        remedy = "" if overwrite is None or folder.is_file() else ", or add --overwrite_output_dir"
+        raise InputError(f"output_dir={output_dir!r}: is not an empty folder; name another{remedy}")
     return folder
 
 
-def load_pipeline(model: str, **options: Any) -> "WGANPipeline":
-    """Load a pipeline as `hf_wgan.pipelines.loading.load_pipeline` does, or that of a checkpoint; it imports late."""
+def load_pipeline(model: str, options: ModelOptions | None = None, **others: Any) -> "WGANPipeline":
+    """Load a pipeline as `hf_wgan.pipelines.loading.load_pipeline` does, or that of a checkpoint; it imports late.
+
+    Raises:
+        InputError: The model cannot be loaded, or an option has no effect on it.
+    """
+    options = options or ModelOptions()
     if is_checkpoint(Path(model)):
         from ..training.checkpoint import pipeline_of
 
+        check_unused(options, ["revision", "variant"], f"{model!r}, a checkpoint")
         return pipeline_of(Path(model))
     from ..pipelines import loading
 
-    return loading.load_pipeline(model, **options)
+    return loading.load_pipeline(model, revision=options.revision, variant=options.variant, **others)
+
+
+def check_unused(options: Options, names: Iterable[str], where: str) -> None:
+    """Check that options keep their defaults where they have no effect.
+
+    Raises:
+        InputError: One does not.
+    """
+    for name in names:
+        if getattr(options, name) != getattr(type(options), name):
+            raise InputError(f"{name}={getattr(options, name)!r}: has no effect with {where}; leave it out")
 
 
 def is_checkpoint(folder: Path) -> bool:

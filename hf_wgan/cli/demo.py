@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..utils.errors import InputError, one_line
 from ..utils.options import Options, option
-from .common import MODEL_HELP, command, load_pipeline, parser_for
+from .common import MODEL_HELP, ModelOptions, command, load_pipeline, parser_for
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,6 @@ class DemoConfig(Options):
         None, "Port to listen on; by default the first free one from 7860.", minimum=1, maximum=65535
     )
     share: bool = option(False, "Create a public address on Gradio's servers, valid for a week.")
-    revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
-    variant: str | None = option(None, "Variant of the weights, such as fp16.")
 
 
 @command
@@ -37,12 +35,12 @@ def demo(args: Sequence[str] | None = None) -> int:
     from ..pipelines.demo import launch, page
     from ..utils.processes import this_process
 
-    parser = parser_for(demo, "demo", DemoConfig)
+    parser = parser_for(demo, "demo", DemoConfig, ModelOptions)
     parser.add_argument("model", help=MODEL_HELP)
     parsed = parser.parse(args)
-    (config,), model = parsed.configs, parsed.others["model"]
+    (config, model_options), model = parsed.configs, parsed.others["model"]
     _check_address(config.host, config.port)
-    pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
+    pipeline = load_pipeline(model, model_options)
     pipeline.to(this_process().device)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

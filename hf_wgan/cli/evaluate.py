@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics.features import describe_features
+from ..metrics.names import MIN_IMAGES
 from ..utils import files
 from ..utils.console import is_first_process, say
 from ..utils.errors import InputError
 from ..utils.options import MAX_SEED, Options, option
-from .common import OF_MODELS, SAMPLED_MODEL_HELP, command, is_checkpoint, load_pipeline, parser_for, training_data_of
+from .common import (
+    OF_MODELS,
+    SAMPLED_MODEL_HELP,
+    ModelOptions,
+    command,
+    empty_folder,
+    is_checkpoint,
+    load_pipeline,
+    parser_for,
+    training_data_of,
+)
 
 
 @dataclass(frozen=True)
@@ -24,16 +35,9 @@ class EvaluateConfig(Options):
         "auto",
         f"Feature extractor for the metrics: {describe_features()}.",
     )
-    num_images: int = option(10_000, "Number of samples; fewer if there are fewer real images.")
+    num_images: int = option(10_000, "Number of samples; fewer if there are fewer real images.", minimum=MIN_IMAGES)
     seed: int = option(0, "Sample k depends on seed + k alone.", minimum=0, maximum=MAX_SEED)
-    batch_size: int = option(500, "Batch size of the networks' passes.")
-
-    def check(self) -> None:
-        from ..metrics.evaluate import MIN_IMAGES
-
-        for name, least in {"num_images": MIN_IMAGES, "batch_size": 1}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)}: must be at least {least}")
+    batch_size: int = option(500, "Batch size of the networks' passes.", minimum=1)
 
 
 @command
@@ -49,16 +53,17 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     from ..metrics.features import load_feature_extractor
     from ..utils.processes import this_process
 
-    parser = parser_for(evaluate, "evaluate", EvaluateConfig, DataConfig, exclude=OF_MODELS)
+    parser = parser_for(evaluate, "evaluate", EvaluateConfig, ModelOptions, DataConfig, exclude=OF_MODELS)
     parser.epilog = (
         "Without --dataset_name and --train_data_dir the images are those that a model of this machine was trained on."
     )
     parser.add_argument("model", help=SAMPLED_MODEL_HELP)
     parsed = parser.parse(args)
-    config, model = parsed.build(EvaluateConfig), parsed.others["model"]
-    with run_of(model) as folder:
+    config, model_options = parsed.build(EvaluateConfig), parsed.build(ModelOptions)
+    model = parsed.others["model"]
+    with run_of(model, model_options) as folder:
         state = this_process()
-        pipeline = load_pipeline(model).to(state.device)
+        pipeline = load_pipeline(model, model_options).to(state.device)
         pipeline.set_progress_bar_config(disable=True)
         data_config = training_data_of(model, pipeline, parsed.options)
         images = load_image_set(data_config)
@@ -84,9 +89,12 @@ def evaluate(args: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def run_of(model: str) -> Iterator[Path | None]:
+def run_of(model: str, options: ModelOptions) -> Iterator[Path | None]:
     """Yield the folder of a run, which no other process changes meanwhile; None if no figures can be recorded there."""
     folder = Path(model)
+    if options.variant:  # the card states figures of the weights that load without one
+        yield None
+        return
     if not (folder / files.CONFIG).is_file() or is_checkpoint(folder) or not is_first_process():
         yield None
         return
@@ -114,12 +122,8 @@ def _record(folder: Path | None, rows: list[dict[str, Any]]) -> None:
 class EvaluateDigitsConfig(Options):
     """Measurement"""
 
-    num_images: int = option(1000, "Number of samples to classify.")
+    num_images: int = option(1000, "Number of samples to classify.", minimum=1)
     seed: int = option(0, "Seed of the samples.", minimum=0, maximum=MAX_SEED)
-
-    def check(self) -> None:
-        if self.num_images < 1:
-            raise InputError(f"num_images={self.num_images}: must be at least 1")
 
 
 @command
@@ -130,12 +134,12 @@ def evaluate_digits(args: Sequence[str] | None = None) -> int:
     """
     from ..metrics.digits import evaluate
 
-    parser = parser_for(evaluate_digits, "evaluate-digits", EvaluateDigitsConfig)
+    parser = parser_for(evaluate_digits, "evaluate-digits", EvaluateDigitsConfig, ModelOptions)
     parser.add_argument("model", help=SAMPLED_MODEL_HELP)
     parsed = parser.parse(args)
-    (config,), model = parsed.configs, parsed.others["model"]
-    with run_of(model) as folder:
-        report = evaluate(load_pipeline(model), config.num_images, config.seed)
+    (config, model_options), model = parsed.configs, parsed.others["model"]
+    with run_of(model, model_options) as folder:
+        report = evaluate(load_pipeline(model, model_options), config.num_images, config.seed)
         print(json.dumps(asdict(report), indent=2))
         accuracy = {"classifier's accuracy on held-out digits": round(report.held_out_accuracy, 4)}
         settings = {"samples": report.num_images, "seed": report.seed, **accuracy}
@@ -172,12 +176,14 @@ def train_classifier(args: Sequence[str] | None = None) -> int:
     hf-wgan train-classifier --dataset_name path/to/fashion-mnist --resolution 32 --held_out_split test
     """
     from ..data import DataConfig, load_held_out, load_image_set
-    from ..metrics.classifier import load_or_train_classifier
+    from ..metrics.classifier import RECORD, load_or_train_classifier
     from ..utils.processes import this_process
 
     parser = parser_for(train_classifier, "train-classifier", TrainClassifierConfig, DataConfig)
     config, data_config = parser.parse(args).configs
     folder = Path(config.output_dir)
+    if folder.exists() and not (folder / RECORD).is_file():
+        empty_folder(config.output_dir)
     images = load_image_set(data_config)
     held_out = load_held_out(data_config)
     _, accuracy = load_or_train_classifier(folder, images, held_out, config.seed, device=this_process().device)

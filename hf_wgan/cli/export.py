@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..utils.errors import InputError
 from ..utils.options import Options, option
-from .common import MODEL_HELP, command, load_pipeline, parser_for
+from .common import MODEL_HELP, ModelOptions, command, load_pipeline, parser_for
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,6 @@ class ExportConfig(Options):
     component: Literal["generator", "critic"] = option(
         "generator", "generator: latents to images in [0, 1]; critic: such images to scores."
     )
-    revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
-    variant: str | None = option(None, "Variant of the weights, such as fp16.")
 
 
 @command
@@ -34,16 +32,16 @@ def export(args: Sequence[str] | None = None) -> int:
     """
     from ..pipelines.export import BATCH_SIZES, SUFFIXES, export_pipeline
 
-    parser = parser_for(export, "export", ExportConfig)
+    parser = parser_for(export, "export", ExportConfig, ModelOptions)
     parser.add_argument("model", help=MODEL_HELP)
     parsed = parser.parse(args)
-    (config,), model = parsed.configs, parsed.others["model"]
+    (config, model_options), model = parsed.configs, parsed.others["model"]
     suffix = SUFFIXES[config.format]
     part = "-critic" if config.component == "critic" else ""
     path = Path(config.output or f"{Path(model).resolve().name}{part}{suffix}")
     if path.suffix != suffix:
         raise InputError(f"output={config.output!r} with format={config.format!r}: must end in {suffix}")
-    pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
+    pipeline = load_pipeline(model, model_options)
     difference = export_pipeline(pipeline, path, config.component)
     sizes = ", ".join(map(str, BATCH_SIZES))
     print(f"Saved the {config.component} in {path}; in batches of {sizes} it differs by at most {difference:.1e}.")

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..utils import files
 from ..utils.errors import InputError
 from ..utils.options import MAX_SEED, Options, option
-from .common import OF_MODELS, SAMPLED_MODEL_HELP, command, empty_folder, load_pipeline, parser_for, training_data_of
+from .common import (
+    OF_MODELS,
+    SAMPLED_MODEL_HELP,
+    ModelOptions,
+    check_unused,
+    command,
+    empty_folder,
+    load_pipeline,
+    parser_for,
+    training_data_of,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,22 +45,33 @@ class GenerateConfig(Options):
         None, "Classes by number or name, separated by commas and used in turn; all of the model's by default."
     )
     truncation: float | None = option(
-        None, "Largest absolute value of a latent number; smaller values give more typical and less varied images."
+        None,
+        "Largest absolute value of a latent number; smaller values give more typical and less varied images.",
+        above=0,
+        unless=["invert"],
     )
     num_candidates: int = option(
-        1, "Generate this many candidates per image and keep the one the critic scores best.", minimum=1
+        1,
+        "Generate this many candidates per image and keep the one the critic scores best.",
+        minimum=1,
+        unless=["video", "invert"],
     )
     rejection_temperature: float | None = option(
         None,
         "Resample each image until the critic accepts it; in standard deviations of its scores, lower is stricter.",
+        above=0,
+        unless=["video", "invert"],
     )
     num_neighbours: int = option(
         0,
         "Write neighbours.png: each row shows one of the first images and this many nearest training images by pixel "
         "distance. They are those of --dataset_name or --train_data_dir, or of the record of a run of this machine.",
         minimum=0,
+        unless=["video", "invert"],
     )
-    scores: bool = option(False, "Write the critic's scores to scores.csv, the highest first.")
+    scores: bool = option(
+        False, "Write the critic's scores to scores.csv, the highest first.", unless=["video", "invert"]
+    )
     video: Literal["gif", "webp", "mp4", "frames"] | None = option(
         None,
         "Write a looping video of a walk from each image to the next instead of single images, or its frames as "
@@ -65,24 +86,15 @@ class GenerateConfig(Options):
         "Instead of random images, find the latents whose images are nearest to those of this file or folder; write "
         "the pairs to inverted.png and the latents to latents.safetensors. Where --class_labels names no classes, an "
         "image has that of the closest of some samples.",
+        unless=["video"],
     )
-    revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
-    variant: str | None = option(None, "Variant of the weights, such as fp16.")
     trust_remote_code: bool = option(False, "Load an exported .pt2 file, which can run code that is in it.")
 
     def check(self) -> None:
-        for name in ("num_candidates", "rejection_temperature", "scores", "num_neighbours"):
-            value = getattr(self, name)
-            if (self.video or self.invert) and value != type(self).__dataclass_fields__[name].default:
-                raise InputError(f"{name}={value}: has no effect with --video or --invert; leave one of them out")
-        if self.invert and self.truncation is not None:
-            raise InputError(f"truncation={self.truncation}: has no effect with --invert; leave one of them out")
         if self.video and self.num_images < 2:
             raise InputError(
                 f"num_images={self.num_images}: must be at least 2 with --video, which goes from one image to the next"
             )
-        if self.video and self.invert:
-            raise InputError(f"invert={self.invert!r}: cannot be combined with --video; leave one of them out")
 
 
 @command
@@ -94,18 +106,22 @@ def generate(args: Sequence[str] | None = None) -> int:
     from ..data import DataConfig, load_image_set
     from ..utils.processes import this_process
 
-    parser = parser_for(generate, "generate", GenerateConfig, DataConfig, exclude=("held_out_split", *OF_MODELS))
+    parser = parser_for(
+        generate, "generate", GenerateConfig, ModelOptions, DataConfig, exclude=("held_out_split", *OF_MODELS)
+    )
     parser.add_argument("model", help=f"{SAMPLED_MODEL_HELP[:-1]}, or file of an exported generator (.onnx or .pt2).")
     parsed = parser.parse(args)
-    config, model = parsed.build(GenerateConfig), parsed.others["model"]
+    config, model_options = parsed.build(GenerateConfig), parsed.build(ModelOptions)
+    model = parsed.others["model"]
     of_data = [name for name in parsed.options if name in DataConfig.__dataclass_fields__]
     if of_data and not config.num_neighbours:
         raise InputError(f"{', '.join(of_data)}: has no effect without --num_neighbours")
     folder = empty_folder(config.output_dir, config.overwrite_output_dir)
     if Path(model).is_file():
-        pipeline = _exported(model, config)
+        pipeline = _exported(model, config, model_options)
     else:
-        pipeline = load_pipeline(model, revision=config.revision, variant=config.variant)
+        check_unused(config, ["trust_remote_code"], "a pipeline, of which no code is run")
+        pipeline = load_pipeline(model, model_options)
     training_images = None
     if config.num_neighbours:
         training_images = load_image_set(training_data_of(model, pipeline, parsed.options))
@@ -121,7 +137,7 @@ def generate(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _exported(file: str, config: GenerateConfig) -> Any:
+def _exported(file: str, config: GenerateConfig, model_options: ModelOptions) -> Any:
     """Load an exported generator, which can do less than a pipeline.
 
     Raises:
@@ -129,9 +145,12 @@ def _exported(file: str, config: GenerateConfig) -> Any:
     """
     from ..pipelines.export import load_exported
 
-    for name in ("num_candidates", "rejection_temperature", "scores", "invert", "revision", "variant"):
+    for name in ("num_candidates", "rejection_temperature", "scores", "invert"):
         if getattr(config, name) != getattr(GenerateConfig, name):
             raise InputError(f"{name}={getattr(config, name)!r}: {file} is a generator alone; give the whole pipeline")
+    check_unused(model_options, ["revision", "variant"], f"{file!r}, an exported generator")
+    if Path(file).suffix != ".pt2":
+        check_unused(config, ["trust_remote_code"], f"{file!r}, which holds no code")
     return load_exported(file, config.trust_remote_code)
 
 
@@ -263,6 +282,7 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
         folder_of_images = open_folder(str(source), DataConfig(train_data_dir=str(source), dataset_split="all"))
         pictures = folder_of_images.read(0, min(config.num_images, len(folder_of_images)))
     else:
+        check_unused(config, ["num_images"], f"invert={config.invert!r}, a single picture")
         pictures = [(source.name, str(source))]
     channels, height, width = shape_of(pipeline.generator)
     targets = []

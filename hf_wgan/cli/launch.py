@@ -71,6 +71,12 @@ class LaunchOptions(Options):
 NAMES = {field.name for field in fields(LaunchOptions)}
 
 
+def hints() -> dict[str, str]:
+    """Return what to answer to those options of `accelerate launch` that `hf-wgan train` does not have."""
+    names = vars(launch_command_parser().parse_args(["script"]))
+    return {name: f"accelerate launch has it: accelerate launch --{name} ... -m hf_wgan.cli.train" for name in names}
+
+
 def start(options: LaunchOptions) -> int | None:
     """Start the processes that the options and Accelerate's configuration ask for, and wait for them.
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..utils.options import Options, option
 from .common import MODEL_HELP, command, load_pipeline, parser_for
@@ -20,7 +21,7 @@ class PushConfig(Options):
     revision: str | None = option(None, "Branch to push to, created if necessary; the main branch by default.")
     create_pr: bool = option(False, "Open a pull request instead of changing the branch.")
     commit_message: str = option("Upload a Wasserstein GAN", "Message of the commit.")
-    variant: str | None = option(None, "fp16 or bf16: add weights of that precision beside the full ones.")
+    variant: Literal["fp16", "bf16"] | None = option(None, "Add weights of this precision beside those in float32.")
     with_checkpoint: bool = option(False, "Push the newest checkpoint too, with its optimizers.")
 
 

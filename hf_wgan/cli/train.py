@@ -30,7 +30,9 @@ def train(args: Sequence[str] | None = None) -> int:
     from . import launch
     from .dry_run import dry_run
 
-    parser = parser_for(train, "train", *OPTION_CLASSES, launch.LaunchOptions, hints=HINTS, common_only=True)
+    parser = parser_for(
+        train, "train", *OPTION_CLASSES, launch.LaunchOptions, hints=launch.hints() | HINTS, common_only=True
+    )
     parser.epilog = "Without --dataset_name and --train_data_dir the defaults are: " + " ".join(
         f"--{name}" if value is True else f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
     )
@@ -71,7 +73,7 @@ def train(args: Sequence[str] | None = None) -> int:
 
 
 def _epochs_in_steps(parser: OptionParser, words: Sequence[str]) -> str:
-    """Return how many steps the epochs on a command line are, or nothing if it names none or has other mistakes."""
+    """Return how many steps the epochs on a command line are, or nothing if it names none or its values are wrong."""
     from ..data import load_image_set
     from ..training.resolve import FIELDS, RunConfig
     from ..utils.hints import EPOCHS
@@ -82,7 +84,7 @@ def _epochs_in_steps(parser: OptionParser, words: Sequence[str]) -> str:
     if not epochs.isdecimal():
         return ""
     try:
-        parsed = parser.parse([*words[:at], *words[at + 2 :]])
+        parsed, _ = parser.parse_known(words)
         settings = {name: value for name, value in parsed.options.items() if name in FIELDS}
         config = RunConfig.resolve(parsed.others["config"], **settings)
         num_images = len(load_image_set(config.data))

@@ -208,7 +208,7 @@ def push_folder(folder: Path, push: Push, remedy: str | None = None, called: str
     if remedy is None:
         command = push.command(folder, imports_of(folder))
         remedy = f"Nothing is lost: the folder is complete, and this command completes the push:\n{command}"
-    with files.locked(folder), push_errors(f"{called or folder} was not pushed to {push.repo_id}", remedy):
+    with files.locked(folder), push_errors(f"{called or folder} was not pushed to the Hub as {push.repo_id}", remedy):
         return _push(folder, push)
 
 
@@ -395,7 +395,7 @@ def reason(error: Exception) -> str:
         return f"the token has no right to write there ({one_line(error)})"
     if status == 412:
         return "somebody else changed the repository meanwhile"
-    return one_line(error) or type(error).__name__
+    return one_line(error).rstrip(".") or type(error).__name__
 
 
 class BackgroundPushes:

@@ -27,12 +27,11 @@ from ..utils.errors import InputError
 from .classifier import class_entropy, class_shares
 from .distances import frechet_distance, kernel_distance, sliced_wasserstein_distance, wasserstein_1
 from .features import FeatureExtractor
-from .names import METRICS, NUM_MATCHED
+from .names import METRICS, MIN_IMAGES, NUM_MATCHED
 from .neighbours import copies, copy_threshold, coverage
 
 FORMAT = 1  # of the cached features; part of their key
 BATCH_SIZE = 500
-MIN_IMAGES = 16
 
 
 @dataclass(frozen=True)

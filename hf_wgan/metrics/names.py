@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+MIN_IMAGES = 16  # of a set that is compared with another
 NUM_MATCHED = 2000  # images per set for the exact distance, whose cost grows with the cube of this number
 
 

@@ -18,8 +18,10 @@ def load_pipeline(model: str, **options: Any) -> WGANPipeline:
         options: Those of `WGANPipeline.from_pretrained`.
 
     Raises:
-        InputError: The model cannot be loaded.
+        InputError: The model cannot be loaded, or is a folder, of which there are no revisions.
     """
+    if options.get("revision") and Path(model).is_dir():
+        raise InputError(f"revision={options['revision']!r}: has no effect with {model!r}, a folder; leave it out")
     logging.disable_progress_bar()  # there are two components, which load in no time
     try:
         return WGANPipeline.from_pretrained(model, **options)

@@ -12,7 +12,7 @@ from ..algorithm.lipschitz import CONSTRAINTS, constraints_taking, constraints_w
 from ..data.config import DataConfig
 from ..hub.publish import Push
 from ..metrics.features import describe_features, extractor_kind
-from ..metrics.names import MODEL_SELECTION_METRICS
+from ..metrics.names import MIN_IMAGES, MODEL_SELECTION_METRICS
 from ..models.factory import NetworkConfig
 from ..utils.errors import InputError
 from ..utils.hints import HINTS, OTHER_NAMES
@@ -50,7 +50,10 @@ class TrainingConfig(Options):
         matters=False,
     )
     allow_config_change: bool = option(
-        False, "Allow a resumed run to continue with options that make it another experiment.", matters=False
+        False,
+        "Allow a resumed run to continue with options that make it another experiment.",
+        matters=False,
+        needs={"resume_from_checkpoint": True},
     )
     max_train_steps: int = option(
         10_000,
@@ -194,6 +197,7 @@ class TrainingConfig(Options):
         minimum=0,
         maximum=1,
         needs={"augmentation": True},
+        unless=["adaptive_augmentation"],
     )
     adaptive_augmentation: bool = option(
         False,
@@ -362,7 +366,7 @@ class TrainingConfig(Options):
     num_evaluation_images: int = option(
         2000,
         "Samples and real images in an evaluation.",
-        minimum=16,
+        minimum=MIN_IMAGES,
         matters=False,
     )
     metric_for_best_model: str = option(
@@ -443,7 +447,7 @@ class TrainingConfig(Options):
         hints["preset"] = (
             "TrainingConfig.from_preset has the training options of a preset, RunConfig.resolve all of them"
         )
-        return hints | {name: others[here] for name, here in OTHER_NAMES.items() if here in others}
+        return hints | {name: others[here] for here, names in OTHER_NAMES.items() if here in others for name in names}
 
     def check(self) -> None:
         """Check what options mean together."""
@@ -467,11 +471,6 @@ class TrainingConfig(Options):
             raise InputError(f"augmentation={self.augmentation!r}: names no operation")
         if self.adaptive_augmentation and not operations:
             raise InputError("adaptive_augmentation: needs operations; set augmentation='color,translation,cutout'")
-        if self.adaptive_augmentation and self.augmentation_probability != 1:
-            raise InputError(
-                f"augmentation_probability={self.augmentation_probability}: has no effect with adaptive_augmentation, "
-                "which begins at 0"
-            )
         if self.push_to_hub:
             _ = self.push
 

@@ -193,6 +193,7 @@ def compare_runs(
         for name, differences in zip(names, _differences(settings))
     ]
     constraints = dict(zip(legends, map(_constraint, settings)))
+    path.parent.mkdir(parents=True, exist_ok=True)
     plot_runs(dict(zip(legends, runs)), path, metrics, against, constraints)
 
 

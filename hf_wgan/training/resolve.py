@@ -17,6 +17,7 @@ from ..utils.errors import InputError
 from ..utils.options import (
     Options,
     checked,
+    depends_on,
     from_file,
     has_effect,
     option,
@@ -99,6 +100,13 @@ class RunConfig:
     preset: str | None = None
     explicit: frozenset[str] = frozenset()
     num_processes: int | None = None  # of the recorded run that is repeated
+
+    def __new__(cls, *args: Any, **parts: Any) -> RunConfig:
+        if unknown := [name for name in parts if name not in cls.__dataclass_fields__]:
+            raise InputError(
+                f"RunConfig: takes {', '.join(SECTIONS)}, not {', '.join(unknown)}; RunConfig.resolve takes options"
+            )
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name, part in SECTIONS.items():
@@ -232,9 +240,8 @@ def effective(values: dict[str, Any], ranks: Mapping[str, tuple[int, bool]]) -> 
 
     def is_overridden(name: str) -> bool:
         lowest = (-1, False)
-        needs = FIELDS[name].metadata["needs"]
         return not has_effect(FIELDS[name], everything) and any(
-            ranks.get(other, lowest) > ranks.get(name, lowest) for other in needs
+            ranks.get(other, lowest) > ranks.get(name, lowest) for other in depends_on(FIELDS[name])
         )
 
     return {name: value for name, value in values.items() if not is_overridden(name)}
@@ -347,4 +354,4 @@ def _part_of_record(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _is_repeated(name: str) -> bool:
     """Return whether a run that is repeated from its record takes an option from there."""
-    return name not in NOT_REPEATED and FIELDS[name].metadata["needs"].keys().isdisjoint(NOT_REPEATED)
+    return name not in NOT_REPEATED and depends_on(FIELDS[name]).isdisjoint(NOT_REPEATED)

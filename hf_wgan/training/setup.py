@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..algorithm.execution import Execution
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
+from ..metrics.names import MIN_IMAGES
 from ..models.factory import shape_of
 from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
@@ -63,7 +64,7 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
             f"WORLD_SIZE={world_size} processes were started, which Accelerate cannot connect ({one_line(error)}): set "
             "num_processes instead, or use accelerate launch"
         ) from error
-    precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
+    precision = requested = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
     if precision == "bf16" and not has_bf16_arithmetic(device):
         if device.type == "cpu":
             why = f"CPU has no bf16 arithmetic, and a product takes {bf16_slowdown():.0f} times as long as in float32"
@@ -86,6 +87,10 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         )
     except ValueError as error:
         raise InputError(f"mixed_precision={config.mixed_precision!r}: {error}") from error
+    if config.penalty_in_float32 and "bf16" not in (requested, accelerator.mixed_precision):
+        raise InputError(
+            f"penalty_in_float32=True: has no effect with mixed_precision={accelerator.mixed_precision!r}; use bf16"
+        )
     if world_size > accelerator.num_processes:
         raise InputError(
             f"WORLD_SIZE={world_size} processes were started, and Accelerate has "
@@ -271,6 +276,8 @@ def held_out_images(
     Raises:
         InputError: They, or else the training images, are too few or do not fit.
     """
+    if not (held_out is None or isinstance(held_out, ImageSet)):
+        raise InputError(f"held_out={held_out!r}: must be an ImageSet, as load_images returns")
     if not (config.evaluation_steps or config.adaptive_augmentation):
         return held_out
     if isinstance(dataset, ImageStream):
@@ -284,14 +291,11 @@ def held_out_images(
             replace(dataset.config, channels=dataset.shape[0]), dataset.without_clusters().label_names
         )
     compared, name = (dataset, "dataset") if held_out is None else (held_out, "held_out")
-    if config.evaluation_steps:
-        from ..metrics.evaluate import MIN_IMAGES  # needs what hf_wgan[train] installs
-
-        if len(compared) < MIN_IMAGES:
-            raise InputError(
-                f"evaluation_steps: {name} {compared.name} has {len(compared)} images, and an evaluation needs "
-                f"{MIN_IMAGES}; use more, or leave evaluation_steps out"
-            )
+    if config.evaluation_steps and len(compared) < MIN_IMAGES:
+        raise InputError(
+            f"evaluation_steps: {name} {compared.name} has {len(compared)} images, and an evaluation needs "
+            f"{MIN_IMAGES}; use more, or leave evaluation_steps out"
+        )
     if compared.shape != dataset.shape:
         raise InputError(f"held_out with images of shape {compared.shape}: the training images have {dataset.shape}")
     if config.class_conditional and compared.labels is None and not dataset.has_clusters:

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 from ..algorithm.latents import sample_latents
 from ..pipelines import WGANPipeline
+from ..utils.errors import InputError
 
 BATCH_NORM_BATCHES = 50
 CONDITIONAL_BATCH_SIZE = 64  # at least; the images of one batch stand for all classes
@@ -86,7 +87,12 @@ def measured(
         class_labels: Labels of training images, `(N,)`; None if none is known, as before a stream is read: all classes
             are equally frequent then.
         num_batches: Batches to measure, at least.
+
+    Raises:
+        InputError: `num_batches` is no whole number, or below 1.
     """
+    if not isinstance(num_batches, int) or num_batches < 1:
+        raise InputError(f"num_batches={num_batches!r}: must be a whole number at least 1")
     rng = torch.Generator(generator.device).manual_seed(seed)
     labels = None
     if num_classes := generator.config.get("num_classes"):

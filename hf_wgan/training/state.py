@@ -12,6 +12,8 @@ from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..utils.errors import InputError
+
 
 @dataclass
 class Progress:
@@ -114,7 +116,12 @@ class TrainingState:
 
         Hyperparameters (learning rates, betas, decays) stay those of this run: where a resumed run may change them, the
         new values act. What the saved run did not have starts afresh: a loss scale, an average, a callback's state.
+
+        Raises:
+            InputError: It is no state of a run.
         """
+        if missing := {*self.networks, *self.optimizers, "progress"} - state.keys():
+            raise InputError(f"state: lacks {', '.join(sorted(missing))}; it must be what state_dict() returned")
         for name, network in self.networks.items():
             network.load_state_dict(state[name])
         for name, optimizer in self.optimizers.items():

@@ -25,7 +25,7 @@ from .hints import called_here
 
 T = TypeVar("T", bound="Options")
 
-Needs = Mapping[str, bool | Collection[Any] | Callable[[], Collection[Any]]]
+Needs = Mapping[str, Literal[True] | Collection[Any] | Callable[[], Collection[Any]]]
 """Options, and the values of theirs that another option needs."""
 
 MAX_SEED = 2**32 - 1
@@ -46,6 +46,7 @@ def option(
     secret: bool = False,
     matters: bool = True,
     needs: "Needs | None" = None,
+    unless: Collection[str] = (),
     late: bool = False,
 ) -> Any:
     """Declare a dataclass field that is an option.
@@ -64,10 +65,10 @@ def option(
         secret: Whether the value is kept out of `repr` and records.
         matters: Whether the option changes the outcome of a run. The others may change when a run is resumed.
         needs: Conditions on other options, by their names; the option has an effect if at least one of them holds. A
-            condition is a list of values, or a function that returns one, or True (the other option is set) or False
-            (it is not set).
-        late: Whether `needs` is checked by `check_effects` only, because an object that is passed in Python may replace
-            the other options.
+            condition is a list of values, or a function that returns one, or True: the other option is set.
+        unless: Names of other options; the option has no effect where one of them is set.
+        late: Whether `needs` and `unless` are checked by `check_effects` only, because an object that is passed in
+            Python may replace the other options.
     """
     metadata = {
         "help": help,
@@ -78,6 +79,7 @@ def option(
         "secret": secret,
         "matters": matters,
         "needs": needs or {},
+        "unless": unless,
         "late": late,
     }
     return dataclasses.field(default=default, repr=not secret, metadata=metadata)
@@ -133,7 +135,7 @@ class Options:
         for field in fields:
             if values[field.name] != field.default and not has_effect(field, values):
                 shown = field.name if field.metadata["secret"] else f"{field.name}={values[field.name]!r}"
-                raise InputError(f"{shown}: has no effect {_lacking(field, values)}")
+                raise InputError(f"{shown}: has no effect {_without_effect(field, values)}")
 
     @classmethod
     def hints(cls) -> Mapping[str, str]:
@@ -160,23 +162,29 @@ def option_fields(option_class: type) -> tuple[Field[Any], ...]:
 def has_effect(field: Field[Any], values: Mapping[str, Any]) -> bool:
     """Return whether an option has an effect beside the values of all options of its class, by name."""
     needs: Needs = field.metadata["needs"]
-    return not needs or any(_is_met(need, values[name]) for name, need in needs.items())
+    is_needed = not needs or any(_is_met(need, values[name]) for name, need in needs.items())
+    return is_needed and not any(values[name] for name in field.metadata["unless"])
+
+
+def depends_on(field: Field[Any]) -> set[str]:
+    """Return the names of the options that decide whether an option has an effect."""
+    return {*field.metadata["needs"], *field.metadata["unless"]}
 
 
 def _is_met(need: Any, value: Any) -> bool:
-    if isinstance(need, bool):
-        return bool(value) == need
-    return value in (need() if callable(need) else need)
+    return bool(value) if need is True else value in (need() if callable(need) else need)
 
 
-def _lacking(field: Field[Any], values: Mapping[str, Any]) -> str:
-    """Return which condition of an option does not hold, and the remedy."""
-    unset = [name for name, need in field.metadata["needs"].items() if need is True]
+def _without_effect(field: Field[Any], values: Mapping[str, Any]) -> str:
+    """Return beside which option another has no effect, and the remedy."""
+    for name in field.metadata["unless"]:
+        if values[name]:
+            return f"with {name}; leave one of them out"
+    needs = field.metadata["needs"]
+    unset = [name for name, need in needs.items() if need is True]
     if unset:
         return f"without {' or '.join(unset)}"
-    (name, need), *_ = field.metadata["needs"].items()
-    if need is False:
-        return f"with {name}"
+    (name, need), *_ = needs.items()
     allowed = [*map(str, need() if callable(need) else need)]
     remedy = allowed[0] if len(allowed) == 1 else f"one of {', '.join(allowed)}"
     return f"with {name}={values[name]!r}; use {remedy}"
@@ -221,14 +229,14 @@ def parsed(field: Field[Any], text: str) -> Any:
 def from_file(field: Field[Any], value: Any) -> Any:
     """Return the value that YAML or JSON stands for, where YAML's own idea of a type differs from the field's.
 
-    YAML reads `no` as false, `1e-4` as a text and an unquoted number as a number.
+    YAML reads `no` as false, `yes` as true, `1e-4` as a text and an unquoted number as a number.
     """
     kind, _ = kind_of(field)
-    if value is False and "no" in (choices_of(field) or ()):
-        return "no"
     if isinstance(value, str):
         return parsed(field, value)
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if kind is str and isinstance(value, bool):
+        return "yes" if value else "no"
+    if kind is str and isinstance(value, (int, float)):
         return str(value)
     return value
 
@@ -247,7 +255,10 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        content = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
+        if Path(path).suffix == ".json":
+            content = json.loads(text, object_pairs_hook=_mapping)
+        else:
+            content = yaml.load(text, _Loader)
     except OSError as error:
         raise InputError(f"config={str(path)!r}: cannot be read ({error.strerror or one_line(error)})") from error
     except (ValueError, yaml.YAMLError) as error:
@@ -257,6 +268,29 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise InputError(f"config={str(path)!r}: must hold options as `name: value`")
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a mapping with a key twice instead of taking the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        return _mapping(
+            (self.construct_object(key, deep=True), self.construct_object(value, deep)) for key, value in node.value
+        )
+
+
+def _mapping(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return the pairs of a file as a mapping.
+
+    Raises:
+        ValueError: A key is there twice.
+    """
+    mapping: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in mapping:
+            raise ValueError(f"{name} is there twice; keep one")
+        mapping[name] = value
+    return mapping
 
 
 def nearest(name: str, known: Iterable[str], hints: Mapping[str, str] | None = None) -> str:
@@ -359,16 +393,25 @@ class OptionParser(argparse.ArgumentParser):
         Raises:
             InputError: An option is unknown, or a value is not what the option takes.
         """
-        namespace, unknown = self.parse_known_args(args)
+        parsed, unknown = self.parse_known(args)
         if unknown:
             self.error(self._unknown(unknown))
+        return parsed
+
+    def parse_known(self, args: Sequence[str] | None = None) -> tuple[Parsed, list[str]]:
+        """Parse a command line; return what it says, and the words that stand for no option.
+
+        Raises:
+            InputError: A value is not what the option takes.
+        """
+        namespace, unknown = self.parse_known_args(args)
         values = vars(namespace)
         texts = {name: values.pop(name) for name in list(values) if name in self._fields}
         options = {
             name: checked(self._fields[name], parsed(self._fields[name], value) if isinstance(value, str) else value)
             for name, value in texts.items()
         }
-        return Parsed(options, values, self.option_classes)
+        return Parsed(options, values, self.option_classes), unknown
 
     def parse_options(self, args: Sequence[str] | None = None) -> list[Any]:
         """Return one instance of each dataclass, in the order of the constructor."""

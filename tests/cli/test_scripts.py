@@ -429,7 +429,7 @@ def test_generate_writes_images_and_a_grid(model, tmp_path):
         (["{model}", "--num_neighbours", "-1"], "num_neighbours=-1: must be a whole number at least 0"),
         (
             ["{model}", "--video", "gif", "--num_candidates", "2"],
-            "num_candidates=2: has no effect with --video",
+            "num_candidates=2: has no effect with video; leave one of them out",
         ),
         (["{model}", "--output_dir", "{full}"], "is not an empty folder"),
         ([], "the following arguments are required: model"),
@@ -478,7 +478,7 @@ def test_evaluate_prints_every_figure_and_brings_the_card_up_to_date(tmp_path, c
     ("arguments", "message"),
     [
         ("", "does not say what it was trained on; name the images with --dataset_name or --train_data_dir"),
-        ("--num_images 3", "num_images=3: must be at least 16"),
+        ("--num_images 3", "num_images=3: must be a whole number at least 16"),
         ("--train_data_dir nowhere", "nowhere"),
     ],
 )

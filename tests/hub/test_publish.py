@@ -393,7 +393,9 @@ def test_a_failed_push_is_no_failure_of_training(server, tiny_config, tmp_path, 
     server.fail("POST", status=500, times=None)
     train(tiny_config)
     said = capfd.readouterr().err
-    assert said.index("A push to run would fail now") < said.index("100%") < said.index("was not pushed to run")
+    assert (
+        said.index("A push to run would fail now") < said.index("100%") < said.index("was not pushed to the Hub as run")
+    )
     command = said[said.index("hf-wgan push ") :].splitlines()[0]
     server.heal()
     finish(command)

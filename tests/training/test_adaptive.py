@@ -70,7 +70,7 @@ def test_a_stream_has_no_images_to_set_aside(tiny_config):
     [
         ({"adaptive_augmentation": True}, "adaptive_augmentation: needs operations; set augmentation="),
         ({"augmentation_probability": 0.5}, "augmentation_probability=0.5: has no effect without augmentation"),
-        ({**ADAPTIVE, "augmentation_probability": 0.5}, "has no effect with adaptive_augmentation, which begins at 0"),
+        ({**ADAPTIVE, "augmentation_probability": 0.5}, "has no effect with adaptive_augmentation; leave one of"),
     ],
 )
 def test_options_without_effect_are_refused(options, message, tiny_config):

@@ -21,7 +21,7 @@ from hf_wgan.cli.launch import LaunchOptions
 from hf_wgan.cli.train import train
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.training.resolve import FIELDS, HINTS, NO_LIMIT, OPTION_CLASSES
-from hf_wgan.utils.options import OptionParser, choices_of, kind_of, option_fields
+from hf_wgan.utils.options import OptionParser, choices_of, depends_on, kind_of, option_fields
 
 # Values for the options whose texts are checked as a whole, or together with others.
 PARTICULAR = {
@@ -45,8 +45,7 @@ def with_needs(name):
         options["dataset_name"] = another_value(FIELDS["dataset_name"])
     for other, need in list(FIELDS[name].metadata["needs"].items())[:1]:
         options |= with_needs(other)
-        if need is not False:
-            options[other] = another_value(FIELDS[other]) if need is True else next(iter(allowed(need)))
+        options[other] = another_value(FIELDS[other]) if need is True else next(iter(allowed(need)))
     return options
 
 
@@ -104,7 +103,11 @@ SHAPED = {  # options that need other networks
     "critic_pooling": {"architecture": "resnet", "resolution": 32},
     "num_blocks": {"architecture": "r3gan", "resolution": 16},
 }
-NOT_HERE = {"variant": "some-text", "cuda_graphs": "needs a CUDA GPU"}
+NOT_HERE = {
+    "variant": "some-text",
+    "cuda_graphs": "needs a CUDA GPU",
+    "dataset_revision": "which is here and not on the Hub",
+}
 """Options that nothing here can train with, and what the error says."""
 
 
@@ -162,15 +165,16 @@ def test_an_option_trains_the_same_weights_and_leaves_the_same_record_whichever_
 def without_needs(name):
     """Return options beside which an option has no effect."""
     options = {}
+    for other in FIELDS[name].metadata["unless"]:
+        options |= with_needs(name) | with_needs(other) | {other: another_value(FIELDS[other])}
+        return options
     for other, need in FIELDS[name].metadata["needs"].items():
-        if need is False:
-            options |= with_needs(other) | {other: True}
-        elif need is not True:
+        if need is not True:
             options[other] = next(word for word in choices_of(FIELDS[other]) if word not in allowed(need))
     return options
 
 
-@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["needs"]])
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if depends_on(field)])
 def test_an_option_without_effect_is_one_line_by_every_way_unless_a_higher_layer_took_its_effect(name, tmp_path):
     options = {**without_needs(name), name: another_value(FIELDS[name])}
 
@@ -188,7 +192,11 @@ def test_an_option_without_effect_is_one_line_by_every_way_unless_a_higher_layer
         assert "\n" not in str(caught.value)
 
     with_effect = {**with_needs(name), name: another_value(FIELDS[name])}
-    above = {other: without_needs(name).get(other, FIELDS[other].default) for other in FIELDS[name].metadata["needs"]}
+    defaults = {
+        other: FIELDS[other].default for other in FIELDS[name].metadata["needs"] if other not in without_needs(name)
+    }
+    above = defaults if not FIELDS[name].metadata["unless"] else {}
+    above |= {other: value for other, value in without_needs(name).items() if with_effect.get(other) != value}
     config = RunConfig.resolve(with_effect, **above)
     run_of(config)
     assert config.options().get(name) == FIELDS[name].default
