@@ -6,6 +6,7 @@ not learn to make augmented images. A new operation is one function here and one
 How often images are augmented can follow from how far the critic memorises (Karras et al. 2020, arXiv 2006.06676).
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from ..utils.errors import InputError
 
 Rand = Callable[..., Tensor]
-Operation = Callable[[Tensor, Rand], Tensor]
+Operation = Callable[..., Tensor]
+"""Function of images `(N, C, H, W)`, or of images and `rand`, that returns as many."""
 
 
 def color(images: Tensor, rand: Rand) -> Tensor:
@@ -64,21 +66,29 @@ class Augmentation:
         probability: Share of the images to which an operation is applied, drawn for each operation and image.
 
     Raises:
-        InputError: there is no such operation.
+        InputError: there is no such operation, or the probability is none.
     """
 
     def __init__(self, policy: str, rand: Rand = torch.rand, probability: float | Tensor = 1.0):
+        if not isinstance(policy, str):
+            raise InputError(
+                f"augmentation={policy!r}: must be names, separated by commas; a function of your own is "
+                "handed to the trainer"
+            )
+        if isinstance(probability, float) and not 0 <= probability <= 1:
+            raise InputError(f"augmentation_probability={probability!r}: must be between 0 and 1")
         names = [name.strip() for name in policy.split(",") if name.strip()]
         for name in names:
             if name not in OPERATIONS:
                 raise InputError(f"augmentation={policy!r}: {name!r} is none of {', '.join(OPERATIONS)}")
         self.operations = [OPERATIONS[name] for name in names]
+        self._take_rand = [len(arguments_of(operation)) > 1 for operation in self.operations]
         self.rand, self.probability = rand, probability
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment images `(N, C, H, W)` in [-1, 1]; the result has the same shape and may leave that range."""
-        for operation in self.operations:
-            augmented = operation(images, self.rand)
+        for operation, takes_rand in zip(self.operations, self._take_rand):
+            augmented = operation(images, self.rand) if takes_rand else operation(images)
             if isinstance(self.probability, float) and self.probability == 1:
                 images = augmented
             else:
@@ -112,7 +122,7 @@ class AdaptiveAugmentation(Augmentation):
         rand: Rand = torch.rand,
         *,
         target: float = 0.5,
-        num_images: int = 100_000,
+        num_images: int = 20_000,
         device: torch.device | str = "cpu",
     ):
         super().__init__(policy, rand, torch.zeros((), device=device))
@@ -150,6 +160,14 @@ class AdaptiveAugmentation(Augmentation):
         """Load it in place."""
         self.probability.copy_(state["probability"])
         self._sums.copy_(state["sums"])
+
+
+def arguments_of(function: Callable[..., Tensor]) -> tuple[str, ...]:
+    """Return the names of a function's arguments."""
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except ValueError:  # a builtin such as torch.sin, which has no signature
+        return ("images",)
 
 
 def _uniform(images: Tensor, rand: Rand) -> Tensor:

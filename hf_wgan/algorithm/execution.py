@@ -84,7 +84,7 @@ class Execution:
     def _differentiate(self, objective: Generator[Tensor, None, Tensor], network: nn.Module) -> Tensor:
         """Add the gradients of an objective to those of the network, and return the values to report.
 
-        In one process each term is differentiated before the next one is computed: the memory is that of one at a time.
+        In one process each term is differentiated before the next one is computed, so that the memory is that of one.
         """
         reported: list[Tensor] = []
 

@@ -46,7 +46,7 @@ class LatentPrior:
             Latents, `(N, latent_dim)`, of the same type and on the same device; differentiable for
             `WGANPipeline.invert`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no __call__, which maps normal numbers to latents")
 
 
 class NormalPrior(LatentPrior):
@@ -84,7 +84,38 @@ def prior_of(generator: Any) -> Prior:
     generator = _unwrapped(generator)
     config: Any = getattr(generator, "config", None)
     name = config.get("latent_prior") if hasattr(config, "get") else getattr(config, "latent_prior", None)
-    return _prior_class("normal" if name is None else name, type(generator))()
+    prior_class = _prior_class("normal" if name is None else name, type(generator))
+    try:
+        return prior_class()
+    except TypeError as error:
+        raise InputError(
+            f"latent_prior={name!r}: cannot be built without arguments ({error}); give them defaults"
+        ) from error
+
+
+def latents_of(prior: Prior, normals: Tensor) -> Tensor:
+    """Map standard normal numbers to latents, and check what comes of it.
+
+    Args:
+        prior: The prior.
+        normals: `(N, latent_dim)`.
+
+    Raises:
+        InputError: The prior returns something else than a tensor of the same shape and type.
+    """
+    latents = prior(normals)
+    if not isinstance(latents, Tensor) or latents.shape != normals.shape or latents.dtype != normals.dtype:
+        raise InputError(
+            f"{type(prior).__name__} returns {described(latents)}: must be latents like its input, {described(normals)}"
+        )
+    return latents
+
+
+def described(value: Any) -> str:
+    """Return what a value is, in words."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"a tensor of shape {tuple(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
 
 
 def check_latent_prior(name: Any, generator_class: type) -> None:
@@ -168,19 +199,29 @@ def sample_latents(
         `(N, latent_dim)`, float32.
 
     Raises:
-        InputError: the config has no `latent_dim`, or the prior changes the shape.
+        InputError: the config has no `latent_dim`, or the prior returns something else than latents.
     """
     latent_dim = getattr(getattr(_unwrapped(generator), "config", None), "latent_dim", None)
     if latent_dim is None:
         raise InputError(f"{type(generator).__name__} has no config.latent_dim: must be the length of its latents")
     normals = sample_normals(number, latent_dim, rng, device)
-    prior = prior_of(generator)
-    latents = prior(normals)
-    if latents.shape != normals.shape:
-        raise InputError(
-            f"{type(prior).__name__} makes latents of shape {tuple(latents.shape)}: must be {tuple(normals.shape)}"
-        )
-    return latents
+    return latents_of(prior_of(generator), normals)
+
+
+def latent_sampler(generator: Any, randn: Callable[..., Tensor], device: torch.device) -> Callable[[int], Tensor]:
+    """Return a function that draws a number n of latents `(n, latent_dim)` in a generator's precision.
+
+    Args:
+        generator: The network.
+        randn: Source of normal numbers, called as `torch.randn` is.
+        device: Where they are drawn.
+    """
+
+    def sample(number: int) -> Tensor:
+        normals = randn((number, generator.config.latent_dim), device=device, dtype=generator.dtype)
+        return latents_of(prior_of(generator), normals)
+
+    return sample
 
 
 def _prior_class(name: Any, generator_class: type) -> type:

@@ -5,6 +5,8 @@ float64 images. A new constraint is one class here and one line in `CONSTRAINTS`
 """
 
 import inspect
+import math
+import numbers
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -90,8 +92,7 @@ class WeightClipping(Constraint):
     summary = "weight clipping"
 
     def __init__(self, clip_value: float = 0.01):
-        if not clip_value > 0:
-            raise InputError(f"clip_value={clip_value!r}: must be positive; the paper uses 0.01")
+        check_positive("clip_value", clip_value, "; the paper uses 0.01")
         self.clip_value = clip_value
 
     @torch.no_grad()
@@ -144,8 +145,7 @@ class GradientPenalty(Constraint):
     summary = "gradient penalty of WGAN-GP"
 
     def __init__(self, weight: float = 10.0, rand: Rand = torch.rand):
-        if not weight > 0:
-            raise InputError(f"gradient_penalty_weight={weight!r}: must be positive")
+        check_positive("gradient_penalty_weight", weight)
         self.weight, self.rand = weight, rand
 
     def penalty(self, score: Score, real_images: Tensor, fake_images: Tensor) -> Tensor:
@@ -239,8 +239,27 @@ def build_constraint(name: str, clip_value: float = 0.01, weight: float = 10.0, 
         raise InputError(f"lipschitz={name!r}: must be one of {', '.join(CONSTRAINTS)}")
     constraint_class = CONSTRAINTS[name]
     options = {"clip_value": clip_value, "weight": weight, "rand": rand}
+    if not (isinstance(constraint_class, type) and issubclass(constraint_class, Constraint)):
+        raise InputError(f"lipschitz={name!r}: CONSTRAINTS has {constraint_class!r} there, no subclass of Constraint")
     known = inspect.signature(constraint_class).parameters
-    return constraint_class(**{option: value for option, value in options.items() if option in known})
+    try:
+        return constraint_class(**{option: value for option, value in options.items() if option in known})
+    except TypeError as error:
+        raise InputError(
+            f"lipschitz={name!r}: cannot be built from {', '.join(options)} alone ({error}); give its other arguments "
+            "defaults, or hand an instance to the trainer as constraint"
+        ) from error
+
+
+def check_positive(name: str, value: Any, hint: str = "") -> None:
+    """Check a number that a constraint is built with.
+
+    Raises:
+        InputError: It is no positive finite number.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_number and 0 < value < math.inf):
+        raise InputError(f"{name}={value!r}: must be a positive number{hint}")
 
 
 def constraints_taking(argument: str) -> list[str]:

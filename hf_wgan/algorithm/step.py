@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..utils.errors import InputError
 from .execution import Execution, frozen, unwrapped
+from .latents import described
 from .lipschitz import Constraint, is_parametrised
 from .losses import critic_loss, generator_loss, mean_score
 from .records import CriticRecord, GeneratorRecord, StepRecord, gradient_norm, summarize, weight_norm
@@ -109,7 +111,7 @@ class WGANStep:
         with torch.no_grad():
             latents = self.sample_latents(len(real_images))  # line 4
             fake_images = unwrapped(self.generator)(latents, *labels)
-            real_images, fake_images = self.augment(real_images), self.augment(fake_images)
+            real_images, fake_images = self.augmented(real_images), self.augmented(fake_images)
         real_scores, fake_scores = self.execution.scores(
             self.critic, real_images, fake_images, labels, in_one_pass=self.scores_in_one_pass
         )
@@ -132,10 +134,15 @@ class WGANStep:
         """Compute the constraint's penalty, scaled by `penalty_interval`."""
         score = self.execution.penalty_score(self.critic, labels)
         penalty = self.constraint.penalty(score, real_images, fake_images)
+        if not isinstance(penalty, Tensor) or penalty.ndim:
+            raise InputError(
+                f"{type(self.constraint).__name__}.penalty returns {described(penalty)}: must be a scalar tensor, such "
+                "as the mean over the images"
+            )
         return penalty if self.penalty_interval == 1 else self.penalty_interval * penalty
 
     def generator_step(self, batch: list[RealBatch]) -> GeneratorRecord:
-        """Update the generator once, the critic frozen: lines 9 to 11. Of the batch only size and labels matter."""
+        """Update the generator once, the critic frozen: lines 9 to 11. Only size and labels of the batch are used."""
         with frozen(unwrapped(self.critic)):
             (loss,) = self.execution.minimize(
                 self.generator_objective, self.generator, self.generator_optimizer, batch
@@ -147,10 +154,30 @@ class WGANStep:
         ratio = self.generator_batch_ratio
         labels = () if class_labels is None else (class_labels.repeat_interleave(ratio),)
         latents = self.sample_latents(ratio * len(real_images))  # line 9
-        fake_images = self.augment(self.generator(latents, *labels))
+        fake_images = self.augmented(self.generator(latents, *labels))
         loss = generator_loss(unwrapped(self.critic)(fake_images, *labels))  # line 10
         yield loss
         return loss[None]
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """Augment images, and check what comes of it.
+
+        Raises:
+            InputError: It is no tensor like the images, or the generator cannot learn through it.
+        """
+        augmented = self.augment(images)
+        name = getattr(self.augment, "__name__", type(self.augment).__name__)
+        if not isinstance(augmented, Tensor) or augmented.shape != images.shape or augmented.dtype != images.dtype:
+            raise InputError(
+                f"augmentation {name} returns {described(augmented)}: must be images like its input, "
+                f"{described(images)}"
+            )
+        if images.requires_grad and not augmented.requires_grad:
+            raise InputError(
+                f"augmentation {name} returns images without a gradient, by which the generator learns: it must be "
+                "made of differentiable operations of PyTorch"
+            )
+        return augmented
 
 
 def critic_steps(step: int, n_critic: int, warmup: bool) -> int:

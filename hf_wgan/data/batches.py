@@ -99,6 +99,10 @@ class RealBatches(Iterator[Batch]):
         labels = None if self._labels is None else self._labels[self._places(position)[0]]
         return Batch(normalised(pixels), labels)
 
+    def go_to(self, num_images: int) -> None:
+        """Continue after a number of images of all processes; after a change of the batch size, some come once more."""
+        self.position = num_images // (self.batch_size * self.num_processes)
+
     def __next__(self) -> Batch:
         batch = self.batch(self.position)
         self.position += 1

@@ -132,6 +132,7 @@ class StreamedBatches(Iterator[Batch]):
         process_index: int = 0,
     ):
         self.position = 0
+        self._images_of_batch = batch_size * num_processes
         self.name = images.name
         self.seed, self.device, self.process_index = seed, torch.device(device), process_index
         self.random_flip = images.config.random_flip
@@ -158,6 +159,10 @@ class StreamedBatches(Iterator[Batch]):
             ) from error
         # Before PyTorch's own and Python's, which send SIGTERM and wait.
         atexit.register(_end_workers, weakref.ref(self._batches))
+
+    def go_to(self, num_images: int) -> None:
+        """Continue after a number of images of all processes; after a change of the batch size, some come once more."""
+        self.position = num_images // self._images_of_batch
 
     def __next__(self) -> Batch:
         drawn = self._draw_up_to(self.position + 1)

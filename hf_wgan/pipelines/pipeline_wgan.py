@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from PIL import Image
 
-from ..algorithm.latents import prior_of, sample_normals
+from ..algorithm.latents import latents_of, prior_of, sample_normals
 from ..data.decode import Preprocessing, decode, reason
 from ..utils.errors import InputError, NotFiniteError
 
@@ -142,7 +142,8 @@ class WGANPipeline(DiffusionPipeline):
 
         def sample(generator: Any, number: int = batch_size) -> torch.Tensor:
             # In float32 whatever the network's precision, so that a seed means the same image in all of them.
-            return prior(truncated(sample_normals(number, config.latent_dim, generator, device), truncation))
+            normals = sample_normals(number, config.latent_dim, generator, device)
+            return latents_of(prior, truncated(normals, truncation))
 
         starts = range(0, batch_size, chunk_size)
         results = _Results(batch_size, output_type)
@@ -155,7 +156,7 @@ class WGANPipeline(DiffusionPipeline):
             if channels_last:
                 self.generator.to(memory_format=torch.channels_last)
             if latents is not None:
-                candidates = [prior(truncated(latents, truncation))]
+                candidates = [latents_of(prior, truncated(latents, truncation))]
             elif rejection_temperature is not None:
                 candidates = [self._accepted(sample, generator, conditions, chunk_size, rejection_temperature)]
             else:
@@ -495,7 +496,7 @@ class WGANPipeline(DiffusionPipeline):
         prior = prior_of(network)
 
         def errors_of(latents: torch.Tensor, targets: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
-            images = network(prior(latents).to(network.dtype), *labels).float()
+            images = network(latents_of(prior, latents).to(network.dtype), *labels).float()
             return (images - targets).square().mean(dim=(1, 2, 3))
 
         was_training = network.training

@@ -57,7 +57,7 @@ class Agreement:
             signal: The number of the signal that this process has received, or 0.
             lags: Whether the signal may be that of the step before; without effect where something is due.
         """
-        flags = [int(getattr(control, name)) for name in FLAGS]
+        flags = [int(bool(getattr(control, name))) for name in FLAGS]
         signal, *flags = self.largest([signal, *flags], lags and self._may_lag and not any(flags))
         for name, flag in zip(FLAGS, flags):
             setattr(control, name, flag > 0)

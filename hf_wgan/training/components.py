@@ -9,7 +9,7 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from ..algorithm.augment import AdaptiveAugmentation, Augmentation
+from ..algorithm.augment import AdaptiveAugmentation, Augmentation, arguments_of
 from ..algorithm.latents import LatentPrior, prior_name
 from ..algorithm.lipschitz import Constraint, Rand, build_constraint
 from ..utils.errors import InputError
@@ -79,10 +79,8 @@ def choose_augmentation(
         )
     if isinstance(augmentation, torch.nn.Module):
         augmentation.to(device)
-    elif "rand" in inspect.signature(augmentation).parameters:
-        return partial(augmentation, rand=rand)
     _share_random_numbers(augmentation, rand)
-    return augmentation
+    return partial(augmentation, rand=rand) if "rand" in arguments_of(augmentation) else augmentation
 
 
 def set_prior(
@@ -102,7 +100,7 @@ def set_prior(
         InputError: It is no prior, cannot be found by a name, or cannot be built without arguments.
     """
     name = prior_name(prior, type(generator))
-    if isinstance(prior, LatentPrior) and parameters_of(prior) != parameters_of(type(prior)()):
+    if isinstance(prior, LatentPrior) and parameters_of(prior) != parameters_of(_rebuilt(prior)):
         raise InputError(
             f"latent_prior={prior!r} has {parameters_of(prior)}: a generator keeps its prior by name alone, and builds "
             "it without arguments; make a subclass with these values"
@@ -113,10 +111,22 @@ def set_prior(
     return {**record, "networks": {**record["networks"], "latent_prior": name}}
 
 
+def _rebuilt(prior: LatentPrior) -> LatentPrior:
+    """Return a prior of the same class, built without arguments."""
+    try:
+        return type(prior)()
+    except TypeError as error:
+        raise InputError(
+            f"latent_prior={prior!r}: cannot be built without arguments ({error}), as a generator builds it; give them "
+            "defaults"
+        ) from error
+
+
 def description_of(component: Any) -> dict[str, Any]:
     """Return what the record of a run says of an object: its class or function, and its parameters."""
     named = component if inspect.isroutine(component) else type(component)
-    return {"class": f"{named.__module__}:{named.__qualname__}", **parameters_of(component)}
+    module = getattr(named, "__module__", None) or "builtins"
+    return {"class": f"{module}:{named.__qualname__}", **parameters_of(component)}
 
 
 def parameters_of(component: Any) -> dict[str, Any]:

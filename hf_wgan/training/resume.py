@@ -1,4 +1,4 @@
-"""The checkpoints of one run: when it saves them, resumes from one, and returns to one."""
+"""Save, resume and restore the checkpoints of a run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..data import RealBatches, StreamedBatches
 from ..utils import files
 from ..utils.console import say
 from ..utils.errors import InputError, NotFiniteError
@@ -19,13 +18,12 @@ from .state import TrainingState
 
 
 class Checkpoints:
-    """Saves and loads the checkpoints of a run. All processes call the methods together.
+    """Save and load the checkpoints of a run. All processes call the methods together.
 
     Args:
         config: The options of the run.
         state: What a checkpoint holds.
         meter: The values of the steps since the last report, which it holds too.
-        real_batches: The images, whose order goes on where the run was.
         accelerator: Knows the processes.
         describe: Returns the record of the run.
     """
@@ -35,11 +33,10 @@ class Checkpoints:
         config: TrainingConfig,
         state: TrainingState,
         meter: Meter,
-        real_batches: RealBatches | StreamedBatches,
         accelerator: Accelerator,
         describe: Callable[[], dict[str, Any]],
     ):
-        self.config, self.state, self.meter, self.real_batches = config, state, meter, real_batches
+        self.config, self.state, self.meter = config, state, meter
         self.accelerator, self.describe = accelerator, describe
         self.output_dir = Path(config.output_dir)
         self.writer = CheckpointWriter()
@@ -118,9 +115,6 @@ class Checkpoints:
         steps = torch.tensor([self.state.global_step], device=self.accelerator.device)
         if len(set(self.accelerator.gather(steps).tolist())) > 1:
             raise InputError(f"resume_from_checkpoint: the processes do not all find {folder}; use a shared folder")
-        # A whole number of batches: after a change of their size the first images may be seen once more.
-        batch_size = self.config.train_batch_size * self.accelerator.num_processes
-        self.real_batches.position = self.state.progress.images // batch_size
         self.meter.load(checkpoint.states["records"])
         self.metrics = checkpoint.metrics
 

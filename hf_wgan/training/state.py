@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..utils.console import say_once
 from ..utils.errors import InputError
 
 
@@ -23,7 +25,7 @@ class Progress:
     critic_steps: int = 0
     images: int = 0  # real images, of all processes together
     seconds: float = 0.0  # of training
-    restores: int = 0  # returns to a checkpoint after a value that was not finite
+    restores: int = 0  # of a checkpoint, after values that were not finite
     expected_steps: int = 0  # that a time limit leaves room for, as of the last report; 0 before it
 
 
@@ -79,8 +81,13 @@ class TrainingState:
         return {"generator": self.generator, "critic": self.critic}
 
     def add(self, name: str, value: Any) -> None:
-        """Keep something more in checkpoints, such as a callback's or a constraint's state, if it has any."""
+        """Keep something more in checkpoints, such as a callback's or a constraint's state, if it has any.
+
+        Raises:
+            InputError: Its state holds something that no checkpoint can keep.
+        """
         if isinstance(value, Stateful):
+            kept(value.state_dict(), f"{name}: its state_dict()")
             self.extras[name] = value
 
     def advance(self, critic_steps: int, images: int) -> None:
@@ -100,7 +107,8 @@ class TrainingState:
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state by name. Its tensors are those that training goes on to change.
 
-        Schedules have none: where they are follows from the progress.
+        Schedules have none: where they are follows from the progress. A callback's state that no checkpoint can keep is
+        left out.
         """
         optional = {"scaler": self.scaler, "ema": self.ema}
         parts = {
@@ -109,7 +117,14 @@ class TrainingState:
             **{name: part for name, part in optional.items() if part is not None},
             **self.extras,
         }
-        return {name: part.state_dict() for name, part in parts.items()} | {"progress": asdict(self.progress)}
+        states = {name: part.state_dict() for name, part in parts.items()}
+        for name in list(self.extras):
+            try:
+                states[name] = kept(states[name], f"{name}: its state_dict()")
+            except InputError as error:
+                say_once(f"{error}. Checkpoints are written without it from here on.")
+                del states[name], self.extras[name]
+        return states | {"progress": asdict(self.progress)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state in place.
@@ -154,6 +169,30 @@ class TrainingState:
             state = {"shadow_params": weights, "optimization_step": 0}
         ema.load_state_dict({name: state[name] for name in ("shadow_params", "optimization_step")})
         ema.to(self.generator.device)  # load_state_dict replaces the tensors by those of the file
+
+
+def kept(value: Any, name: str) -> Any:
+    """Return a state of a user's own as checkpoints keep it, with Python's numbers in place of NumPy's.
+
+    Args:
+        value: The state, or a part of it.
+        name: What it is called in the error.
+
+    Raises:
+        InputError: It holds something that no checkpoint can keep: loading one runs no code.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, dict):
+        return {kept(key, f"{name}'s key {key!r}"): kept(item, f"{name}[{key!r}]") for key, item in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(kept(item, f"{name}[{number}]") for number, item in enumerate(value))
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, torch.Tensor):
+        return value
+    raise InputError(
+        f"{name} is of type {type(value).__name__}: a checkpoint keeps tensors, numbers, strings, and lists and "
+        "dictionaries of them"
+    )
 
 
 def _load_optimizer(optimizer: Any, state: dict[str, Any], name: str) -> None:

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 
 from ..algorithm.derivatives import FastDerivatives
-from ..algorithm.latents import LatentPrior, prior_of
+from ..algorithm.latents import LatentPrior, latent_sampler, prior_of
 from ..algorithm.lipschitz import Constraint
 from ..algorithm.random import SharedRandom, mixed_seed, seed_default
 from ..algorithm.records import StepRecord
@@ -127,7 +127,7 @@ class WGANTrainer:
             wrapped_critic,
             **self.state.optimizers,
             constraint=constraint,
-            sample_latents=self._sample_latents,
+            sample_latents=latent_sampler(self.generator, self.random.randn, accelerator.device),
             augment=augmentation,
             penalty_interval=config.penalty_interval,
             generator_batch_ratio=config.generator_batch_ratio,
@@ -146,7 +146,7 @@ class WGANTrainer:
         for callback in callbacks or ():
             self.add_callback(callback)
         self._agreement, self.meter = Agreement(accelerator), Meter(accelerator, self.state)
-        self.checkpoints = Checkpoints(config, self.state, self.meter, self.real_batches, accelerator, self.describe)
+        self.checkpoints = Checkpoints(config, self.state, self.meter, accelerator, self.describe)
         self.evaluations: Any = None
         self._interrupts, self._has_begun = Interrupts(), False
         self.folder = RunFolder(config, accelerator)
@@ -313,13 +313,9 @@ class WGANTrainer:
         return {"batch_size": self.config.train_batch_size, "seed": self.config.seed, "class_labels": labels}
 
     def _training_batches(self) -> Iterator[RealBatch]:
+        self.real_batches.go_to(self.state.progress.images)
         dtype, with_labels = self.generator.dtype, self.config.class_conditional
         return (RealBatch(images.to(dtype), labels if with_labels else None) for images, labels in self.real_batches)
-
-    def _sample_latents(self, num_latents: int) -> torch.Tensor:
-        shape = (num_latents, self.generator.config.latent_dim)
-        normals = self.random.randn(shape, device=self.accelerator.device, dtype=self.generator.dtype)
-        return prior_of(self.generator)(normals)
 
     @property
     def ends(self) -> bool:

@@ -1,5 +1,7 @@
 """Exceptions whose cause a person can correct: one line from a command, an exception for Python users."""
 
+import re
+
 
 class InputError(ValueError):
     """A bad argument, file or dataset. The message names the argument, its value, and what would be right."""
@@ -38,8 +40,8 @@ class PushError(RuntimeError):
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of another library's error on one line, to be part of a message of ours."""
-    return " ".join(str(error).split())[:300]
+    """Return the message of another library's error on one line, without colours, to be part of a message of ours."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]
 
 
 OUT_OF_MEMORY = (

@@ -1,7 +1,9 @@
 """Callbacks, the control object, and the public methods of the trainer."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
@@ -50,6 +52,19 @@ def acting(event, act):
         act(state, control, **kwargs)
 
     return type("Acting", (TrainerCallback,), {event: method})()
+
+
+class Remembers(TrainerCallback):
+    """Has a state."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def state_dict(self):
+        return {"best": [self.value]}
+
+    def load_state_dict(self, state):
+        (self.value,) = state["best"]
 
 
 def test_every_event_comes_in_order_with_its_values(tiny_config, tmp_path):
@@ -350,3 +365,46 @@ def test_a_flag_of_one_process_is_one_of_all(tmp_path):
     port = free_port()
     assert ended([start(agreeing, str(tmp_path / "run"), index, 2, port) for index in range(2)]) == [0, 0]
     assert [row["step"] for row in rows(tmp_path / "run")] == [3]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"optimizer": "adam", "use_ema": True, "lr_scheduler": "linear", "generator_batch_ratio": 2}]
+)
+def test_a_loaded_state_continues_to_the_bit(options, tiny_config, tmp_path):
+    one = trainer(tiny_config(**options))
+    for _ in range(2):
+        one.step()
+    torch.save(one.state.state_dict(), tmp_path / "state.pt")
+    other = trainer(tiny_config(**options, output_dir=str(tmp_path / "other")))
+    other.state.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [float(value) for value in other.step()] == [float(value) for value in one.step()]
+    for name, network in one.state.networks.items():
+        loaded = other.state.networks[name].state_dict()
+        assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
+
+
+def test_numbers_of_numpy_in_a_callbacks_state_are_loaded_again(tiny_config):
+    trainer(tiny_config(), Remembers(np.float64(0.5))).train()
+    callback = Remembers(0)
+    trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=5), callback).train()
+    assert callback.value == 0.5
+
+
+def test_a_state_that_no_checkpoint_can_keep_is_one_line_where_it_is_added_and_lost_alone_later(tiny_config, capsys):
+    message = r"callback Remembers: its state_dict\(\)\['best'\]\[0\] is of type PosixPath: a checkpoint keeps tensors"
+    with pytest.raises(InputError, match=message):
+        trainer(tiny_config(), Remembers(Path("x")))
+    changes = acting("on_step_end", lambda state, control, **kwargs: setattr(callback, "value", Path("x")))
+    callback = Remembers(1)
+    trainer(tiny_config(), callback, changes).train()
+    assert capsys.readouterr().err.count("is of type PosixPath") == 1
+    trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=5), callback).train()
+
+
+def test_a_control_may_be_set_to_anything_true(tiny_config):
+    run = trainer(
+        tiny_config(),
+        acting("on_step_end", lambda state, control, **_: setattr(control, "should_training_stop", "yes")),
+    )
+    run.train()
+    assert run.state.global_step == 1

@@ -10,9 +10,16 @@ from diffusers.configuration_utils import register_to_config
 from processes import outcome
 
 from hf_wgan import InputError, RunConfig, WGANPipeline, WGANTrainer
-from hf_wgan.algorithm.augment import Augmentation
+from hf_wgan.algorithm.augment import OPERATIONS, Augmentation
 from hf_wgan.algorithm.latents import LatentPrior, UniformPrior
-from hf_wgan.algorithm.lipschitz import Constraint, GradientPenalty, SpectralNormalization, WeightClipping, gradients
+from hf_wgan.algorithm.lipschitz import (
+    CONSTRAINTS,
+    Constraint,
+    GradientPenalty,
+    SpectralNormalization,
+    WeightClipping,
+    gradients,
+)
 from hf_wgan.models.network import Network
 
 
@@ -213,3 +220,95 @@ def test_what_is_no_such_object_is_refused(objects, message, tiny_config, tmp_pa
     with pytest.raises(InputError, match=message):
         trainer(tiny_config(), **objects)
     assert not (tmp_path / "run").exists()
+
+
+class Penalty(Constraint):
+    def __init__(self, value):
+        self.value = value
+
+    def penalty(self, score, real_images, fake_images):
+        return self.value(score(real_images))
+
+
+class NoCall(LatentPrior):
+    pass
+
+
+class NoDefault(LatentPrior):
+    def __init__(self, scale):
+        self.scale = scale
+
+
+class Doubles(LatentPrior):
+    def __call__(self, normals):
+        return normals.double()
+
+
+WRONG_RESULTS = {
+    "a penalty for each image": (
+        {"constraint": Penalty(lambda scores: scores)},
+        "Penalty.penalty returns a tensor of",
+    ),
+    "a number as penalty": (
+        {"constraint": Penalty(lambda scores: 1.0)},
+        "Penalty.penalty returns a float: must be a",
+    ),
+    "nothing as penalty": ({"constraint": Penalty(lambda scores: None)}, "Penalty.penalty returns a NoneType"),
+    "nothing": ({"augmentation": lambda images: None}, "augmentation <lambda> returns a NoneType: must be images"),
+    "other numbers": ({"augmentation": torch.Tensor.double}, "returns a tensor .* type float64: must be images like"),
+    "other sizes": ({"augmentation": lambda images: images[:, :, 1:]}, r"of shape \(8, 1, 7, 8\) .*: must be images"),
+    "no gradient": ({"augmentation": torch.Tensor.detach}, "without a gradient, by which the generator learns"),
+    "rounded": ({"augmentation": lambda images: images.detach().round()}, "without a gradient, by which the gen"),
+    "latents of float64": ({"latent_prior": Doubles}, "Doubles returns .* float64: must be latents like"),
+    "a prior with an argument": ({"latent_prior": NoDefault(2.0)}, "cannot be built without arguments"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_RESULTS)
+def test_what_an_object_of_ones_own_returns_is_checked(kind, tiny_config):
+    objects, message = WRONG_RESULTS[kind]
+    with pytest.raises(InputError, match=message) as error:
+        trainer(tiny_config(), **objects).train()
+    assert "\n" not in str(error.value)
+
+
+def test_a_prior_without_a_mapping_says_so(tiny_config):
+    with pytest.raises(NotImplementedError, match="NoCall has no __call__"):
+        trainer(tiny_config(), latent_prior=NoCall).train()
+
+
+def test_a_builtin_function_is_an_augmentation(tiny_config):
+    trainer(tiny_config(), augmentation=torch.sin).train()
+
+
+class Needy(Constraint):
+    def __init__(self, alpha):
+        self.alpha = alpha
+
+
+@pytest.mark.parametrize(
+    "entry, message", [(Needy, "cannot be built from clip_value, weight, rand alone"), (5, "no subclass of Constraint")]
+)
+def test_a_registered_constraint_that_cannot_be_built_is_one_line(entry, message, tiny_config, monkeypatch):
+    monkeypatch.setitem(CONSTRAINTS, "mine", entry)
+    with pytest.raises(InputError, match=message):
+        trainer(tiny_config(lipschitz="mine"))
+
+
+@pytest.mark.parametrize("build", [WeightClipping, GradientPenalty])
+@pytest.mark.parametrize("value", ["x", 0, -1.0, float("inf"), float("nan"), True, None])
+def test_a_constraint_is_built_with_a_positive_number(build, value):
+    with pytest.raises(InputError, match="must be a positive number"):
+        build(value)
+
+
+def test_a_registered_operation_may_need_no_random_numbers(monkeypatch):
+    monkeypatch.setitem(OPERATIONS, "darken", lambda images: images - 0.5)
+    images = torch.zeros(2, 1, 4, 4)
+    assert torch.equal(Augmentation("darken")(images), images - 0.5)
+
+
+@pytest.mark.parametrize("arguments", [(5,), ("color", torch.rand, 2.0), ("color", torch.rand, -0.1)])
+def test_wrong_arguments_of_an_augmentation_are_named(arguments):
+    with pytest.raises(InputError, match=r"^augmentation(_probability)?="):
+        Augmentation(*arguments)
