@@ -61,7 +61,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     parsed = parser.parse(args)
     config, model_options = parsed.build(EvaluateConfig), parsed.build(ModelOptions)
     model = parsed.others["model"]
-    with run_of(model, model_options) as folder:
+    with run_of(model, model_options.variant) as folder:
         state = this_process()
         pipeline = load_pipeline(model, model_options).to(state.device)
         pipeline.set_progress_bar_config(disable=True)
@@ -89,10 +89,10 @@ def evaluate(args: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def run_of(model: str, options: ModelOptions) -> Iterator[Path | None]:
+def run_of(model: str, variant: str | None = None) -> Iterator[Path | None]:
     """Yield the folder of a run, which no other process changes meanwhile; None if no figures can be recorded there."""
     folder = Path(model)
-    if options.variant:  # the card states figures of the weights that load without one
+    if variant:  # the card states figures of the weights that load without one
         yield None
         return
     if not (folder / files.CONFIG).is_file() or is_checkpoint(folder) or not is_first_process():
@@ -138,7 +138,7 @@ def evaluate_digits(args: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help=SAMPLED_MODEL_HELP)
     parsed = parser.parse(args)
     (config, model_options), model = parsed.configs, parsed.others["model"]
-    with run_of(model, model_options) as folder:
+    with run_of(model, model_options.variant) as folder:
         report = evaluate(load_pipeline(model, model_options), config.num_images, config.seed)
         print(json.dumps(asdict(report), indent=2))
         accuracy = {"classifier's accuracy on held-out digits": round(report.held_out_accuracy, 4)}

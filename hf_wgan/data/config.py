@@ -147,11 +147,6 @@ class DataConfig(Options):
         """Check what options mean together."""
         if self.dataset_name and self.train_data_dir:
             raise InputError("dataset_name and train_data_dir were both given: give one of them")
-        if self.dataset_revision and self.dataset_name and not self.hub_id:
-            raise InputError(
-                f"dataset_revision={self.dataset_revision!r}: has no effect with dataset_name={self.dataset_name!r}, "
-                "which is here and not on the Hub; leave it out"
-            )
         if self.streaming and not self.dataset_name and not self.train_data_dir:
             raise InputError("streaming: the digits are no stream; name data with dataset_name or train_data_dir")
         Preprocessing.of(self)

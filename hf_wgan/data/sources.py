@@ -226,13 +226,18 @@ def open_source(config: DataConfig) -> Source | Stream:
     """Open the images that the options name.
 
     Raises:
-        InputError: There is no such dataset, or it leaves open which column holds what.
+        InputError: There is no such dataset, it leaves open which column holds what, or a revision is of no Hub's.
     """
     if config.train_data_dir:
         return _folder(config.train_data_dir, config)
     if config.dataset_name is None:
         return _arrays("scikit-learn digits", *_digits(), config)
     path = Path(config.dataset_name)
+    if config.dataset_revision and path.exists():
+        raise InputError(
+            f"dataset_revision={config.dataset_revision!r}: has no effect with dataset_name={config.dataset_name!r}, "
+            "which is here and not on the Hub; leave it out"
+        )
     if path.is_file() and idx.num_dimensions(path) is not None:
         return IdxSource([path], config)
     if path.is_dir():

@@ -156,7 +156,18 @@ def test_a_module_that_is_not_there_is_one_line(word, folder, capsys):
     assert line.startswith(f"error: import={word!r}: there is no such module in ")
 
 
-def test_an_error_within_a_module_shows_where_it_is(folder):
-    (folder / "my_constraint.py").write_text("import nothing_of_this_name")
-    with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
-        train(["--import", "my_constraint"])
+@pytest.mark.parametrize("name", ["my_constraint", "my_constraint.py"])
+@pytest.mark.parametrize(
+    "code, reason",
+    [
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("if:", "SyntaxError: invalid syntax"),
+        ("raise SystemError", "SystemError: "),
+    ],
+)
+def test_an_error_within_a_module_shows_where_it_is(name, code, reason, folder, capsys):
+    (folder / "my_constraint.py").write_text(f"\n{code}")
+    assert train(["--import", name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: import={name!r}: fails in {folder / 'my_constraint.py'}, line 2 ({reason})"

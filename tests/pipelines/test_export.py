@@ -200,15 +200,15 @@ def test_generate_makes_the_images_of_the_pipeline_from_the_file(suffix, model, 
         "shoe,1",
         "--truncation",
         "1",
-        "--trust_remote_code",
     ]
+    trust = ["--trust_remote_code"] if suffix == "pt2" else []
     expected = generated(model, tmp_path / "expected", *options)
-    found = generated(written[suffix], tmp_path / "found", *options)
+    found = generated(written[suffix], tmp_path / "found", *options, *trust)
     assert expected.std() > 10 and expected.shape == found.shape
     assert np.abs(expected - found).max() <= 1, "a difference of a rounding"
     video = [
         str(written[suffix]),
-        "--trust_remote_code",
+        *trust,
         "--video",
         "gif",
         "--num_images",
@@ -227,8 +227,6 @@ def test_generate_makes_the_images_of_the_pipeline_from_the_file(suffix, model, 
         "--rejection_temperature=1",
         "--scores",
         "--invert=photo.png",
-        "--revision=main",
-        "--variant=fp16",
     ],
 )
 def test_generate_refuses_what_takes_the_whole_pipeline(option, written, tmp_path, capsys):
@@ -237,6 +235,16 @@ def test_generate_refuses_what_takes_the_whole_pipeline(option, written, tmp_pat
     said = capsys.readouterr().err
     assert said.startswith(f"error: {option.removeprefix('--').partition('=')[0]}=") and said.count("\n") == 1
     assert "is a generator alone; give the whole pipeline" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "suffix, option", [("onnx", "--revision=main"), ("pt2", "--variant=fp16"), ("onnx", "--trust_remote_code")]
+)
+def test_generate_refuses_what_has_no_effect_on_an_exported_file(suffix, option, written, tmp_path, capsys):
+    assert generate([str(written[suffix]), option, "--output_dir", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {option.removeprefix('--').partition('=')[0]}=") and "has no effect with" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -378,7 +386,8 @@ def test_a_file_that_is_no_exported_generator_is_one_clear_line(content, suffix,
         x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch"]) for name in "xy")
         graph = onnx.helper.make_graph([node], "relu", [x], [y])
         onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), file)
-    assert generate([str(file), "--output_dir", str(tmp_path / "out"), "--trust_remote_code"]) == 2
+    trust = ["--trust_remote_code"] if file.suffix == ".pt2" else []
+    assert generate([str(file), "--output_dir", str(tmp_path / "out"), *trust]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith(f"error: '{file}'")
     assert ("is no exported generator" if content is None else "cannot be read") in said

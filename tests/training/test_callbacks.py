@@ -398,7 +398,7 @@ def test_a_state_that_no_checkpoint_can_keep_is_one_line_where_it_is_added_and_l
     callback = Remembers(1)
     trainer(tiny_config(), callback, changes).train()
     assert capsys.readouterr().err.count("is of type PosixPath") == 1
-    trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=5), callback).train()
+    trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=5), Remembers(1)).train()
 
 
 def test_a_control_may_be_set_to_anything_true(tiny_config):

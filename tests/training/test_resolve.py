@@ -35,7 +35,10 @@ PARTICULAR = {
     "lr_warmup_steps": 3,
     "evaluation_steps": 30,
 }
-TOGETHER = {"adaptive_augmentation": {"augmentation": "cutout"}}
+TOGETHER = {
+    "adaptive_augmentation": {"augmentation": "cutout"},
+    "penalty_in_float32": {"mixed_precision": "bf16"},
+}
 
 
 def with_needs(name):
@@ -107,6 +110,7 @@ NOT_HERE = {
     "variant": "some-text",
     "cuda_graphs": "needs a CUDA GPU",
     "dataset_revision": "which is here and not on the Hub",
+    "revision": "a folder; leave it out",
 }
 """Options that nothing here can train with, and what the error says."""
 
