@@ -66,7 +66,7 @@ class Augmentation:
         probability: Share of the images to which an operation is applied, drawn for each operation and image.
 
     Raises:
-        InputError: there is no such operation, or the probability is none.
+        InputError: There is no such operation, or the probability is none.
     """
 
     def __init__(self, policy: str, rand: Rand = torch.rand, probability: float | Tensor = 1.0):

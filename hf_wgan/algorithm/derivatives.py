@@ -187,7 +187,7 @@ def _is_needed(ctx: Any, index: int, tensor: Tensor) -> bool:
     if tensor.is_leaf and not tensor.requires_grad:
         return False
     if tensor.is_leaf and not isinstance(tensor, torch.nn.Parameter):
-        return True  # asking about a leaf that `torch.autograd.grad` was called for raises, which is slow
+        return True  # querying a leaf that was passed to `torch.autograd.grad` raises, and catching that is slow
     try:
         return torch._C._will_engine_execute_node(ctx.next_functions[index][0])
     except (AttributeError, RuntimeError):

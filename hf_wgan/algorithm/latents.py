@@ -79,7 +79,7 @@ def prior_of(generator: Any) -> Prior:
         generator: A network, also one wrapped by DistributedDataParallel or `torch.compile`.
 
     Raises:
-        InputError: there is no such prior.
+        InputError: There is no such prior.
     """
     generator = _unwrapped(generator)
     config: Any = getattr(generator, "config", None)
@@ -122,7 +122,7 @@ def check_latent_prior(name: Any, generator_class: type) -> None:
     """Check a name before it goes into a generator's config. `"module:Class"` is looked up only when it is used.
 
     Raises:
-        InputError: there is no such prior.
+        InputError: There is no such prior.
     """
     if not (isinstance(name, str) and ":" in name):
         _prior_class(name, generator_class)
@@ -199,7 +199,7 @@ def sample_latents(
         `(N, latent_dim)`, float32.
 
     Raises:
-        InputError: the config has no `latent_dim`, or the prior returns something else than latents.
+        InputError: The config has no `latent_dim`, or the prior returns something else than latents.
     """
     latent_dim = getattr(getattr(_unwrapped(generator), "config", None), "latent_dim", None)
     if latent_dim is None:

@@ -70,7 +70,7 @@ class Constraint:
         """Check that theory allows this constraint for such a critic.
 
         Raises:
-            InputError: it does not.
+            InputError: It does not.
         """
         if self.has_penalty and _has_batch_norm(critic):
             raise InputError(
@@ -233,7 +233,7 @@ def build_constraint(name: str, clip_value: float = 0.01, weight: float = 10.0, 
     """Build a constraint by its name in `CONSTRAINTS`, with those of the arguments that its class takes.
 
     Raises:
-        InputError: there is no such constraint, or an argument is out of its range.
+        InputError: There is no such constraint, or an argument is out of its range.
     """
     if name not in CONSTRAINTS:
         raise InputError(f"lipschitz={name!r}: must be one of {', '.join(CONSTRAINTS)}")

@@ -93,7 +93,7 @@ def wasserstein_loss(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor
         A scalar, float32 or wider.
 
     Raises:
-        InputError: the shapes differ. `(N, 1)` against `(N,)` would broadcast to all N × N pairs.
+        InputError: The shapes differ. `(N, 1)` against `(N,)` would broadcast to all N × N pairs.
     """
     if labels.shape != scores.shape:
         raise InputError(

@@ -187,3 +187,9 @@ def critic_steps(step: int, n_critic: int, warmup: bool) -> int:
     generator follows a critic that is close to its optimum from the beginning.
     """
     return max(n_critic, 100) if warmup and (step < 25 or step % 500 == 0) else n_critic
+
+
+def total_critic_steps(steps: int, n_critic: int, warmup: bool) -> int:
+    """Return how many critic steps the first `steps` generator steps have together: the sum of `critic_steps`."""
+    num_long = min(steps, 25) + len(range(500, steps, 500)) if warmup else 0
+    return steps * n_critic + num_long * (critic_steps(0, n_critic, warmup) - n_critic)

@@ -46,7 +46,7 @@ MODEL_HELP = "Folder left by training, or name of a model on the Hub."
 SAMPLED_MODEL_HELP = f"{MODEL_HELP[:-1]}, or a checkpoint's folder."
 IMPORT = "--import"
 OF_MODELS = ("resolution", "width", "channels", "streaming", "shuffle_buffer_size", "dataloader_num_workers")
-"""Options of training images that a command has no use for which compares the images of a model with others."""
+"""Options of images that commands do not need which compare a model's images with others."""
 EXPLAINED = (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError, DeviceMemoryError)
 """Errors whose message is for the person at the command line."""
 EXTRAS = {"ot": "train", "scipy": "train", "sklearn": "train", "gradio": "demo"}

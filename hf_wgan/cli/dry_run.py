@@ -9,12 +9,14 @@ import psutil
 import torch
 import yaml
 
-from ..algorithm.step import critic_steps
+from ..algorithm.step import total_critic_steps
+from ..hub.publish import what_a_push_would_do
 from ..training.build import build_trainer
 from ..training.config import TrainingConfig
 from ..training.report import images_in_words
 from ..training.resolve import FIELDS, RunConfig
 from ..training.run_folder import check_output_dir
+from ..training.trackers import tracker_names
 from ..training.trainer import WGANTrainer
 from ..utils.console import duration
 
@@ -35,6 +37,7 @@ def dry_run(config: RunConfig, num_processes: int = 1) -> None:
     """
     check_output_dir(config.training)
     config.training.check_effects()
+    tracker_names(config.training.report_to)
     with tempfile.TemporaryDirectory() as folder:
         # Time is estimated from ordinary steps, not from the first ones with many critic updates.
         elsewhere: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": None, "critic_warmup": False}
@@ -52,6 +55,8 @@ def dry_run(config: RunConfig, num_processes: int = 1) -> None:
         "and checkpoints"
     )
     print(f"# Memory: {_memory(device)}")
+    if training.push_to_hub:
+        print(f"# Hub: {what_a_push_would_do(training.push)}")
     if num_processes > 1:
         print(f"# One process of {num_processes} was measured, without the exchange of gradients between them")
     if config.preset:
@@ -73,9 +78,7 @@ def _length(training: TrainingConfig, seconds: float) -> str:
         steps = round(60 * minutes / (seconds * training.n_critic))
         if steps < training.max_train_steps:
             return f"{duration(60 * minutes)}: about {steps:,} steps"
-    total = sum(
-        critic_steps(step, training.n_critic, training.critic_warmup) for step in range(training.max_train_steps)
-    )
+    total = total_critic_steps(training.max_train_steps, training.n_critic, training.critic_warmup)
     return f"{training.max_train_steps:,} steps: about {duration(seconds * total)}"
 
 

@@ -68,7 +68,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         data_config = training_data_of(model, pipeline, parsed.options)
         images = load_image_set(data_config)
         held_out = load_held_out(data_config)
-        with state.main_process_first():  # the first process may have to train the extractor
+        with state.main_process_first():  # which may train the extractor, while the others wait
             features = load_feature_extractor(config.features, images, held_out, state.device, data_config.cache_dir)
         result = measure(
             pipeline,

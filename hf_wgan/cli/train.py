@@ -6,7 +6,10 @@ from typing import Any
 
 from ..utils.errors import InputError
 from ..utils.options import OptionParser
-from .common import command, parser_for
+from .common import check_unused, command, parser_for
+
+OF_EVALUATIONS = ("evaluation_features", "num_evaluation_images", "metric_for_best_model")
+"""Options of evaluations during training; from Python they also serve `WGANTrainer.evaluate`."""
 
 
 @command
@@ -33,8 +36,10 @@ def train(args: Sequence[str] | None = None) -> int:
     parser = parser_for(
         train, "train", *OPTION_CLASSES, launch.LaunchOptions, hints=launch.hints() | HINTS, common_only=True
     )
-    parser.epilog = "Without --dataset_name and --train_data_dir the defaults are: " + " ".join(
-        f"--{name}" if value is True else f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items()
+    parser.epilog = (
+        "Without --dataset_name and --train_data_dir the images are scikit-learn's 1,797 handwritten digits, and the "
+        "defaults: "
+        + " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items())
     )
     parser.add_argument(
         "--config", metavar="FILE", help="YAML or JSON file of options, or the training_config.json of an earlier run."
@@ -52,6 +57,8 @@ def train(args: Sequence[str] | None = None) -> int:
         raise
     settings = {name: value for name, value in parsed.options.items() if name not in launch.NAMES}
     config = RunConfig.resolve(parsed.others["config"], **settings)
+    if config.num_processes is None and not config.training.evaluation_steps:  # a record repeats what Python may use
+        check_unused(config.training, OF_EVALUATIONS, "evaluation_steps=None")
     processes = parsed.build(launch.LaunchOptions)
     if parsed.others["dry_run"]:
         dry_run(config, launch.choose(processes).num_processes or 1)
@@ -69,7 +76,9 @@ def train(args: Sequence[str] | None = None) -> int:
     trainer = build_trainer(config, record)
     trainer.train()
     trainer.accelerator.end_training()  # a process that ends within its group may abort, with all of its work done
-    return 128 + trainer.interrupted if trainer.interrupted else 0
+    if trainer.interrupted:
+        return 128 + trainer.interrupted
+    return 2 if trainer.push_failed else 0
 
 
 def _epochs_in_steps(parser: OptionParser, words: Sequence[str]) -> str:

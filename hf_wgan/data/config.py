@@ -16,10 +16,12 @@ OF_DATASETS: Needs = {"dataset_name": True, "train_data_dir": True}
 
 @dataclass(frozen=True)
 class DataConfig(Options):
-    """Images (without --dataset_name and --train_data_dir: scikit-learn's 1,797 handwritten digits).
+    """Training images.
+
+    Without `dataset_name` and `train_data_dir` they are scikit-learn's 1,797 handwritten digits.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: A value is out of its range.
     """
 
     # Where they come from.
@@ -144,7 +146,7 @@ class DataConfig(Options):
     )
 
     def check(self) -> None:
-        """Check what options mean together."""
+        """Check combinations of options."""
         if self.dataset_name and self.train_data_dir:
             raise InputError("dataset_name and train_data_dir were both given: give one of them")
         if self.streaming and not self.dataset_name and not self.train_data_dir:

@@ -230,7 +230,7 @@ class ImageSet:
         return out
 
     def _check(self, places: np.ndarray) -> None:
-        """Compare images with their checksums, each when it is read for the first time."""
+        """Verify the checksum of each image when it is first read."""
         if not hasattr(self, "_checked"):
             self._checked = np.zeros(self._num_stored, bool)
         assert self._checksums is not None

@@ -30,7 +30,7 @@ from .trees import state_of
 
 DIGITS_MARGIN = 1  # pixels of background around the 8×8 digits, which otherwise touch the frame
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
-SAVED_SHARDS = 64  # into which a saved dataset is split for streaming, so that workers can share it
+SAVED_SHARDS = 64  # of a saved dataset that is streamed, which workers share
 LABELS_TO_LOOK_AT = 100_000  # of a stream, to learn its classes
 LABEL = "label"  # a column of this name holds the labels, whatever its type
 
@@ -385,7 +385,10 @@ def _split_of(dataset: Any, config: DataConfig, name: str) -> Any:
         pieces = [dataset] * len(parts)
     for piece in pieces:
         if not isinstance(piece, (datasets.Dataset, datasets.IterableDataset)):
-            raise InputError(f"dataset of type {type(piece).__name__}: must be a dataset of the datasets library")
+            raise InputError(
+                f"dataset of type {type(piece).__name__}: must be what load_images returns, a uint8 tensor "
+                "(N, C, H, W), or a dataset of the datasets library"
+            )
     cut = [piece if part.is_whole else _sliced(piece, part, config) for piece, part in zip(pieces, parts)]
     return cut[0] if len(cut) == 1 else datasets.concatenate_datasets(cut)
 

@@ -159,8 +159,8 @@ def push_errors(failure: str, remedy: str) -> Iterator[None]:
     """Turn every error of the client into a `PushError`.
 
     Args:
-        failure: What was not done.
-        remedy: What is left, and the command that completes the push.
+        failure: The action that failed.
+        remedy: What remains to be done, and the command that does it.
     """
     try:
         yield
@@ -219,6 +219,15 @@ def problem_with(push: Push) -> str | None:
     except Exception as error:  # as in push_errors
         return reason(error)
     return None
+
+
+def what_a_push_would_do(push: Push) -> str:
+    """Return who would push where, or why nobody could now, in words. Nothing is created."""
+    try:
+        name = HfApi(token=push.token).whoami()["name"]
+    except Exception as error:  # as in push_errors
+        return f"a push to {push.repo_id} would fail now: {reason(error)}"
+    return f"{name} pushes to {push.repo_id}"
 
 
 def check_pipeline_folder(folder: Path) -> None:

@@ -111,7 +111,7 @@ def train_classifier(
 
 
 def fit(network: ModelMixin, batches: RealBatches, loss_of: Callable[[Batch], torch.Tensor], num_steps: int) -> None:
-    """Train a network by AdamW in one cycle of the learning rate, and leave it in eval mode where the batches are."""
+    """Train a network by AdamW in one cycle of the learning rate, where the batches are; leave it in eval mode."""
     # In channels-last batch norm computes wrong gradients on MPS (pytorch/pytorch#175189).
     layout = torch.channels_last if batches.device.type == "cpu" else torch.contiguous_format
     network.to(batches.device, memory_format=layout).train()

@@ -66,7 +66,7 @@ class DCGANGenerator(Network):
             full size, where that takes long (`ModulatedBatchNorm2d`).
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: An argument is out of its range.
     """
 
     summary = "strided convolutions, as the WGAN was published with"
@@ -161,7 +161,7 @@ class DCGANCritic(Network):
             kernel (Miyato et al. 2018, arXiv 1802.05957).
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: An argument is out of its range.
     """
 
     @register_to_config

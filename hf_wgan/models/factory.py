@@ -154,7 +154,7 @@ def build_networks(
         spectral_norm: Whether every layer of the critic has spectral normalisation.
 
     Raises:
-        InputError: the architecture cannot make such images, or lacks an option that was set.
+        InputError: The architecture cannot make such images, or lacks an option that was set.
     """
     generator_class, critic_class = ARCHITECTURES[config.architecture]
     generator_options = {

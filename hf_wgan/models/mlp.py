@@ -50,7 +50,7 @@ class MLPGenerator(Network):
             the name of a class, see `LatentPrior`.
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: An argument is out of its range.
     """
 
     summary = "four fully connected layers"
@@ -114,7 +114,7 @@ class MLPCritic(Network):
             1802.05957).
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: An argument is out of its range.
     """
 
     @register_to_config

@@ -19,8 +19,8 @@ class Network(ModelMixin, ConfigMixin):
         """Load a network as `ModelMixin.from_pretrained` does, but only from safetensors that match.
 
         Raises:
-            InputError: the weights are pickled, damaged, or not those of the network that `config.json` describes.
-            OSError: the files cannot be read or downloaded.
+            InputError: The weights are pickled, damaged, or not those of the network that `config.json` describes.
+            OSError: The files cannot be read or downloaded.
         """
         if options.pop("use_safetensors", None) is False:
             raise InputError("use_safetensors=False: pickled weights can run code, so only safetensors are loaded")

@@ -66,7 +66,7 @@ class R3GANGenerator(Network):
             the name of a class, see `LatentPrior`.
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: An argument is out of its range.
     """
 
     summary = "residual blocks without normalisation"
@@ -147,7 +147,7 @@ class R3GANCritic(Network):
             kernel (Miyato et al. 2018, arXiv 1802.05957).
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: An argument is out of its range.
     """
 
     @register_to_config

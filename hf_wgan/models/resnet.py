@@ -63,7 +63,7 @@ class ResNetGenerator(Network):
             the name of a class, see `LatentPrior`.
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: An argument is out of its range.
     """
 
     summary = "residual blocks of WGAN-GP"
@@ -152,7 +152,7 @@ class ResNetCritic(Network):
             kernel (Miyato et al. 2018, arXiv 1802.05957).
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: An argument is out of its range.
     """
 
     @register_to_config

@@ -150,7 +150,7 @@ class WGANPipeline(DiffusionPipeline):
         was_training = self.generator.training
         self.generator.eval()
         # The layout in which convolutions are fastest. It costs a copy of the weights, there and back, as networks that
-        # lie in it cannot be saved. Weights that are offloaded are not here to be copied.
+        # lie in it cannot be saved. Offloaded weights cannot be copied.
         channels_last = batch_size >= CHANNELS_LAST_FROM and device.type == "cpu" and not self._is_offloaded()
         try:
             if channels_last:

@@ -79,7 +79,7 @@ def has_groups(network: torch.nn.Module) -> bool:
 def num_unused_classes(trainer: "WGANTrainer") -> int:
     """Return the number of classes of the images; 0 where the run uses them, cannot, or the classes are very small."""
     images = trainer.dataset
-    options = trainer.record.get("networks")  # by which the run built its networks, unless it was handed some
+    options = trainer.record.get("networks")  # the networks were built from these, unless they were passed in
     built = isinstance(options, dict) and options.get("pretrained_model_name_or_path", "") is None
     if not built or trainer.config.class_conditional or not isinstance(images, ImageSet):
         return 0
@@ -88,7 +88,7 @@ def num_unused_classes(trainer: "WGANTrainer") -> int:
 
 
 class AdviceCallback(TrainerCallback):
-    """Says once for each kind that nothing is learnt, with the option that helps.
+    """Warn once for each problem when training makes no progress, and name the option that helps.
 
     Args:
         trainer: Knows the images.

@@ -30,7 +30,7 @@ class Agreement:
     def __init__(self, accelerator: Accelerator):
         several = accelerator.num_processes > 1
         self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if several else None
-        self._pending: tuple[Any, torch.Tensor] | None = None  # an exchange, and where its outcome will be
+        self._pending: tuple[Any, torch.Tensor] | None = None  # a pending all-reduce, and its output
         self._may_lag = False
 
     @contextmanager
@@ -96,7 +96,7 @@ def choose_interface(address: str) -> None:
         address: Address or name of the main process's machine.
     """
     own = own_address_towards(address)
-    if own is None or own.startswith("127."):  # this is that machine, by a name of its own
+    if own is None or own.startswith("127."):  # the address is one of this machine
         own = own_address_towards("192.0.2.1")  # which is nobody's (RFC 5737), so by the default route
     interfaces = psutil.net_if_addrs().items()
     name = next((name for name, addresses in interfaces for entry in addresses if entry.address == own), None)

@@ -138,7 +138,7 @@ class TrainerCallback:
 
 
 class IntervalCallback(TrainerCallback):
-    """Sets what is due after a step by the intervals of the configuration.
+    """Set the control flags that are due after a step, by the intervals of the configuration.
 
     Before the first interval of sample grids, they are due at steps that double: 1, 2, 4, 8 and so on.
     """
@@ -199,17 +199,27 @@ class CallbackHandler:
             callback = callback()
         if not isinstance(callback, TrainerCallback):
             raise InputError(f"callbacks: {callback!r} is of type {type(callback).__name__}, not a TrainerCallback")
+        if any(other is callback for other in self._callbacks):
+            raise InputError(f"callbacks: {type(callback).__name__} is there already; add another instance")
         names = [type(other).__name__ for other in self._callbacks]
         self._callbacks.append(callback)
         number = names.count(type(callback).__name__)
         self.state.add(f"callback {type(callback).__name__}{f' {number + 1}' if number else ''}", callback)
 
     def remove(self, callback: Any) -> None:
-        """Remove a callback, or all of a class."""
+        """Remove a callback, or all of a class, with their states.
+
+        Raises:
+            InputError: There is none.
+        """
+        removed = [other for other in self._all() if other is callback or type(other) is callback]
+        if not removed:
+            there = ", ".join(dict.fromkeys(type(other).__name__ for other in self._all()))
+            raise InputError(f"callbacks: {callback!r} is none of this run, which has {there}")
         for callbacks in (self._before, self._callbacks, self._after):
-            for other in list(callbacks):
-                if other is callback or type(other) is callback:
-                    callbacks.remove(other)
+            callbacks[:] = [other for other in callbacks if other not in removed]
+        for other in removed:
+            self.state.remove(other)
 
     def listens(self, event: str) -> bool:
         """Return whether any callback handles an event."""

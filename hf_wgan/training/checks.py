@@ -1,5 +1,6 @@
 """Checks of what a run is given: that its networks, images and processes fit one another."""
 
+import json
 import zlib
 from typing import Any
 
@@ -22,16 +23,21 @@ def check_arguments(config: Any, callbacks: Any, record: Any, generator: Any, cr
     """Check the types of what a trainer is built with, and the networks as `check_networks` does.
 
     Raises:
-        InputError: One is something else.
+        InputError: An argument is of another type.
     """
     if not isinstance(config, TrainingConfig):
         raise InputError(
-            f"config={config!r}: must be a TrainingConfig; build_trainer takes what RunConfig.resolve returns"
+            f"config of type {type(config).__name__}: must be a TrainingConfig; build_trainer takes what "
+            "RunConfig.resolve returns"
         )
     if not (callbacks is None or isinstance(callbacks, (list, tuple))):
         raise InputError(f"callbacks={callbacks!r}: must be a list of callbacks")
     if not (record is None or isinstance(record, dict)):
         raise InputError(f"record={record!r}: must be a dictionary")
+    try:
+        json.dumps(record)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"record={record!r}: must be what JSON can hold ({one_line(error)})") from error
     check_networks(generator, critic)
 
 

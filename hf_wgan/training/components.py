@@ -12,6 +12,7 @@ from torch import Tensor
 from ..algorithm.augment import AdaptiveAugmentation, Augmentation, arguments_of
 from ..algorithm.latents import LatentPrior, prior_name
 from ..algorithm.lipschitz import Constraint, Rand, build_constraint
+from ..utils.console import say_once
 from ..utils.errors import InputError
 from .config import TrainingConfig
 
@@ -42,6 +43,7 @@ def choose_constraint(config: TrainingConfig, constraint: Constraint | None, ran
         raise InputError(
             f"constraint={constraint!r}: must be an instance of a subclass of hf_wgan.algorithm.lipschitz.Constraint"
         )
+    _say_what_is_replaced(config, "constraint")
     _share_random_numbers(constraint, rand)
     return constraint
 
@@ -77,6 +79,7 @@ def choose_augmentation(
             f"augmentation={augmentation!r}: must be a function of images (N, C, H, W); the built-in ones are named by "
             "TrainingConfig(augmentation=...)"
         )
+    _say_what_is_replaced(config, "augmentation")
     if isinstance(augmentation, torch.nn.Module):
         augmentation.to(device)
     _share_random_numbers(augmentation, rand)
@@ -139,6 +142,14 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _say_what_is_replaced(config: TrainingConfig, component: str) -> None:
+    """Print the options that do not act because an object was passed instead."""
+    values = {name: getattr(config, name) for name in INSTEAD_OF[component]}
+    replaced = [f"{name}={value!r}" for name, value in values.items() if value != getattr(TrainingConfig, name)]
+    if replaced:
+        say_once(f"The {component} that was passed takes the place of {', '.join(replaced)}.")
 
 
 def _share_random_numbers(component: Any, rand: Rand) -> None:

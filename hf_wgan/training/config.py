@@ -16,7 +16,7 @@ from ..metrics.names import MIN_IMAGES, MODEL_SELECTION_METRICS
 from ..models.factory import NetworkConfig
 from ..utils.errors import InputError
 from ..utils.hints import HINTS, OTHER_NAMES
-from ..utils.options import MAX_SEED, Needs, Options, option
+from ..utils.options import MAX_SEED, Needs, Options, checked, option
 from ..utils.registry import describe
 from .presets import preset_options
 from .trackers import requested_trackers
@@ -423,8 +423,9 @@ class TrainingConfig(Options):
         Raises:
             InputError: There is no such preset or option, or a value is wrong.
         """
-        from .resolve import effective, with_learning_rate
+        from .resolve import FIELDS, effective, with_learning_rate
 
+        preset, resolution = checked(FIELDS["preset"], preset), checked(FIELDS["resolution"], resolution)
         explicit = with_learning_rate(options)
         cls.check_names(explicit)
         names = {field.name for field in fields(cls)}
@@ -450,7 +451,7 @@ class TrainingConfig(Options):
         return hints | {name: others[here] for here, names in OTHER_NAMES.items() if here in others for name in names}
 
     def check(self) -> None:
-        """Check what options mean together."""
+        """Check combinations of options."""
         if self.lr_scheduler in DECAYING and self.lr_warmup_steps >= self.max_train_steps:
             raise InputError(
                 f"lr_warmup_steps={self.lr_warmup_steps}: must be below max_train_steps={self.max_train_steps} with "

@@ -241,4 +241,4 @@ def check_graphs(config: TrainingConfig, accelerator: Accelerator) -> None:
         InputError: They cannot.
     """
     if obstacle := obstacle_to_graphs(config, accelerator):
-        raise InputError(f"cuda_graphs: a graph {obstacle}, or leave --cuda_graphs out")
+        raise InputError(f"cuda_graphs=True: a graph {obstacle}; leave it out")

@@ -229,6 +229,7 @@ class PushCallback(TrainerCallback):
             say(f"Pushed to {push_folder(Path(args.output_dir), args.push)}.")
         except (InputError, PushError) as error:
             say(str(error))
+            self.trainer.push_failed = True
 
 
 def built_in_callbacks(trainer: "WGANTrainer") -> tuple[list[TrainerCallback], list[TrainerCallback]]:

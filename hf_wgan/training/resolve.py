@@ -153,8 +153,8 @@ class RunConfig:
             where = "config" if isinstance(config, Mapping) else f"config={os.fspath(config)!r}"
             layers.insert(0, _file_options(content, where))
             if _is_record(content):
-                num_processes = _part_of_record(content, "machine").get("num_processes")
-                _check_imports(content.get("imports", ()), where)
+                num_processes = _part(_part(content, "machine"), "num_processes", int, 1)
+                _check_imports(_part(content, "imports", list, []), where)
         _check_names(options, "options")
         return replace(cls._of_layers(layers), num_processes=num_processes)
 
@@ -316,38 +316,38 @@ def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: The run had networks or images that no option names.
     """
-    dataset = _part_of_record(record, "dataset").get("config")
-    networks = record.get("networks")
-    if networks is None or dataset is None:
-        missing = "networks" if networks is None else "a dataset"
-        raise InputError(
-            f"config: this run was given {missing} in Python, which its record cannot repeat; repeat its own script"
-        )
+    dataset, training, machine = (_part(record, name) for name in ("dataset", "training", "machine"))
     for component in INSTEAD_OF:
         if component in record:
             raise InputError(
-                f"config: this run was given its {component} in Python ({record[component]['class']}), which its "
-                "record cannot repeat; repeat its own script"
+                f"config: this run was given its {component} in Python ({_part(record, component).get('class')}), "
+                "which its record cannot repeat; repeat its own script"
             )
-    if callbacks := record.get("callbacks"):
+    for name, part in {"networks": record.get("networks"), "a dataset": dataset.get("config")}.items():
+        if part is None:
+            raise InputError(
+                f"config: this run was given {name} in Python, which its record cannot repeat; repeat its own script"
+            )
+    if callbacks := _part(record, "callbacks", list, []):
         say_once(f"config: the recorded run had callbacks of its own, which this one has not: {', '.join(callbacks)}.")
-    values = {**dataset, **networks, **_part_of_record(record, "training")}
+    values = {**_part(dataset, "config"), **_part(record, "networks"), **training}
+    _check_names(values, "config: the record of a run")
     if record.get("preset"):
         values["preset"] = record["preset"]
-    values["mixed_precision"] = _part_of_record(record, "machine").get("mixed_precision")
+    values["mixed_precision"] = machine.get("mixed_precision")
     if values.get("num_clusters"):
         values.pop("class_conditional", None)  # which a run with clusters records as on
-    return {name: value for name, value in values.items() if name in FIELDS and _is_repeated(name)}
+    return {name: value for name, value in values.items() if _is_repeated(name)}
 
 
-def _part_of_record(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _part(record: Mapping[str, Any], name: str, kind: type = Mapping, default: Any = None) -> Any:
     """Return a part of a record.
 
     Raises:
-        InputError: It is damaged.
+        InputError: It is of another kind, as in a damaged file.
     """
-    part = record.get(name)
-    if not isinstance(part, Mapping):
+    part = record.get(name, default)
+    if not isinstance(part, kind):
         raise InputError(f"config: the record of the run is damaged: {name} is {part!r}")
     return part
 

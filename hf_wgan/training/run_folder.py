@@ -269,7 +269,12 @@ def write_pipeline(folder: Path, pipeline: WGANPipeline, raw_generator: ModelMix
         folder: The run's folder.
         pipeline: The pipeline.
         raw_generator: The generator without averaging, to be saved as the variant `raw`.
+
+    Raises:
+        InputError: `pipeline` is none.
     """
+    if not isinstance(pipeline, WGANPipeline):
+        raise InputError(f"pipeline of type {type(pipeline).__name__}: must be a WGANPipeline")
     if raw_generator is not None:
         with files.replacing_in(folder) as temporary:
             raw_generator.save_pretrained(temporary / "generator", variant="raw")

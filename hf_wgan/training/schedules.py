@@ -53,5 +53,5 @@ def apply_schedules(progress: Progress, config: TrainingConfig, algorithm: WGANS
 
 
 def half_cosine(start: float, end: float, step: float, num_steps: int) -> float:
-    """Return the value at a step of the way from start to end along half a cosine, as R3GAN's schedules take it."""
+    """Interpolate from start to end with half a cosine, as R3GAN's schedules do."""
     return end + (start - end) * (1 + math.cos(math.pi * min(step / num_steps, 1))) / 2

@@ -90,6 +90,10 @@ class TrainingState:
             kept(value.state_dict(), f"{name}: its state_dict()")
             self.extras[name] = value
 
+    def remove(self, value: Any) -> None:
+        """Keep something no longer."""
+        self.extras = {name: extra for name, extra in self.extras.items() if extra is not value}
+
     def advance(self, critic_steps: int, images: int) -> None:
         """Count one step and let the schedules and the average follow it.
 

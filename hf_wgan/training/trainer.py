@@ -141,6 +141,8 @@ class WGANTrainer:
         self.control = TrainerControl()
         self.interrupted = 0
         """Number of the signal that ended the run, or 0."""
+        self.push_failed = False
+        """Whether the push at the end failed. The folder is complete."""
         self.callbacks = CallbackHandler(config, self.state, self.control)
         self.callbacks.set_built_in(*built_in_callbacks(self))
         for callback in callbacks or ():

@@ -17,6 +17,8 @@ HINTS = {
     "local_rank": "start several processes with --num_processes",
     "num_workers": "dataloader_num_workers is the number of processes that decode a stream",
     "device": "Accelerate chooses the device; --cpu keeps to the CPU",
+    "gradient_penalty": "lipschitz names the penalty, such as gp, and gradient_penalty_weight its weight",
+    "imports": "a record names what a run imported; --import imports it",
     "multi_gpu": "every GPU is used by default; --num_processes says how many are",
     "tracker_project_name": "trackers name the project hf_wgan and the run after output_dir",
     "model_config_name_or_path": "architecture and its options shape new networks; pretrained_model_name_or_path "
@@ -26,6 +28,8 @@ HINTS = {
 }
 """Answers to options of diffusers' example scripts and of other GAN code that are no options here."""
 HINTS |= dict.fromkeys(("fp16", "bf16"), "use mixed_precision")
+HINTS |= dict.fromkeys(("use_cpu", "cuda", "use_cuda", "no_cuda"), HINTS["device"])
+HINTS["penalty"] = HINTS["gradient_penalty"]
 HINTS |= dict.fromkeys(
     ("enable_xformers_memory_efficient_attention", "use_8bit_adam", "set_grads_to_none"),
     "it speeds up or shrinks large models, and these networks do without it",
@@ -47,16 +51,16 @@ HINTS |= {
 HINTS |= {name: f"--{name} is for the command line: hf-wgan train --{name}" for name in ("dry_run", "import")}
 
 WITHOUT_LAUNCH = dict.fromkeys(
-    ("device", "cpu", "gpu_ids", "use_cpu"),
+    ("device", "cpu", "gpu_ids", "use_cpu", "cuda", "use_cuda", "no_cuda"),
     "a GPU is used where there is one; the environment variable ACCELERATE_USE_CPU=true keeps to the CPU",
 )
 """Answers of commands that start no processes."""
 
 OTHER_NAMES = {
     "learning_rate": ("lr",),
-    "generator_learning_rate": ("lr_g", "lrG"),
-    "critic_learning_rate": ("lr_d", "lrD", "discriminator_learning_rate"),
-    "train_batch_size": ("batch_size", "batchSize", "per_device_train_batch_size"),
+    "generator_learning_rate": ("lr_g", "lrG", "g_lr", "generator_lr"),
+    "critic_learning_rate": ("lr_d", "lrD", "d_lr", "critic_lr", "discriminator_lr", "discriminator_learning_rate"),
+    "train_batch_size": ("batch_size", "batchSize", "per_device_train_batch_size", "per_gpu_batch_size"),
     "resolution": ("image_size", "imageSize", "img_size", "size"),
     "latent_dim": ("nz", "z_dim", "latent_size"),
     "generator_width": ("ngf",),
@@ -77,8 +81,7 @@ OTHER_NAMES = {
     "seed": ("manualSeed",),
     "n_critic": ("Diters", "critic_iters", "critic_iterations"),
     "clip_value": ("clip", "clip_lower", "clip_upper", "weight_clip"),
-    "gradient_penalty_weight": ("lambda_gp", "gp_weight", "gp_lambda"),
-    "lipschitz": ("gradient_penalty", "penalty"),
+    "gradient_penalty_weight": ("lambda_gp", "gp_weight", "gp_lambda", "lambda", "gamma", "r1_gamma"),
     "architecture": ("model",),
     "resume_from_checkpoint": ("checkpoint", "resume"),
     "report_to": ("tracker",),

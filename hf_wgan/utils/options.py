@@ -143,7 +143,7 @@ class Options:
         return called_here(_names(cls))
 
     def check(self) -> None:
-        """Check what fields mean together; for subclasses."""
+        """Check combinations of options; for subclasses."""
 
 
 def _names(option_class: Any) -> set[str]:
@@ -202,8 +202,11 @@ def checked(field: Field[Any], value: Any) -> Any:
     if value is None and optional:
         return None
     converted = _converted(kind, value)
-    if converted == "" and field.default != "":
-        raise InputError(f"{field.name}={value!r}: must not be empty" + ("; leave it out" if optional else ""))
+    if isinstance(converted, str):
+        if not converted.strip() and (converted or field.default != ""):
+            raise InputError(f"{field.name}={value!r}: must not be empty" + ("; leave it out" if optional else ""))
+        if any(ord(character) < 32 or ord(character) == 127 for character in converted):
+            raise InputError(f"{field.name}={value!r}: must be one line without control characters")
     choices = choices_of(field)
     if converted is None or (choices is not None and converted not in choices) or not _in_range(field, converted):
         raise InputError(f"{field.name}={value!r}: {_requirement(field)}")
@@ -514,7 +517,10 @@ def _converted(kind: type, value: Any) -> Any:
     if kind is int:
         return int(value) if isinstance(value, numbers.Integral) else None
     if isinstance(value, numbers.Real):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            return None
         return number if math.isfinite(number) else None
     return None
 

@@ -13,7 +13,7 @@ from hf_wgan.algorithm import execution as execution_module
 from hf_wgan.algorithm.execution import Execution
 from hf_wgan.algorithm.lipschitz import Constraint, GradientPenalty, WeightClipping
 from hf_wgan.algorithm.losses import wasserstein_estimate
-from hf_wgan.algorithm.step import RealBatch, WGANStep, critic_steps
+from hf_wgan.algorithm.step import RealBatch, WGANStep, critic_steps, total_critic_steps
 
 CLIP = 0.01
 
@@ -282,6 +282,14 @@ def test_endless_overflows_end_in_an_error_that_says_what_to_do(player):
     step = make_step(generator, critic, **{f"{player}_optimizer": Skipping(network.parameters(), 10**6)})
     with pytest.raises(FloatingPointError, match=f"the gradients of {type(network).__name__} overflowed"):
         step(real_batches(), n_critic=1)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 24, 25, 26, 500, 501, 1000, 1001, 2345])
+@pytest.mark.parametrize("n_critic", [1, 5, 200])
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_number_of_critic_steps_of_a_run(steps, n_critic, warmup):
+    expected = sum(critic_steps(step, n_critic, warmup) for step in range(steps))
+    assert total_critic_steps(steps, n_critic, warmup) == expected
 
 
 def test_the_warm_up_is_that_of_the_authors_code():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hub_server import hub
 
 from hf_wgan import RunConfig
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
@@ -59,6 +60,50 @@ def test_a_dry_run_prints_the_settings_and_makes_nothing(folder, capsys):
     assert again.preset == "wgan-fast"
 
 
+def test_a_dry_run_says_who_would_push_or_why_nobody_could(folder, capsys):
+    assert train([*TINY.split(), "--push_to_hub", "--dry_run"]) == 0
+    assert "# Hub: a push to wgan-digits would fail now: " in capsys.readouterr().out
+    with hub() as server, server.online("hf_me", folder / "cache"):
+        assert train([*TINY.split(), "--push_to_hub", "--dry_run"]) == 0
+        assert not server.repositories
+    assert "# Hub: me pushes to wgan-digits" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_any_length_takes_seconds(folder, capsys):
+    assert train([*TINY.split(), "--max_train_steps", "2000000000", "--critic_warmup", "--dry_run"]) == 0
+    assert "# 2,000,000,000 steps: about " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "option", ["--evaluation_features pixels", "--num_evaluation_images 30", "--metric_for_best_model precision"]
+)
+def test_an_option_of_evaluations_needs_some(option, folder, capsys):
+    assert train([*TINY.split(), *option.split()]) == 2
+    assert "has no effect with evaluation_steps=None; leave it out" in capsys.readouterr().err
+    assert train([*TINY.split(), *option.split(), "--evaluation_steps", "10", "--dry_run"]) == 0
+
+
+@pytest.mark.parametrize(
+    "option, answer",
+    [
+        ("--critic_lr 1", "critic_lr is called critic_learning_rate here"),
+        ("--gradient_penalty 10", "gradient_penalty_weight its weight"),
+        ("--multi_gpu", "every GPU is used by default"),
+        ("--use_deepspeed", "accelerate launch has it: accelerate launch --use_deepspeed"),
+        ("--no_cuda", "--cpu keeps to the CPU"),
+    ],
+)
+def test_options_of_other_programs_are_answered(option, answer, folder, capsys):
+    assert train([*TINY.split(), *option.split()]) == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_a_run_whose_push_failed_has_an_exit_code_of_its_own(folder, capsys):
+    assert train([*TINY.split(), "--max_train_steps", "1", "--push_to_hub"]) == 2
+    assert "was not pushed to the Hub as wgan-digits" in capsys.readouterr().err
+    assert (folder / "wgan-digits" / "model_index.json").is_file()
+
+
 def test_a_dry_run_of_several_processes_says_that_it_measures_one(folder, capsys, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # which it sets itself
     threads = torch.get_num_threads()
@@ -73,6 +118,8 @@ def test_a_dry_run_refuses_what_the_run_would(folder, capsys):
     for more in ([], ["--dry_run"]):
         assert train([*TINY.split(), "--penalty_interval", "4", *more]) == 2
         assert "penalty_interval=4: has no effect with lipschitz='clip'" in capsys.readouterr().err
+        assert train([*TINY.split(), "--report_to", "wandb", *more]) == 2
+        assert "report_to='wandb': wandb is not installed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--import"], ["--import", "--seed", "1"]])

@@ -10,6 +10,7 @@ from conftest import tiny_critic, tiny_generator, tiny_images
 from processes import ended, free_port, join, outcome, start
 
 from hf_wgan import InputError, TrainerCallback, TrainerControl, WGANPipeline, WGANTrainer
+from hf_wgan.algorithm.lipschitz import WeightClipping
 from hf_wgan.training import report
 from hf_wgan.training.checkpoint import damage
 from hf_wgan.utils import files
@@ -262,10 +263,12 @@ def test_the_record_names_callbacks_and_held_out_images(tiny_config):
     assert run.describe()["held_out"]["class"] == "hf_wgan.data.images:ImageSet"
 
 
-@pytest.mark.parametrize("name, value", [("config", {"seed": 1}), ("callbacks", TrainerCallback), ("record", "x")])
+@pytest.mark.parametrize("name, value", [("callbacks", TrainerCallback), ("record", "x")])
 def test_an_argument_of_another_type_is_one_line(name, value, tiny_config):
     with pytest.raises(InputError, match=f"^{name}=.*: must be a"):
         WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), **{"config": tiny_config(), name: value})
+    with pytest.raises(InputError, match="config of type dict: must be a TrainingConfig"):
+        WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), {"seed": 1})
 
 
 def test_a_pipeline_saved_before_the_first_step_does_not_stop_the_run(tiny_config, tmp_path):
@@ -408,3 +411,40 @@ def test_a_control_may_be_set_to_anything_true(tiny_config):
     )
     run.train()
     assert run.state.global_step == 1
+
+
+def test_a_callback_is_added_once_and_removed_with_its_state(tiny_config):
+    callback = Remembers(1)
+    run = trainer(tiny_config(), callback)
+    with pytest.raises(InputError, match="Remembers is there already; add another instance"):
+        run.add_callback(callback)
+    run.remove_callback(callback)
+    assert not run.state.extras
+    for absent in (callback, Remembers, "ProgressCallback"):
+        with pytest.raises(InputError, match="is none of this run, which has IntervalCallback, ProgressCallback"):
+            run.remove_callback(absent)
+
+
+def test_wrong_arguments_of_the_methods_are_one_line(tiny_config):
+    run = trainer(tiny_config())
+    for number in (0, -1, 2.5, "x", None):
+        with pytest.raises(InputError, match=r"^num_batches=.*: must be a whole number at least 1"):
+            run.pipeline(number)
+    with pytest.raises(InputError, match="pipeline of type str: must be a WGANPipeline"):
+        run.save_pipeline("x")
+    with pytest.raises(InputError, match=r"^state: lacks critic"):
+        run.state.load_state_dict({})
+    with pytest.raises(InputError, match=r"^held_out=5: must be an ImageSet"):
+        trainer(tiny_config(overwrite_output_dir=True), held_out=5)
+    with pytest.raises(InputError, match=r"^record=.*: must be what JSON can hold"):
+        trainer(tiny_config(overwrite_output_dir=True), record={"command": object()})
+
+
+def test_options_that_an_object_replaces_are_said(tiny_config, capsys):
+    config = tiny_config(lipschitz="gp", gradient_penalty_weight=5.0, augmentation="color")
+    trainer(config, constraint=WeightClipping(), augmentation=torch.sin)
+    said = capsys.readouterr().err
+    assert "The constraint that was passed takes the place of lipschitz='gp', gradient_penalty_weight=5.0." in said
+    assert "The augmentation that was passed takes the place of augmentation='color'." in said
+    trainer(tiny_config(), constraint=WeightClipping())
+    assert "takes the place" not in capsys.readouterr().err

@@ -63,3 +63,24 @@ def test_unknown_options_and_values_are_one_line(args, message):
     with pytest.raises(InputError, match=message) as caught:
         OptionParser(TrainingConfig).parse_options(args.split())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "preset, options",
+    [("wgan-gp", {"resolution": "64"}), (["wgan-gp"], {}), ("x", {}), ("wgan-gp", {"resolution": -1})],
+)
+def test_the_arguments_of_from_preset_are_checked(preset, options):
+    with pytest.raises(InputError, match=r"^(preset|resolution)=.*: must be "):
+        TrainingConfig.from_preset(preset, **options)
+
+
+def test_a_number_that_is_too_large_is_one_line():
+    with pytest.raises(InputError, match=r"^clip_value=1000.*: must be a finite number above 0"):
+        TrainingConfig(clip_value=10**400)
+
+
+@pytest.mark.parametrize("text", ["mit\nfoo: bar", "a\0b", "\x7f", " ", "\t"])
+def test_a_text_is_one_line_and_not_blank(text):
+    for name in ("license", "output_dir"):
+        with pytest.raises(InputError, match=f"^{name}=.*: must (be one line|not be empty)"):
+            TrainingConfig(**{name: text})

@@ -303,7 +303,7 @@ def test_what_can_be_recorded(tiny_config):
 
 
 def test_without_a_gpu_the_run_does_not_begin(tiny_config):
-    with pytest.raises(InputError, match="cuda_graphs: a graph needs a CUDA GPU"):
+    with pytest.raises(InputError, match="cuda_graphs=True: a graph needs a CUDA GPU"):
         WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(cuda_graphs=True))
 
 

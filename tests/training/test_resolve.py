@@ -231,6 +231,31 @@ def test_a_wrong_value_is_one_line_by_every_way(name, tmp_path):
                 by_file({name: value}, tmp_path / "run.yaml")
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("run.yaml", "seed: 1\nseed: 2\n"),
+        ("run.yaml", "training: {seed: 1, seed: 2}\n"),
+        ("run.json", '{"seed": 1, "seed": 2}'),
+    ],
+)
+def test_an_option_twice_in_a_file_is_one_line(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=r"is no valid YAML or JSON .seed is there twice; keep one"):
+        RunConfig.resolve(tmp_path / name)
+
+
+def test_an_unquoted_no_is_a_text_where_texts_are_meant(tmp_path):
+    (tmp_path / "run.yaml").write_text("dataset_name: x\ndataset_config_name: no\nlabel_column: yes\n")
+    data = RunConfig.resolve(tmp_path / "run.yaml").data
+    assert (data.dataset_config_name, data.label_column) == ("no", "yes")
+
+
+def test_settings_that_are_no_parts_are_one_line():
+    with pytest.raises(InputError, match=r"takes data, networks, training, not seed; RunConfig.resolve takes options"):
+        RunConfig(seed=1)
+
+
 def test_yaml_reads_no_and_powers_of_ten_as_they_are_meant(tmp_path):
     (tmp_path / "run.yaml").write_text("mixed_precision: no\ncritic_learning_rate: 1e-4\nlicense: 2024\n")
     training = RunConfig.resolve(tmp_path / "run.yaml").training
@@ -295,6 +320,13 @@ def test_a_section_that_is_none_is_named(content, message, tmp_path):
 def test_a_damaged_record_is_one_line(part):
     record = {"versions": {}, "machine": {}, "training": {}, "networks": {}, "dataset": {"config": {}}}
     RunConfig.resolve(record)
+    entries = {"imports": 3, "callbacks": 3, "constraint": "x", "networks": [1], "dataset": {"config": [1]}}
+    for name, value in {**entries, "machine": {"num_processes": "x"}}.items():
+        with pytest.raises(InputError, match=r"config: the record of the run is damaged: [a-z_]+ is ") as error:
+            RunConfig.resolve({**record, name: value})
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="there is no option 'n_critics'; did you mean n_critic"):
+        RunConfig.resolve({**record, "training": {"n_critics": 3}})
     with pytest.raises(InputError, match=f"config: the record of the run is damaged: {part} is 5"):
         RunConfig.resolve({**record, part: 5})
 
