@@ -41,7 +41,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 REGISTRIES = (CONSTRAINTS, OPERATIONS, PRIORS)
 SMALL = {
     "train": "--max_train_steps 2 --train_batch_size 8 --generator_width 8 --critic_width 8 --n_critic 1 "
-    "--num_validation_images 4 --num_evaluation_images 60 --evaluation_features pixels --overwrite_output_dir",
+    "--num_validation_images 4 --overwrite_output_dir",
     "evaluate": "--num_images 60 --features pixels",
     "evaluate-digits": "--num_images 50",
     "generate": "--overwrite_output_dir",
@@ -81,7 +81,9 @@ def write_idx(path, array):
 def train(words):
     AcceleratorState._reset_state(True)  # as in a process of its own
     _, words = OptionParser(LaunchOptions).parse_known_args(words)  # this process trains
-    assert train_command([*words, *SMALL["train"].split()]) == 0
+    evaluation = ["--num_evaluation_images", "60", "--evaluation_features", "pixels"]
+    evaluated = evaluation if "--evaluation_steps" in words else []
+    assert train_command([*words, *SMALL["train"].split(), *evaluated]) == 0
 
 
 @pytest.fixture(scope="module")

@@ -319,7 +319,7 @@ def _errors_as_messages(function: Callable) -> Callable:
 
 
 def stored(component: Any, name: str, data: bytes) -> str:
-    """Write a file into the folder from which Gradio serves, and later deletes, those of a component; return its path."""
+    """Write a file into the folder from which Gradio serves those of a component for a time; return its path."""
     cache = Path(component.GRADIO_CACHE)
     cache.mkdir(parents=True, exist_ok=True)
     path = Path(tempfile.mkdtemp(dir=cache)) / name
