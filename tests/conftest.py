@@ -22,6 +22,7 @@ from accelerate.utils import set_seed
 from PIL import Image
 
 from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig
+from hf_wgan.utils import files
 
 
 def pytest_addoption(parser):
@@ -67,6 +68,18 @@ def as_in_a_new_process():
     """Accelerate keeps its precision for the life of a process, and random numbers would depend on the tests before."""
     AcceleratorState._reset_state(reset_partial_state=True)
     set_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def curves_of_one_pixel(request, monkeypatch):
+    """Drawing them takes longer than a small run: `test_curves.py` and every run in a process of its own do."""
+
+    def draw(runs, path, metrics):
+        with files.replacing(path) as temporary:
+            Image.new("L", (1, 1)).save(temporary)
+
+    if request.path.stem not in ("test_curves", "test_docs"):
+        monkeypatch.setattr("hf_wgan.training.report.plot_runs", draw)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -257,9 +258,13 @@ def describe_run(
             "global_batch_size": global_batch_size,
             "mixed_precision": accelerator.mixed_precision,
         },
-        "versions": {"hf_wgan": __version__, "python": platform.python_version()}
-        | {library: version(library) for library in LIBRARIES},
+        "versions": {"hf_wgan": __version__, "python": platform.python_version()} | _library_versions(),
     }
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    return {library: version(library) for library in LIBRARIES}
 
 
 def write_pipeline(folder: Path, pipeline: WGANPipeline, raw_generator: ModelMixin | None = None) -> None:

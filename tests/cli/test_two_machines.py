@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from processes import SMALL, free_port, outcome
+from processes import SMALL, ended, free_port, outcome, start_run
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "train_wgan.py"
@@ -73,8 +73,6 @@ def test_two_machines_train_together_as_two_processes_of_one(tmp_path):
         "checkpoint-000012",
     ]
 
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-    run = [SCRIPT, *SMALL, "--max_train_steps", "12", "--train_batch_size", "4", "--output_dir", tmp_path / "one"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    subprocess.run([*map(str, torchrun), *map(str, run)], env=environment, check=True, capture_output=True)
+    of_one = start_run(tmp_path / "one", ["--max_train_steps", "12", "--train_batch_size", "4"], num_processes=2)
+    assert ended(of_one) == [0, 0]
     assert outcome(tmp_path / "two") == outcome(tmp_path / "one")

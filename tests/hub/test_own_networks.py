@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import tiny_critic, tiny_generator
 from hub_server import hub
+from processes import ended, start
 
 from hf_wgan import InputError, WGANPipeline
 from hf_wgan.hub.card import make_card
@@ -237,27 +238,34 @@ def test_code_that_cannot_travel_is_a_clear_word_and_the_model_still_loads(
         exec(lines, {})
 
 
-def test_a_network_of_a_notebook_says_how_it_is_loaded_again_and_that_works(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(published, "SAID", set())
-    code = f"""
-import sys
-sys.path[:0] = {[os.path.dirname(os.path.dirname(__file__))]!r}
+DEFINITIONS = """
+import torch
 from conftest import tiny_critic, tiny_generator
 from hf_wgan import DCGANCritic, WGANPipeline
 class MyCritic(DCGANCritic): pass
-torch = __import__("torch")
-if len(sys.argv) == 2:
-    WGANPipeline(tiny_generator(), MyCritic(8, 1, 8)).save_pretrained(sys.argv[1])
-else:
-    exec(sys.argv[2])
 """
-    folder = str(tmp_path / "model")
-    command = [sys.executable, "-c", code, folder]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def run_cell(code, log):
+    """Run code in `__main__`, below what a notebook defines there."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    main = sys.modules["__main__"]
+    main.__name__ = "__main__"  # multiprocessing calls it otherwise
+    exec(DEFINITIONS + code, vars(main))
+
+
+def test_a_network_of_a_notebook_says_how_it_is_loaded_again_and_that_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(published, "SAID", set())
+    folder, log = str(tmp_path / "model"), tmp_path / "log"
+    cell = "WGANPipeline(tiny_generator(), MyCritic(8, 1, 8)).save_pretrained({!r})"
+    assert ended([start(run_cell, cell.format(folder), str(log))]) == [0], log.read_text()
+    said = log.read_text()
     assert "MyCritic is defined in a notebook or script" in said
     stated = said[said.index("WGANPipeline.from_pretrained(") : said.index(" loads the model")]
     for lines in (stated, f"WGANPipeline.from_pretrained({folder!r})", *usage(make_card(tmp_path / "model", folder))):
-        subprocess.run([*command, lines], check=True)
+        assert ended([start(run_cell, lines, str(log))]) == [0], log.read_text()
     with pytest.raises(InputError, match="a class of a notebook or script: define it here"):
         WGANPipeline.from_pretrained(folder)
 
