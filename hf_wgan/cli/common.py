@@ -74,15 +74,14 @@ def command(function: Command) -> Command:
             import_modules(sys.argv[1:] if not args or args[0] is None else args[0])
             return function(*args, **kwargs)
         except EXPLAINED as error:
-            if os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"error: {without_controls(str(error))}", file=sys.stderr)
+            _print_error(str(error))
             mistake = isinstance(error, (InputError, PushError)) and not isinstance(error, BadImageError)
             return 2 if mistake else 1
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             cause = one_line(error) or "out of memory"
-            print(f"error: {cause}: use smaller batches, or a device with more memory", file=sys.stderr)
+            _print_error(f"{cause}: use smaller batches, or a device with more memory")
             return 1
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
@@ -94,6 +93,12 @@ def command(function: Command) -> Command:
             return 128 + signal.SIGINT
 
     return run
+
+
+def _print_error(message: str) -> None:
+    """Print an error in one line, in one of several processes."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {without_controls(message)}", file=sys.stderr)
 
 
 def parser_for(

@@ -129,7 +129,8 @@ def choose(options: LaunchOptions) -> LaunchOptions:
     options = replace(options, num_processes=num_processes)
     if num_processes > 1 and not num_gpus:
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    if num_processes > 1 or options.num_cpu_threads_per_process:
+    is_limited = num_cores() < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ  # in a container
+    if num_processes > 1 or options.num_cpu_threads_per_process or is_limited:
         torch.set_num_threads(num_threads_of(options))
     return options
 

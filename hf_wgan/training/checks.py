@@ -13,7 +13,7 @@ from torch import nn
 from ..data import ImageSet, ImageStream
 from ..models.factory import shape_of
 from ..utils.console import say_once
-from ..utils.errors import InputError, one_line
+from ..utils.errors import InputError, is_out_of_memory, one_line
 from .config import TrainingConfig
 
 BOUNDED = (nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.Softmax)
@@ -156,6 +156,8 @@ def _output(name: str, network: ModelMixin, inputs: torch.Tensor, labels: tuple[
     try:
         output = network.eval().forward(inputs, *labels)  # not compiled for a batch of two
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"the {name} fails for input of shape {tuple(inputs.shape)}: {one_line(error)}") from error
     finally:
         network.train(training)

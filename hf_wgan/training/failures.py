@@ -75,6 +75,21 @@ def explained_errors(config: TrainingConfig, accelerator: Accelerator, writer: C
             del explanation  # or its traceback would hold it, and the run, in a circle
 
 
+@contextmanager
+def explained_memory(config: TrainingConfig, accelerator: Accelerator) -> Iterator[None]:
+    """Explain used-up memory in what comes before the first step.
+
+    Raises:
+        DeviceMemoryError: Memory is used up.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise DeviceMemoryError(_out_of_memory(error, config, accelerator)) from error
+        raise
+
+
 def explained(error: Exception, config: TrainingConfig, accelerator: Accelerator) -> Exception:
     """Return the error that tells a person what an error of disk, memory or connection means for the run."""
     output_dir = Path(config.output_dir)

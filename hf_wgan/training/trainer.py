@@ -28,7 +28,7 @@ from .callbacks import CallbackHandler, TrainerCallback, TrainerControl
 from .checks import check_arguments, check_classes
 from .components import choose_augmentation, choose_constraint, description_of, set_prior
 from .config import TrainingConfig
-from .failures import explained_errors
+from .failures import explained_errors, explained_memory
 from .fast import FastPaths
 from .graphs import GraphedStep
 from .meter import Meter
@@ -116,11 +116,11 @@ class WGANTrainer:
         check_classes(config, self.dataset, generator, critic)
         if latent_prior is not None:
             self.record = set_prior(generator, latent_prior, self.record)
-        self.real_batches = build_batches(self.dataset, config, accelerator)
-
         parts = generator, critic, constraint, augmentation, prior_of(generator)
         self.fast_paths = fast = FastPaths.of(config, accelerator, parts)
-        self.state, wrapped_generator, wrapped_critic = build_state(generator, critic, config, accelerator, fast)
+        with explained_memory(config, accelerator):
+            self.real_batches = build_batches(self.dataset, config, accelerator)
+            self.state, wrapped_generator, wrapped_critic = build_state(generator, critic, config, accelerator, fast)
         self.generator, self.critic = self.state.generator, self.state.critic  # the algorithm holds the wrapped ones
         self.algorithm = WGANStep(
             wrapped_generator,
@@ -382,7 +382,8 @@ class WGANTrainer:
         try:
             if self.config.evaluation_steps:
                 self.evaluations = self._build_evaluations()
-            self.checkpoints.resume()
+            with explained_memory(self.config, self.accelerator):
+                self.checkpoints.resume()
         except BaseException:
             self.folder.close()
             raise

@@ -1,19 +1,24 @@
-"""The cores that other programs keep busy, and threads that wait for each other there.
+"""The cores that this process may use, those that other programs keep busy, and threads that wait for each other there.
 
 OpenMP's threads wait by spinning. Where another program takes the core of one of them, the others spin until it comes
 back, and training is ten and more times slower. Threads that sleep meanwhile (`OMP_WAIT_POLICY=PASSIVE`) compute the
 same numbers; where all cores are free they are slower by a third (docs/speed.md#busy-machines).
 """
 
+import math
 import os
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import torch
 
 SECONDS = 0.5  # to look at the cores, at least
 WAIT_POLICY = "OMP_WAIT_POLICY"
+GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 class OtherPrograms:
@@ -44,8 +49,41 @@ def all_cores() -> int:
 
 
 def num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of whole cores that this process may use, by its affinity and its control groups."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(number, quota())))
+
+
+def quota() -> float:
+    """Return how many cores' time the control groups of this process grant, as Docker's `--cpus` and Kubernetes do.
+
+    PyTorch starts a thread for each core of the machine all the same.
+
+    Returns:
+        The smallest number of its group and those above; infinity where none has a limit.
+    """
+    limit = math.inf
+    with suppress(OSError):
+        for line in OWN_GROUPS.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            root = GROUPS / "cpu" if controllers else GROUPS  # version 1 or 2
+            group = root / path.lstrip("/")  # which a container may not see; then only the root is there
+            for folder in (group, *group.parents):
+                if folder.is_relative_to(root):
+                    limit = min(limit, _granted(folder))
+    return limit
+
+
+def _granted(group: Path) -> float:
+    """Return how many cores' time a control group grants."""
+    files = ["cpu.max"] if (group / "cpu.max").is_file() else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+    try:
+        microseconds, period = map(float, " ".join((group / name).read_text() for name in files).split())
+    except (OSError, ValueError):  # there is no such file, or it says `max`
+        return math.inf
+    return microseconds / period if microseconds > 0 else math.inf
 
 
 def spins() -> bool:

@@ -265,6 +265,17 @@ def test_memory_that_is_used_up_names_the_options_that_need_less(tiny_config, mo
         run.train()
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["setup.RealBatches", "setup.placed", "setup.build_optimizer", "setup.AveragedWeights", "DCGANGenerator.forward"],
+)
+def test_memory_that_is_used_up_before_the_first_step_names_them_too(place, tiny_config, monkeypatch):
+    target = "hf_wgan.models.dcgan" if place.startswith("DCGAN") else "hf_wgan.training"
+    monkeypatch.setattr(f"{target}.{place}", lambda *args, **options: raises(OUT_OF_MEMORY[0])())
+    with pytest.raises(DeviceMemoryError, match=r"^train_batch_size=8 with .*: use --train_batch_size 4 "):
+        trainer(tiny_config(use_ema=True))
+
+
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
 def test_a_command_whose_memory_is_used_up_says_so_in_a_line(error, capsys):
     assert command(lambda args: raises(error)())([]) == 1

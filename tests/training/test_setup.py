@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_wgan import ImageSet, InputError, TrainingConfig, WGANPipeline, WGANTrainer
 from hf_wgan.training.setup import build_scheduler
+from hf_wgan.utils.errors import DeviceMemoryError
 
 LR = 0.5
 
@@ -259,5 +260,5 @@ def test_memory_that_is_used_up_while_a_checkpoint_is_loaded_is_not_the_checkpoi
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr("hf_wgan.training.checkpoint.torch.load", load)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(DeviceMemoryError, match=r"^train_batch_size=8 with .*checkpoint-000004 is whole"):
         trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=8)).train()

@@ -1,6 +1,7 @@
 """Threads that wait for each other on cores that other programs keep busy."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -101,3 +102,54 @@ def test_a_run_that_becomes_crowded_says_once_what_helps(two_threads, tmp_path, 
     assert train([*TINY.split(), "--logging_steps", "1", "--output_dir", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().err
     assert said.count("resume with OMP_WAIT_POLICY=PASSIVE") == 1
+
+
+GROUPS = {
+    "no limit": ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+    "Docker's --cpus=1.5": ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+    "below a limit": (
+        "0::/pods/one\n",
+        {"pods/cpu.max": "200000 100000", "pods/one/cpu.max": "max 100000", "cpu.max": "400000 100000"},
+        2.0,
+    ),
+    "a group that the container does not see": ("0::/system/docker-1\n", {"cpu.max": "50000 100000"}, 0.5),
+    "version 1": (
+        "3:memory:/x\n4:cpu,cpuacct:/x\n",
+        {"cpu/x/cpu.cfs_quota_us": "300000\n", "cpu/x/cpu.cfs_period_us": "100000\n"},
+        3.0,
+    ),
+    "version 1 without a limit": (
+        "4:cpu,cpuacct:/\n",
+        {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+        None,
+    ),
+    "no groups": (None, {}, None),
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_the_cores_of_a_container_are_those_that_it_is_granted(kind, tmp_path, monkeypatch):
+    own, files, expected = GROUPS[kind]
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(cores, "GROUPS", tmp_path)
+    monkeypatch.setattr(cores, "OWN_GROUPS", tmp_path / "own")
+    assert cores.quota() == (math.inf if expected is None else expected)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    assert cores.num_cores() == (64 if expected is None else max(1, int(expected)))
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_a_run_in_a_container_has_as_many_threads_as_it_is_granted_cores(is_set, monkeypatch):
+    threads = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(launch, "num_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if is_set:
+        monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    launch.choose(launch.LaunchOptions())
+    assert threads == ([] if is_set else [2])
