@@ -9,6 +9,7 @@ from ..data import DataConfig
 from ..utils.errors import InputError, one_line
 from .checkpoint import read_record
 from .config import TrainingConfig
+from .optimizers import schedules_with
 
 HARMLESS = {
     prefix + field.name
@@ -22,7 +23,6 @@ precision in force."""
 IN_THE_FINGERPRINT = ("dataset.name", "dataset.hub_id", "dataset.num_images", "dataset.config.")
 NOT_IN_THE_FINGERPRINT = ("dataset.config.random_flip",)
 OF_THE_START = ("resume_from_checkpoint", "overwrite_output_dir", "allow_config_change")  # how a run was started
-CONSTANT_SCHEDULERS = ("constant", "constant_with_warmup")
 SECTIONS = ("training", "constraint", "augmentation", "generator", "critic", "dataset", "machine", "versions")
 
 
@@ -51,7 +51,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
     def harmless(name: str) -> bool:
         if name == "training.max_train_steps":  # the length of the schedules
             ends = (now.get(f"training.{option}") for option in ("gradient_penalty_weight_end", "adam_beta2_end"))
-            return now["training.lr_scheduler"] in CONSTANT_SCHEDULERS and not any(ends)
+            return now["training.lr_scheduler"] not in schedules_with("decays") and not any(ends)
         if same_images and name.startswith(IN_THE_FINGERPRINT):
             return name not in NOT_IN_THE_FINGERPRINT
         return name in HARMLESS or name.startswith("versions.")

@@ -18,11 +18,11 @@ from ..utils.errors import InputError
 from ..utils.hints import HINTS, OTHER_NAMES
 from ..utils.options import MAX_SEED, Needs, Options, checked, option
 from ..utils.registry import describe
+from .optimizers import OPTIMIZERS, SCHEDULES, WITH_WEIGHT_DECAY, optimizers_taking, schedules_with
 from .presets import preset_options
 from .trackers import requested_trackers
 
-DECAYING = ("linear", "cosine", "cosine_with_restarts", "polynomial")
-WITH_WARMUP = ("constant_with_warmup", *DECAYING)
+ADAPTIVE: Needs = {"optimizer": partial(optimizers_taking, "betas")}
 OF_PENALTIES: Needs = {"lipschitz": constraints_with_penalty}
 
 
@@ -220,9 +220,10 @@ class TrainingConfig(Options):
     )
 
     # The optimizers.
-    optimizer: Literal["rmsprop", "adam", "adamw"] = option(
+    optimizer: str = option(
         "rmsprop",
         "Optimizer of both networks. RMSProp has no momentum; the paper warns of momentum in the critic.",
+        choices=OPTIMIZERS,
         group="Optimizers",
     )
     generator_learning_rate: float = option(
@@ -240,60 +241,58 @@ class TrainingConfig(Options):
         "Decay rate of Adam's mean of the gradients.",
         minimum=0,
         below=1,
-        needs={"optimizer": ["adam", "adamw"]},
+        needs=ADAPTIVE,
     )
     adam_beta2: float = option(
         0.999,
         "Decay rate of Adam's mean of the squared gradients.",
         minimum=0,
         below=1,
-        needs={"optimizer": ["adam", "adamw"]},
+        needs=ADAPTIVE,
     )
     adam_beta2_end: float | None = option(
         None,
         "Value of adam_beta2 at the end of the run, which it approaches by half a cosine (default: it is constant).",
         minimum=0,
         below=1,
-        needs={"optimizer": ["adam", "adamw"]},
+        needs=ADAPTIVE,
     )
     adam_weight_decay: float = option(
         0.01,
         "Weight decay of AdamW.",
         minimum=0,
-        needs={"optimizer": ["adamw"]},
+        needs={"optimizer": WITH_WEIGHT_DECAY},
     )
     adam_epsilon: float = option(
         1e-8,
         "Term added to the denominator of Adam's and RMSProp's updates.",
         above=0,
     )
-    lr_scheduler: Literal[
-        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
-    ] = option("constant", "Schedule of both learning rates, by diffusers' names.")
+    lr_scheduler: str = option("constant", "Schedule of both learning rates, by diffusers' names.", choices=SCHEDULES)
     lr_warmup_steps: int = option(
         0,
         "Steps over which the learning rates rise from 0, for every schedule but constant.",
         minimum=0,
-        needs={"lr_scheduler": WITH_WARMUP},
+        needs={"lr_scheduler": partial(schedules_with, "has_warmup")},
     )
     lr_num_cycles: int = option(
         1,
         "Number of cosine cycles with cosine_with_restarts; each starts at the full learning rate.",
         minimum=1,
-        needs={"lr_scheduler": ["cosine_with_restarts"]},
+        needs={"lr_scheduler": partial(schedules_with, "has_cycles")},
     )
     lr_end_ratio: float = option(
         0.0,
         "Lowest learning rate of a schedule that decays, as a share of the initial one.",
         minimum=0,
         below=1,
-        needs={"lr_scheduler": DECAYING},
+        needs={"lr_scheduler": partial(schedules_with, "decays")},
     )
     lr_power: float = option(
         1.0,
         "Power of the polynomial schedule; 1 is linear.",
         above=0,
-        needs={"lr_scheduler": ["polynomial"]},
+        needs={"lr_scheduler": partial(schedules_with, "has_power")},
     )
 
     # The generator that is saved.
@@ -452,7 +451,7 @@ class TrainingConfig(Options):
 
     def check(self) -> None:
         """Check combinations of options."""
-        if self.lr_scheduler in DECAYING and self.lr_warmup_steps >= self.max_train_steps:
+        if SCHEDULES[self.lr_scheduler].decays and self.lr_warmup_steps >= self.max_train_steps:
             raise InputError(
                 f"lr_warmup_steps={self.lr_warmup_steps}: must be below max_train_steps={self.max_train_steps} with "
                 f"lr_scheduler={self.lr_scheduler!r}"

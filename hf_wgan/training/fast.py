@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from ..algorithm.step import WGANStep
 from .config import TrainingConfig
 from .graphs import obstacle_to_graphs
+from .optimizers import optimizers_taking
 
 
 def has_bf16_arithmetic(device: torch.device) -> bool:
@@ -61,7 +62,7 @@ class FastPaths(NamedTuple):
         """
         fast, on_cpu = config.fast_paths, accelerator.device.type == "cpu"
         # A fused optimizer hides from Accelerate that a float16 loss scaler skipped its step.
-        fused = config.optimizer != "rmsprop" and accelerator.mixed_precision != "fp16"
+        fused = config.optimizer in optimizers_taking("fused") and accelerator.mixed_precision != "fp16"
         bf16_derivatives = on_cpu and accelerator.mixed_precision == "bf16" and not config.compile
         channels_last = on_cpu or _uses_tensor_cores(config, accelerator)
         benchmark = accelerator.device.type == "cuda" and not torch.backends.cudnn.deterministic

@@ -45,7 +45,7 @@ def apply_schedules(progress: Progress, config: TrainingConfig, algorithm: WGANS
     if weight is not None and not has_own_constraint:
         constraint: Any = algorithm.constraint  # one that takes a weight, or the option would have no effect
         constraint.weight = half_cosine(config.gradient_penalty_weight, weight, step, config.max_train_steps)
-    if beta2 is not None and config.optimizer != "rmsprop":
+    if beta2 is not None:  # of an optimizer that takes it, or the option would have no effect
         beta2 = half_cosine(config.adam_beta2, beta2, step, config.max_train_steps)
         for optimizer in (algorithm.generator_optimizer, algorithm.critic_optimizer):
             for group in optimizer.param_groups:

@@ -11,8 +11,6 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import parse_flag_from_env
 from diffusers import ModelMixin
-from diffusers.optimization import get_scheduler
-from torch.optim.lr_scheduler import LambdaLR
 
 from ..algorithm.execution import Execution
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
@@ -27,6 +25,7 @@ from .checks import check_outputs, check_precision, check_same_images
 from .config import TrainingConfig
 from .fast import FastPaths, bf16_slowdown, has_bf16_arithmetic
 from .graphs import check_graphs
+from .optimizers import build_optimizer, build_scheduler, keep_rates_on_device
 from .schedules import position
 from .state import TrainingState
 from .trackers import LOGS, tracker_names
@@ -168,14 +167,15 @@ def build_state(
     """
     check_precision(generator, critic, accelerator)
     generator, critic = (placed(network, config, accelerator, fast) for network in (generator, critic))
+    how = {"fused": fast.fused_optimizers, "capturable": fast.cuda_graphs}
     with warnings.catch_warnings():
         # PyTorch 2.13 renames broadcast_buffers; Accelerate passes the old name, which means the same here.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
         wrapped_generator, wrapped_critic, generator_optimizer, critic_optimizer = accelerator.prepare(
             generator,
             critic,
-            build_optimizer(generator, config.generator_learning_rate, config, fast),
-            build_optimizer(critic, config.critic_learning_rate, config, fast),
+            build_optimizer(generator, config.generator_learning_rate, config, **how),
+            build_optimizer(critic, config.critic_learning_rate, config, **how),
         )
     check_outputs(generator, critic)
     schedulers = {
@@ -213,54 +213,6 @@ def placed(network: ModelMixin, config: TrainingConfig, accelerator: Accelerator
     if config.compile:
         network.compile()
     return network
-
-
-def build_optimizer(
-    network: ModelMixin, learning_rate: float, config: TrainingConfig, fast: FastPaths
-) -> torch.optim.Optimizer:
-    """Build the optimizer of one network."""
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(
-            network.parameters(), learning_rate, eps=config.adam_epsilon, capturable=fast.cuda_graphs
-        )
-    options: dict[str, Any] = {
-        "betas": (config.adam_beta1, config.adam_beta2),
-        "eps": config.adam_epsilon,
-        "fused": fast.fused_optimizers or None,
-        "capturable": fast.cuda_graphs,
-    }
-    if config.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), learning_rate, **options)
-    return torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=config.adam_weight_decay, **options)
-
-
-def keep_rates_on_device(optimizer: torch.optim.Optimizer) -> None:
-    """Make the learning rates of an optimizer tensors, which its schedule then changes in place, as graphs need."""
-    for group in optimizer.param_groups:
-        group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> LambdaLR:
-    """Build the schedule of one optimizer's learning rate.
-
-    Raises:
-        InputError: The schedule is not defined for this learning rate.
-    """
-    try:
-        scheduler = get_scheduler(
-            config.lr_scheduler,
-            optimizer,
-            num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=config.max_train_steps,
-            num_cycles=config.lr_num_cycles,
-            power=config.lr_power,
-        )
-    except ValueError as error:
-        raise InputError(f"lr_scheduler={config.lr_scheduler!r}: {one_line(error)}") from error
-    if not config.lr_end_ratio:
-        return scheduler
-    (factor,), ratio, warmup = scheduler.lr_lambdas, config.lr_end_ratio, config.lr_warmup_steps
-    return LambdaLR(optimizer, lambda step: factor(step) if step < warmup else ratio + (1 - ratio) * factor(step))
 
 
 def build_ema(generator: ModelMixin, config: TrainingConfig) -> AveragedWeights:

@@ -20,7 +20,7 @@ from hf_wgan.data import DataConfig
 from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks
 from hf_wgan.training.fast import FastPaths
 from hf_wgan.training.graphs import WARM_UP_STEPS, GraphedStep, HostWaits, check_graphs
-from hf_wgan.training.setup import keep_rates_on_device
+from hf_wgan.training.optimizers import keep_rates_on_device
 
 ADAM = {"optimizer": "adam", "adam_beta1": 0.0, "adam_beta2": 0.9}
 RUNS = {

@@ -9,9 +9,8 @@ from torch import nn
 
 from hf_wgan import RunConfig
 from hf_wgan.models.factory import build_networks
-from hf_wgan.training.fast import FastPaths
+from hf_wgan.training.optimizers import build_optimizer, build_scheduler
 from hf_wgan.training.presets import LARGER, PRESETS
-from hf_wgan.training.setup import build_optimizer, build_scheduler
 
 LINEAR = (1.0, 0.5, 0.0)  # of the learning rate at the beginning, in the middle and at the end
 CONSTANT = (1.0, 1.0, 1.0)
@@ -262,7 +261,7 @@ def test_the_game_and_the_optimizers_are_those_of_the_paper(name, size):
     kind, rate, decay_rates = stated.optimizer
     steps = training.max_train_steps
     for learning_rate in (training.generator_learning_rate, training.critic_learning_rate):
-        optimizer = build_optimizer(nn.Linear(2, 1), learning_rate, training, FastPaths())
+        optimizer = build_optimizer(nn.Linear(2, 1), learning_rate, training)
         scheduler = build_scheduler(optimizer, training)
         (group,) = optimizer.param_groups
         assert type(optimizer) is kind and group["eps"] == 1e-8 and group["weight_decay"] == 0

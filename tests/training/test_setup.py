@@ -10,8 +10,9 @@ from processes import ended, free_port, join, start
 from torch import nn
 
 from hf_wgan import ImageSet, InputError, TrainingConfig, WGANPipeline, WGANTrainer
-from hf_wgan.training.setup import build_scheduler
+from hf_wgan.training.optimizers import OPTIMIZERS, SCHEDULES, Schedule, build_scheduler
 from hf_wgan.utils.errors import DeviceMemoryError
+from hf_wgan.utils.options import OptionParser
 
 LR = 0.5
 
@@ -262,3 +263,38 @@ def test_memory_that_is_used_up_while_a_checkpoint_is_loaded_is_not_the_checkpoi
     monkeypatch.setattr("hf_wgan.training.checkpoint.torch.load", load)
     with pytest.raises(DeviceMemoryError, match=r"^train_batch_size=8 with .*checkpoint-000004 is whole"):
         trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=8)).train()
+
+
+@pytest.mark.parametrize("what", ["an optimizer", "a schedule"])
+def test_one_line_adds(what, tiny_config, tmp_path, monkeypatch, capsys):
+    """An option's choices, help, checks and effect follow from the list, for one of PyTorch's and one of diffusers'."""
+    if what == "an optimizer":
+        monkeypatch.setitem(OPTIMIZERS, "nadam", torch.optim.NAdam)
+        options, wrong = {"optimizer": "nadam", "adam_beta1": 0.3, "adam_epsilon": 1e-6}, {"adam_weight_decay": 0.1}
+    else:
+        monkeypatch.setitem(SCHEDULES, "halving", Schedule(factor=lambda share: 0.5**share))
+        options, wrong = {"lr_scheduler": "halving", "lr_warmup_steps": 1, "lr_end_ratio": 0.2}, {"lr_power": 2.0}
+    run = trainer(tiny_config(**options))
+    run.train()
+    group = run.state.optimizers["critic_optimizer"].param_groups[0]
+    if "optimizer" in options:
+        assert group["betas"] == (0.3, 0.999) and group["eps"] == 1e-6
+    else:
+        assert float(group["lr"]) == pytest.approx(5e-5 * (0.2 + 0.8 * 0.5))
+    with pytest.raises(InputError, match="has no effect with "):
+        tiny_config(**options, **wrong)
+    with pytest.raises(SystemExit):
+        OptionParser(TrainingConfig).parse(["--help-all"])
+    assert next(iter(options.values())) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("lr_scheduler", SCHEDULES)
+def test_every_optimizer_and_schedule_trains(optimizer, lr_scheduler, tiny_config):
+    run = trainer(tiny_config(optimizer=optimizer, lr_scheduler=lr_scheduler))
+    before = [parameter.clone() for parameter in run.critic.parameters()]
+    for _ in range(2):
+        run.step()
+    assert not all(map(torch.equal, before, run.critic.parameters()))
+    rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in run.state.optimizers.values()]
+    assert all(rate < 5e-5 if SCHEDULES[lr_scheduler].decays else rate == 5e-5 for rate in rates)

@@ -1,0 +1,123 @@
+"""The optimizers of both networks and the schedules of their learning rates, each list once.
+
+Options, help and tests follow: a new optimizer or schedule is one line here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..utils.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from .config import TrainingConfig
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+WITH_WEIGHT_DECAY = ["adamw"]
+"""Optimizers that shrink the weights beside their gradients. Adam's own decay would go through its moments."""
+
+
+class Schedule(NamedTuple):
+    """A schedule of the learning rates, one of diffusers' unless it has a factor of its own."""
+
+    has_warmup: bool = True
+    decays: bool = True  # towards the end of the run
+    has_cycles: bool = False
+    has_power: bool = False
+    factor: Callable[[float], float] | None = None
+    """The share of the initial rate, by the share of the steps after the warm-up, from 0 to 1."""
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule(has_warmup=False, decays=False),
+    "constant_with_warmup": Schedule(decays=False),
+    "linear": Schedule(),
+    "cosine": Schedule(),
+    "cosine_with_restarts": Schedule(has_cycles=True),
+    "polynomial": Schedule(has_power=True),
+}
+
+
+def optimizers_taking(argument: str) -> list[str]:
+    """Return the names of the optimizers whose classes take an argument."""
+    return [name for name, known in OPTIMIZERS.items() if argument in inspect.signature(known).parameters]
+
+
+def schedules_with(trait: str) -> list[str]:
+    """Return the names of the schedules that have a trait: `has_warmup`, `decays`, `has_cycles` or `has_power`."""
+    return [name for name, known in SCHEDULES.items() if getattr(known, trait)]
+
+
+def build_optimizer(
+    network: torch.nn.Module,
+    learning_rate: float,
+    config: TrainingConfig,
+    *,
+    fused: bool = False,
+    capturable: bool = False,
+) -> Optimizer:
+    """Build the optimizer of one network.
+
+    Args:
+        network: The network.
+        learning_rate: Its initial learning rate.
+        config: The options.
+        fused: Whether one kernel updates all weights, where the optimizer can.
+        capturable: Whether a CUDA graph can record its steps.
+    """
+    options: dict[str, Any] = {
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "eps": config.adam_epsilon,
+        "fused": fused or None,
+        "capturable": capturable,
+    }
+    if config.optimizer in WITH_WEIGHT_DECAY:
+        options["weight_decay"] = config.adam_weight_decay
+    taken = {name: value for name, value in options.items() if config.optimizer in optimizers_taking(name)}
+    build: Callable[..., Optimizer] = OPTIMIZERS[config.optimizer]
+    return build(network.parameters(), lr=learning_rate, **taken)
+
+
+def keep_rates_on_device(optimizer: Optimizer) -> None:
+    """Make the learning rates of an optimizer tensors, which its schedule then changes in place, as graphs need."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
+
+
+def build_scheduler(optimizer: Optimizer, config: TrainingConfig) -> LambdaLR:
+    """Build the schedule of one optimizer's learning rate.
+
+    Raises:
+        InputError: The schedule is not defined for this learning rate.
+    """
+    own, ratio, warmup = SCHEDULES[config.lr_scheduler].factor, config.lr_end_ratio, config.lr_warmup_steps
+    if own is not None:
+        rest = max(config.max_train_steps - warmup, 1)
+        schedule = LambdaLR(optimizer, lambda step: step / warmup if step < warmup else own((step - warmup) / rest))
+    else:
+        try:
+            schedule = get_scheduler(
+                config.lr_scheduler,
+                optimizer,
+                num_warmup_steps=warmup,
+                num_training_steps=config.max_train_steps,
+                num_cycles=config.lr_num_cycles,
+                power=config.lr_power,
+            )
+        except ValueError as error:
+            raise InputError(f"lr_scheduler={config.lr_scheduler!r}: {one_line(error)}") from error
+    if not ratio:
+        return schedule
+    (factor,) = schedule.lr_lambdas
+    return LambdaLR(optimizer, lambda step: factor(step) if step < warmup else ratio + (1 - ratio) * factor(step))
