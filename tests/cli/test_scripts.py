@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_critic, tiny_generator
+from conftest import pictures, tiny_critic, tiny_generator
 from hub_server import hub
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from hf_wgan import WGANPipeline
 from hf_wgan.cli.evaluate import evaluate, evaluate_digits, train_classifier
 from hf_wgan.cli.generate import generate
+from hf_wgan.cli.plot import plot
 from hf_wgan.cli.publish import push
 from hf_wgan.cli.train import train as train_command
 from hf_wgan.hub.publish import Push, push_folder
@@ -431,6 +432,13 @@ def test_generate_writes_images_and_a_grid(model, tmp_path):
             ["{model}", "--video", "gif", "--num_candidates", "2"],
             "num_candidates=2: has no effect with video; leave one of them out",
         ),
+        (["{model}", "--invert", "x.png", "--scores"], "scores=True: has no effect with invert; leave one of them out"),
+        (["{model}", "--invert", "{photo}", "--num_images", "3"], "num_images=3: has no effect with invert="),
+        (["{model}", "--truncation", "0"], "truncation=0.0: must be a finite number above 0"),
+        (["{model}", "--revision", "v1"], "revision='v1': has no effect with"),
+        (["{model}", "--trust_remote_code"], "trust_remote_code=True: has no effect with a pipeline"),
+        (["{model}", "--device", "cpu"], "ACCELERATE_USE_CPU=true keeps to the CPU"),
+        (["{model}", "--samples", "3"], "samples is called num_images here"),
         (["{model}", "--output_dir", "{full}"], "is not an empty folder"),
         ([], "the following arguments are required: model"),
     ],
@@ -440,6 +448,8 @@ def test_bad_input_to_generate_is_one_clear_line(arguments, message, model, tmp_
     places["empty"].mkdir()
     places["full"].mkdir()
     (places["full"] / "photo.png").write_text("mine")
+    places["photo"] = tmp_path / "photo.png"
+    pictures(1)[0].save(places["photo"])
     arguments = [argument.format(model=model, **places) for argument in arguments]
     if "--output_dir" not in arguments:
         arguments += ["--output_dir", str(tmp_path / "out")]
@@ -486,6 +496,28 @@ def test_bad_input_to_evaluate_is_one_clear_line(arguments, message, model, caps
     assert evaluate([model, *arguments.split()]) == 2
     *_, said = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ") and message in said
+
+
+def test_figures_of_a_variant_are_shown_and_not_recorded(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train("--use_ema", run) == 0
+    measured = [str(run), "--num_images", "16", "--features", "pixels"]
+    for command, words in ((evaluate, measured), (evaluate_digits, [str(run), "--num_images", "20"])):
+        assert command([*words, "--variant", "raw"]) == 0
+        assert not (run / "evaluation.json").exists()
+        assert command([*words, "--revision", "main"]) == 2
+        assert "revision='main': has no effect with" in capsys.readouterr().err
+
+
+def test_a_classifier_is_not_trained_into_other_files(model, capsys):
+    assert train_classifier(["--output_dir", str(model), "--resolution", "16"]) == 2
+    assert "is not an empty folder; name another\n" in capsys.readouterr().err
+
+
+def test_a_picture_of_curves_makes_its_folder(tmp_path):
+    assert train("", tmp_path / "run") == 0
+    assert plot([str(tmp_path / "run"), "--output", str(tmp_path / "new" / "runs.png")]) == 0
+    assert (tmp_path / "new" / "runs.png").is_file()
 
 
 def test_a_classifier_is_trained_by_a_command_and_used_by_its_folder(tmp_path, capsys, short_training):
