@@ -7,6 +7,10 @@ Training and data are imported on first use: sampling needs neither.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# isort: off
+from .utils import launcher  # noqa: F401  # first, as it looks at the process that started this one
+# isort: on
+
 from diffusers.pipelines import pipeline_loading_utils
 
 from .models import (

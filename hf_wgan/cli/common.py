@@ -33,6 +33,7 @@ from ..utils.errors import (
     one_line,
 )
 from ..utils.hints import WITHOUT_LAUNCH, called_here
+from ..utils.launcher import number_of
 from ..utils.options import OptionParser, Options, option
 from ..utils.own import is_own_record
 
@@ -97,7 +98,7 @@ def command(function: Command) -> Command:
 
 def _print_error(message: str) -> None:
     """Print an error in one line, in one of several processes."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if number_of("local rank", 0) == 0:
         print(f"error: {without_controls(message)}", file=sys.stderr)
 
 

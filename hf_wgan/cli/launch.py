@@ -8,10 +8,7 @@ Under `accelerate launch` this starts only what Accelerate leaves to MPI: severa
 import logging
 import os
 import shlex
-import signal
 import sys
-import threading
-import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ import psutil
 import torch
 from accelerate.commands.config.config_args import ClusterConfig, default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from accelerate.utils import get_int_from_env, parse_flag_from_env
+from accelerate.utils import parse_flag_from_env
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import elastic_launch
@@ -32,6 +29,7 @@ from ..utils.commands import program
 from ..utils.console import say
 from ..utils.cores import WAIT_POLICY, OtherPrograms, all_cores, is_crowded, num_cores, spins
 from ..utils.errors import InputError, one_line
+from ..utils.launcher import number_of
 from ..utils.options import Options, option
 from ..utils.secrets import without_credentials
 
@@ -42,8 +40,6 @@ SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 SIGNAL_VARIABLES = ("PET_SIGNALS_TO_HANDLE", "TORCHELASTIC_SIGNALS_TO_HANDLE")
 """Where torchrun's agent reads them, in newer and older releases of PyTorch."""
 SECONDS_TO_SAVE = 600  # from a signal on; torchrun's own limit of 30 may cut a checkpoint off
-SECONDS_BETWEEN_LOOKS = 1.0  # at whether the launcher is still there
-WORLD_SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 STARTED_BY_ACCELERATE = "ACCELERATE_MIXED_PRECISION"  # which `accelerate launch` sets for every process
 
 
@@ -68,6 +64,8 @@ class LaunchOptions(Options):
     )
 
 
+NOT_FOLLOWED = ("enable_cpu_affinity", "mpirun_config", "debug", "parallelism_config", "fp8_config")
+"""What else a configuration file of Accelerate may say of a run on these devices."""
 NAMES = {field.name for field in fields(LaunchOptions)}
 
 
@@ -143,7 +141,7 @@ def num_threads_of(options: LaunchOptions) -> int:
 
 def is_one_of_several() -> bool:
     """Return whether a launcher has started this process as one of a group."""
-    return get_int_from_env(WORLD_SIZES, 0) > 0 or COMMAND in os.environ
+    return number_of("size", 0) > 0 or COMMAND in os.environ
 
 
 def start_again_if_crowded(others: OtherPrograms) -> None:
@@ -217,20 +215,7 @@ def _start_beside_accelerate() -> int | None:
     if (options.num_processes or 1) < 2:
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    _end_with_parent()
     return _run(replace(options, main_process_ip=address, main_process_port=port))
-
-
-def _end_with_parent() -> None:
-    """Send SIGTERM to this process once its parent has ended, so that the processes which it started save the run."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _with_configuration(options: LaunchOptions) -> LaunchOptions:
@@ -255,6 +240,10 @@ def _filled(options: LaunchOptions, config_file: str | None) -> LaunchOptions:
     if not isinstance(config, ClusterConfig) or kind in UNSUPPORTED:
         raise InputError(f"config_file={config_file!r}: {NOT_SUPPORTED.format(kind)}")
     os.environ.setdefault(STARTED_BY_ACCELERATE, str(config.mixed_precision or "no"))
+    for name, value in (config.dynamo_config or {}).items():  # as Accelerate's launcher passes it on
+        os.environ.setdefault(f"ACCELERATE_{name.upper()}", str(value))
+    if unused := [name for name in NOT_FOLLOWED if getattr(config, name, None)]:
+        say(f"config_file={config_file!r}: {', '.join(unused)} acts with accelerate launch alone.")
     recorded: dict[str, Any] = {name: getattr(config, name, None) for name in NAMES}
     recorded["cpu"] = getattr(config, "use_cpu", None)
     if recorded["gpu_ids"] is not None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..utils.errors import InputError
+from ..utils.launcher import end_with_launcher
 from ..utils.options import OptionParser
 from .common import check_unused, command, parser_for
 
@@ -27,6 +28,8 @@ def train(args: Sequence[str] | None = None) -> int:
     """
     from ..utils.cores import OtherPrograms
 
+    if args is None:
+        end_with_launcher()
     others = OtherPrograms()  # measures while the rest is imported
     from ..training.build import build_trainer
     from ..training.resolve import DIGITS_DEFAULTS, HINTS, OPTION_CLASSES, RunConfig

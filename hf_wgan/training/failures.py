@@ -113,13 +113,14 @@ def _out_of_memory(error: Exception, config: TrainingConfig, accelerator: Accele
         accelerator.mixed_precision,
     )
     remedies = []
-    if size > 1:  # which is the same experiment
+    if size > 1:  # which is the same experiment, so that a checkpoint can be resumed with it
         remedies.append(f"--train_batch_size {-(-size // 2)} --gradient_accumulation_steps {2 * parts}")
-    if precision == "no" and has_bf16_arithmetic(accelerator.device):
-        remedies.append("--mixed_precision bf16")
+    has_bf16 = precision == "no" and has_bf16_arithmetic(accelerator.device)
+    smaller = "--mixed_precision bf16 or smaller networks" if has_bf16 else "smaller networks"
+    remedies.append(f"in a new run, {smaller}")
     cause = one_line(error).split(". ")[0] or type(error).__name__
     return (
         f"train_batch_size={size} with gradient_accumulation_steps={parts} and mixed_precision={precision!r} takes "
-        f"more memory than there is ({cause}): use {', '.join([*remedies, 'smaller networks'])}; "
+        f"more memory than there is ({cause}): use {', or '.join(remedies)}; "
         f"{what_to_resume(Path(config.output_dir))}"
     )

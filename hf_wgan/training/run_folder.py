@@ -136,6 +136,8 @@ class RunFolder:
         self._lock = ExitStack()
         self._replaced: list[Path] = []  # files of the run that was there
         self._is_locked = self._is_begun = False
+        self._starting = Path(config.output_dir, files.STARTING)
+        """Says that whatever is in the folder was left by a run that has not begun, such as files of its trackers."""
 
     def lock(self, is_begun: bool) -> None:
         """Lock the folder unless this run has locked it, and check it once more; all processes raise the same error.
@@ -157,6 +159,8 @@ class RunFolder:
                 self._lock.enter_context(files.locked(folder))
                 if not is_begun:
                     check_output_dir(self.config)
+                    if files.is_unused(folder):
+                        (folder / files.STARTING).touch()
             except (InputError, OSError) as error:
                 problem = error
         if self.accelerator.num_processes > 1:
@@ -180,11 +184,14 @@ class RunFolder:
         """
         if not self._is_begun and self.accelerator.is_main_process:
             begin_folder(self.config, state, describe(), metrics, self._replaced)
+            self._starting.unlink(missing_ok=True)
         self._is_begun = True
 
     def close(self) -> None:
         """Unlock the folder."""
         self._lock.close()
+        if self._starting.is_file() and set(os.listdir(self._starting.parent)) <= {files.STARTING, files.LOCK}:
+            self._starting.unlink(missing_ok=True)
         self._is_locked = False
 
 

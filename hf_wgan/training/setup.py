@@ -18,6 +18,7 @@ from ..metrics.names import MIN_IMAGES
 from ..models.factory import shape_of
 from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
+from ..utils.launcher import number_of
 from ..utils.processes import this_process
 from .agreement import choose_interface
 from .average import AveragedWeights
@@ -50,7 +51,7 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     # (pytorch/pytorch#175024). Batch-norm statistics are measured again for the saved pipeline in any case.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     trackers = tracker_names(config.report_to)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = number_of("size", 1)
     in_group = world_size > 1 and {"RANK", "MASTER_ADDR"} <= os.environ.keys()
     if in_group and world_size > int(os.environ.get("LOCAL_WORLD_SIZE", world_size)):
         choose_interface(os.environ["MASTER_ADDR"])
@@ -60,7 +61,7 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         device = this_process().device
     except ValueError as error:
         raise InputError(
-            f"WORLD_SIZE={world_size} processes were started, which Accelerate cannot connect ({one_line(error)}): set "
+            f"{world_size} processes were started, which Accelerate cannot connect ({one_line(error)}): set "
             "num_processes instead, or use accelerate launch"
         ) from error
     precision = requested = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
@@ -92,7 +93,7 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         )
     if world_size > accelerator.num_processes:
         raise InputError(
-            f"WORLD_SIZE={world_size} processes were started, and Accelerate has "
+            f"{world_size} processes were started (WORLD_SIZE, or MPI's variable for it), and Accelerate has "
             f"connected {accelerator.num_processes}: set num_processes instead, or use accelerate launch"
         )
     if accelerator.mixed_precision != "no" and not accelerator.native_amp:

@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
+from .launcher import number_of
+
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"  # tqdm's own rate would be one too many
 SECONDS_BETWEEN_LINES = 30
 LINES = 10  # the least number of lines in a log, evenly spread over the run
@@ -83,7 +85,7 @@ def say(message: str) -> None:
 
 def is_first_process() -> bool:
     """Return whether this is the process that prints what all processes of a run have in common."""
-    return os.environ.get("RANK", "0") == "0"
+    return number_of("rank", 0) == 0
 
 
 def say_once(message: str) -> None:

@@ -27,6 +27,7 @@ CURVES = "curves.png"
 BEST = "best"
 NEW_BEST, OLD_BEST = ".best.tmp", ".best.old.tmp"  # while one replaces the other
 NETWORKS = ("generator", "critic")
+STARTING = ".starting"  # while a run in an empty folder has not begun
 LOCK = ".lock"
 TEMPORARY = ".*.tmp*"
 SAVING = ".saving-*"
@@ -183,9 +184,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_unused(folder: Path) -> bool:
-    """Return whether a folder is missing, or empty but for what a killed process may leave."""
+    """Return whether a folder is missing, or empty but for what a process may leave that was killed at its start."""
+    if not folder.exists() or (folder / STARTING).is_file():
+        return True
     hidden = (LOCK, TEMPORARY, SAVING)
-    return not folder.exists() or all(any(map(path.match, hidden)) for path in folder.iterdir())
+    return all(any(map(path.match, hidden)) for path in folder.iterdir())
 
 
 def write_text(path: Path, text: str) -> None:

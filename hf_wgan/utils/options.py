@@ -205,8 +205,8 @@ def checked(field: Field[Any], value: Any) -> Any:
     if isinstance(converted, str):
         if not converted.strip() and (converted or field.default != ""):
             raise InputError(f"{field.name}={value!r}: must not be empty" + ("; leave it out" if optional else ""))
-        if any(ord(character) < 32 or ord(character) == 127 for character in converted):
-            raise InputError(f"{field.name}={value!r}: must be one line without control characters")
+        if set(converted) & {"\0", "\n", "\r"}:
+            raise InputError(f"{field.name}={value!r}: must be one line")
     choices = choices_of(field)
     if converted is None or (choices is not None and converted not in choices) or not _in_range(field, converted):
         raise InputError(f"{field.name}={value!r}: {_requirement(field)}")

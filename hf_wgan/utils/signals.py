@@ -1,13 +1,10 @@
 """Signals that ask a run to end: it ends after the current step, and saves."""
 
-import os
 import signal
 import threading
 from typing import Any
 
-import psutil
-
-from .console import say
+from .launcher import end_with_launcher
 
 # Ctrl-C; the end of a machine; SLURM, ahead of time; a closed terminal. Not every system has all of them.
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
@@ -17,24 +14,20 @@ class Interrupts:
     """A context in which the signals of `STOPPING` are recorded. A second SIGINT acts as it did before.
 
     A SIGHUP that is ignored, as under `nohup`, stays ignored. The end of the launcher that started this process counts
-    as a SIGTERM: `accelerate launch` passes none on.
+    as a SIGTERM.
     """
 
     def __init__(self) -> None:
         self._number = 0  # of the first signal
         self._before: dict[int, Any] = {}
-        self._launcher: int | None = None
 
     @property
     def number(self) -> int:
         """Return the number of the first signal, or 0."""
-        if not self._number and self._launcher not in (None, os.getppid()):
-            say("The launcher of this process has ended, so the run ends, too.")
-            self._number = signal.SIGTERM
         return self._number
 
     def __enter__(self) -> "Interrupts":
-        self._launcher = os.getppid() if _is_launched() else None
+        end_with_launcher()
         if threading.current_thread() is threading.main_thread():  # no other may handle signals
             for number in STOPPING:
                 if signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
@@ -50,14 +43,3 @@ class Interrupts:
         self._number = self._number or number
         if number == signal.SIGINT:
             signal.signal(number, self._before[number])
-
-
-def _is_launched() -> bool:
-    """Return whether this process's parent is torchrun's agent or Accelerate's launcher."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # which the agent sets for every process
-        return True
-    try:
-        words = [os.path.basename(word) for word in psutil.Process().parent().cmdline()[:4]]
-    except (psutil.Error, AttributeError):  # the parent is another user's, or none
-        return False
-    return any(word in ("accelerate", "accelerate-launch", "accelerate.commands.launch") for word in words)

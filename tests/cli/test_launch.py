@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -14,7 +15,10 @@ from torch.distributed.launcher.api import LaunchConfig
 from hf_wgan import InputError
 from hf_wgan.cli import launch
 from hf_wgan.cli.launch import LaunchOptions
+from hf_wgan.cli.train import train
+from hf_wgan.utils.console import is_first_process
 from hf_wgan.utils.files import checkpoints
+from hf_wgan.utils.launcher import NUMBERS
 
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --num_validation_images 4"
 
@@ -37,7 +41,7 @@ def agent(monkeypatch, tmp_path):
 
     monkeypatch.setattr(os, "environ", os.environ.copy())
     set_by_launchers = (launch.COMMAND, launch.STARTED_BY_ACCELERATE, "OMP_NUM_THREADS", "ACCELERATE_USE_CPU")
-    for name in (*launch.WORLD_SIZES, *set_by_launchers):
+    for name in (*NUMBERS["size"], *set_by_launchers):
         os.environ.pop(name, None)
     monkeypatch.setattr(launch, "default_config_file", str(tmp_path / "default.yaml"))
     monkeypatch.setattr(launch, "elastic_launch", elastic_launch)
@@ -278,3 +282,70 @@ def test_a_mistake_found_by_the_processes_is_one_line_and_its_exit_code(tmp_path
     (line,) = [line for line in output.splitlines() if line.startswith("error:")]
     assert "critic_weight_norm is" in line
     assert "Traceback" not in output and "ChildFailedError" not in output
+
+
+def test_a_launcher_that_is_ended_while_its_process_starts_leaves_none(tmp_path):
+    words = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]
+    run = [
+        "-m",
+        "hf_wgan.cli.train",
+        *TINY.split(),
+        "--max_train_steps",
+        "1000000",
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
+    with open(tmp_path / "log", "w") as log:
+        process = psutil.Popen([*words, *run], stdout=log, stderr=log)
+    deadline = time.monotonic() + 100
+    while not (children := process.children()):
+        assert time.monotonic() < deadline, "it starts no process"
+    is_ours = False
+    while not (is_ours and any("libtorch" in mapped.path for mapped in children[0].memory_maps())):  # it imports
+        is_ours = children[0].cmdline()[1:2] == ["-m"] and children[0].cmdline()[2] == "hf_wgan.cli.train"
+        assert time.monotonic() < deadline and children[0].is_running(), (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    process.terminate()
+    process.wait(timeout=100)
+    _, alive = psutil.wait_procs(children, timeout=100)
+    assert not alive
+    assert "The launcher of this process has ended" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("size, rank", [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK")])
+def test_processes_that_mpi_started_and_nobody_connects_are_refused(size, rank, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(size, "2")
+    monkeypatch.setenv(rank, "1")
+    assert not is_first_process()
+    monkeypatch.setenv(rank, "0")
+    with patch.dict(os.environ):  # in which Accelerate translates MPI's names
+        assert train([*TINY.split(), "--output_dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: 2 processes were started") and "use accelerate launch" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_variable_of_a_launcher_counts_as_none_and_a_wrong_one_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert not launch.is_one_of_several()
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    assert train([*TINY.split(), "--output_dir", str(tmp_path / "run")]) == 2
+    assert "WORLD_SIZE='two' in the environment: must be a whole number" in capsys.readouterr().err
+
+
+def test_what_accelerates_file_says_of_compilation_acts_and_what_does_not_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND", raising=False)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    lines = ["compute_environment: LOCAL_MACHINE", "distributed_type: 'NO'", "mixed_precision: 'no'", "use_cpu: true"]
+    lines += [
+        "debug: false",
+        "num_processes: 1",
+        "enable_cpu_affinity: true",
+        "dynamo_config:",
+        "  dynamo_backend: EAGER",
+    ]
+    (tmp_path / "file.yaml").write_text("\n".join(lines))
+    with patch.dict(os.environ):
+        launch.choose(launch.LaunchOptions(config_file=str(tmp_path / "file.yaml")))
+        assert os.environ["ACCELERATE_DYNAMO_BACKEND"] == "EAGER"
+    assert "enable_cpu_affinity acts with accelerate launch alone" in capsys.readouterr().err

@@ -258,7 +258,7 @@ def test_memory_that_is_used_up_names_the_options_that_need_less(tiny_config, mo
     monkeypatch.setattr("hf_wgan.training.failures.has_bf16_arithmetic", lambda device: True)
     run = trainer(tiny_config())
     at_step(run, 3, raises(error))
-    options = "--train_batch_size 4 --gradient_accumulation_steps 2, --mixed_precision bf16"
+    options = "--train_batch_size 4 --gradient_accumulation_steps 2, or in a new run, --mixed_precision bf16 or smaller"
     with pytest.raises(
         DeviceMemoryError, match=f"^train_batch_size=8 with .*: use {options}.*checkpoint-000002 is whole"
     ):

@@ -106,7 +106,7 @@ def test_batch_norm_on_several_gpus_has_the_statistics_of_all_or_of_each_process
 def test_processes_that_accelerate_does_not_know_are_refused(tiny_config, monkeypatch):
     monkeypatch.setattr(os, "environ", os.environ | {"WORLD_SIZE": "2"})  # to which some versions of Accelerate add
     del os.environ["ACCELERATE_USE_CPU"]
-    with pytest.raises(InputError, match=r"WORLD_SIZE=2 processes were started, .*: set num_processes"):
+    with pytest.raises(InputError, match=r"^2 processes were started.*: set num_processes"):
         WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config())
 
 

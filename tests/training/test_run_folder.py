@@ -315,3 +315,31 @@ def test_the_lock_is_held_until_the_run_has_ended_and_no_longer(tiny_config, tmp
     assert set(held) == {1} and len(held) == 6
     Looking().look()
     assert held[-1] == 0
+
+
+def test_a_run_killed_before_it_began_begins_again_whatever_its_trackers_and_callbacks_left(tiny_config, tmp_path):
+    class Leaves(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            (tmp_path / "run" / "logs").mkdir()
+            (tmp_path / "run" / "logs" / "events").touch()
+            if raises:
+                raise SystemExit  # as a kill, but for what is written meanwhile
+
+    raises = True
+    with pytest.raises(SystemExit):
+        train(tiny_config(), callbacks=[Leaves()])
+    (tmp_path / "run" / "logs" / "events").rename(tmp_path / "run" / "events")
+    (tmp_path / "run" / "logs").rmdir()
+    raises = False
+    train(tiny_config(resume_from_checkpoint="latest"), callbacks=[Leaves()])
+    assert (tmp_path / "run" / "events").is_file() and not (tmp_path / "run" / files.STARTING).exists()
+
+
+def test_a_run_that_cannot_begin_leaves_an_empty_folder_empty(tiny_config, tmp_path):
+    class Fails(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            raise ValueError
+
+    with pytest.raises(CallbackError):
+        train(tiny_config(), callbacks=[Fails()])
+    assert not {path.name for path in (tmp_path / "run").iterdir()} - {files.LOCK}
