@@ -55,7 +55,7 @@ def num_cores() -> int:
 
 
 def quota() -> float:
-    """Return how many cores' time the control groups of this process grant, as Docker's `--cpus` and Kubernetes do.
+    """Return how many cores' time the control groups of this process grant, as those of Docker and Kubernetes do.
 
     PyTorch starts a thread for each core of the machine all the same.
 
