@@ -162,12 +162,15 @@ class AdaptiveAugmentation(Augmentation):
         self._sums.copy_(state["sums"])
 
 
-def arguments_of(function: Callable[..., Tensor]) -> tuple[str, ...]:
-    """Return the names of a function's arguments."""
+def arguments_of(function: Callable[..., Tensor]) -> list[str]:
+    """Return the names of the arguments that a function needs, and `rand` if it takes that."""
     try:
-        return tuple(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters
     except ValueError:  # a builtin such as torch.sin, which has no signature
-        return ("images",)
+        return ["images"]
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [name for name, value in parameters.items() if value.kind in kinds and value.default is value.empty]
+    return list(dict.fromkeys([*needed, *({"rand"} & parameters.keys())]))
 
 
 def _uniform(images: Tensor, rand: Rand) -> Tensor:

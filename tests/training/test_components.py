@@ -303,9 +303,14 @@ def test_a_constraint_is_built_with_a_positive_number(build, value):
 
 
 def test_a_registered_operation_may_need_no_random_numbers(monkeypatch):
-    monkeypatch.setitem(OPERATIONS, "darken", lambda images: images - 0.5)
     images = torch.zeros(2, 1, 4, 4)
-    assert torch.equal(Augmentation("darken")(images), images - 0.5)
+    for operation in (
+        lambda images: images - 0.5,
+        lambda images, by=0.5: images - by,
+        lambda images, **_: images - 0.5,
+    ):
+        monkeypatch.setitem(OPERATIONS, "darken", operation)
+        assert torch.equal(Augmentation("darken")(images), images - 0.5)
 
 
 @pytest.mark.parametrize("arguments", [(5,), ("color", torch.rand, 2.0), ("color", torch.rand, -0.1)])
