@@ -20,7 +20,7 @@ class PushConfig(Options):
     hub_private_repo: bool = option(False, "Create the repository as a private one, if it does not exist yet.")
     revision: str | None = option(None, "Branch to push to, created if necessary; the main branch by default.")
     create_pr: bool = option(False, "Open a pull request instead of changing the branch.")
-    commit_message: str = option("Upload a Wasserstein GAN", "Message of the commit.")
+    commit_message: str = option("Upload a Wasserstein GAN", "Message of the commit.", several_lines=True)
     variant: Literal["fp16", "bf16"] | None = option(None, "Add weights of this precision beside those in float32.")
     with_checkpoint: bool = option(False, "Push the newest checkpoint too, with its optimizers.")
 

@@ -185,7 +185,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 def is_unused(folder: Path) -> bool:
     """Return whether a folder is missing, or empty but for what a process may leave that was killed at its start."""
-    if not folder.exists() or (folder / STARTING).is_file():
+    if not folder.exists():
+        return True
+    is_of_a_run = any((folder / name).exists() for name in (INDEX, CONFIG, METRICS)) or bool(checkpoints(folder))
+    if (folder / STARTING).is_file() and not is_of_a_run:
         return True
     hidden = (LOCK, TEMPORARY, SAVING)
     return all(any(map(path.match, hidden)) for path in folder.iterdir())

@@ -48,6 +48,7 @@ def option(
     needs: "Needs | None" = None,
     unless: Collection[str] = (),
     late: bool = False,
+    several_lines: bool = False,
 ) -> Any:
     """Declare a dataclass field that is an option.
 
@@ -69,6 +70,7 @@ def option(
         unless: Names of other options; the option has no effect where one of them is set.
         late: Whether `needs` and `unless` are checked by `check_effects` only, because an object that is passed in
             Python may replace the other options.
+        several_lines: Whether a text may have line breaks.
     """
     metadata = {
         "help": help,
@@ -81,6 +83,7 @@ def option(
         "needs": needs or {},
         "unless": unless,
         "late": late,
+        "several_lines": several_lines,
     }
     return dataclasses.field(default=default, repr=not secret, metadata=metadata)
 
@@ -205,7 +208,7 @@ def checked(field: Field[Any], value: Any) -> Any:
     if isinstance(converted, str):
         if not converted.strip() and (converted or field.default != ""):
             raise InputError(f"{field.name}={value!r}: must not be empty" + ("; leave it out" if optional else ""))
-        if set(converted) & {"\0", "\n", "\r"}:
+        if set(converted) & ({"\0"} if field.metadata["several_lines"] else {"\0", "\n", "\r"}):
             raise InputError(f"{field.name}={value!r}: must be one line")
     choices = choices_of(field)
     if converted is None or (choices is not None and converted not in choices) or not _in_range(field, converted):
@@ -277,9 +280,9 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which refuses a mapping with a key twice instead of taking the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        return _mapping(
-            (self.construct_object(key, deep=True), self.construct_object(value, deep)) for key, value in node.value
-        )
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        _mapping((name, None) for name in names)
+        return super().construct_mapping(node, deep)
 
 
 def _mapping(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:

@@ -19,7 +19,7 @@ from conftest import tiny_critic, tiny_generator, tiny_images
 from hub_server import hub
 
 from hf_wgan import InputError, WGANPipeline, WGANTrainer
-from hf_wgan.cli.publish import push
+from hf_wgan.cli.publish import PushConfig, push
 from hf_wgan.hub.publish import Push, push_folder
 from hf_wgan.utils.errors import PushError
 
@@ -466,3 +466,7 @@ def test_what_a_checkpoints_manifest_does_not_name_is_not_pushed(server, folder)
     (folder / "checkpoint-000002" / "notes.py").write_text("private")
     push_folder(folder, Push("me/tiny", with_checkpoint=True))
     assert not [name for name in server.files("me/tiny") if "notes" in name]
+
+
+def test_a_message_of_a_commit_may_have_several_lines():
+    assert PushConfig(commit_message="Title\n\nBody").commit_message == "Title\n\nBody"

@@ -245,6 +245,15 @@ def test_an_option_twice_in_a_file_is_one_line(name, content, tmp_path):
         RunConfig.resolve(tmp_path / name)
 
 
+def test_yaml_keeps_merge_keys_and_names_keys_that_are_none(tmp_path):
+    (tmp_path / "run.yaml").write_text("<<: {max_train_steps: 2, seed: 1}\nseed: 3\n")
+    training = RunConfig.resolve(tmp_path / "run.yaml").training
+    assert (training.max_train_steps, training.seed) == (2, 3)
+    (tmp_path / "run.yaml").write_text("output_dir: {{ name }}\n")
+    with pytest.raises(InputError, match=r"is no valid YAML or JSON .*unhashable key"):
+        RunConfig.resolve(tmp_path / "run.yaml")
+
+
 def test_an_unquoted_no_is_a_text_where_texts_are_meant(tmp_path):
     (tmp_path / "run.yaml").write_text("dataset_name: x\ndataset_config_name: no\nlabel_column: yes\n")
     data = RunConfig.resolve(tmp_path / "run.yaml").data

@@ -343,3 +343,10 @@ def test_a_run_that_cannot_begin_leaves_an_empty_folder_empty(tiny_config, tmp_p
     with pytest.raises(CallbackError):
         train(tiny_config(), callbacks=[Fails()])
     assert not {path.name for path in (tmp_path / "run").iterdir()} - {files.LOCK}
+
+
+def test_a_run_beside_a_marker_of_one_that_has_not_begun_is_not_replaced(tiny_config, tmp_path):
+    train(tiny_config())
+    (tmp_path / "run" / files.STARTING).touch()
+    with pytest.raises(InputError, match="is not empty"):
+        train(tiny_config())
