@@ -84,12 +84,21 @@ def prior_of(generator: Any) -> Prior:
     generator = _unwrapped(generator)
     config: Any = getattr(generator, "config", None)
     name = config.get("latent_prior") if hasattr(config, "get") else getattr(config, "latent_prior", None)
-    prior_class = _prior_class("normal" if name is None else name, type(generator))
+    return built_prior(_prior_class("normal" if name is None else name, type(generator)))
+
+
+def built_prior(prior_class: type) -> LatentPrior:
+    """Return a prior of a class as a generator builds it, without arguments.
+
+    Raises:
+        InputError: The class needs some.
+    """
     try:
         return prior_class()
     except TypeError as error:
         raise InputError(
-            f"latent_prior={name!r}: cannot be built without arguments ({error}); give them defaults"
+            f"latent_prior: {prior_class.__name__} cannot be built without arguments ({error}), as a generator builds "
+            "it; give them defaults"
         ) from error
 
 

@@ -10,7 +10,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from ..algorithm.augment import AdaptiveAugmentation, Augmentation, arguments_of
-from ..algorithm.latents import LatentPrior, prior_name
+from ..algorithm.latents import LatentPrior, built_prior, prior_name
 from ..algorithm.lipschitz import Constraint, Rand, build_constraint
 from ..utils.console import say_once
 from ..utils.errors import InputError
@@ -103,7 +103,7 @@ def set_prior(
         InputError: It is no prior, cannot be found by a name, or cannot be built without arguments.
     """
     name = prior_name(prior, type(generator))
-    if isinstance(prior, LatentPrior) and parameters_of(prior) != parameters_of(_rebuilt(prior)):
+    if isinstance(prior, LatentPrior) and parameters_of(prior) != parameters_of(built_prior(type(prior))):
         raise InputError(
             f"latent_prior={prior!r} has {parameters_of(prior)}: a generator keeps its prior by name alone, and builds "
             "it without arguments; make a subclass with these values"
@@ -112,17 +112,6 @@ def set_prior(
     if "networks" not in record:
         return record
     return {**record, "networks": {**record["networks"], "latent_prior": name}}
-
-
-def _rebuilt(prior: LatentPrior) -> LatentPrior:
-    """Return a prior of the same class, built without arguments."""
-    try:
-        return type(prior)()
-    except TypeError as error:
-        raise InputError(
-            f"latent_prior={prior!r}: cannot be built without arguments ({error}), as a generator builds it; give them "
-            "defaults"
-        ) from error
 
 
 def description_of(component: Any) -> dict[str, Any]:

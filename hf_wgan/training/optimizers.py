@@ -84,8 +84,9 @@ def build_optimizer(
     }
     if config.optimizer in WITH_WEIGHT_DECAY:
         options["weight_decay"] = config.adam_weight_decay
-    taken = {name: value for name, value in options.items() if config.optimizer in optimizers_taking(name)}
     build: Callable[..., Optimizer] = OPTIMIZERS[config.optimizer]
+    known = inspect.signature(build).parameters
+    taken = {name: value for name, value in options.items() if name in known}
     return build(network.parameters(), lr=learning_rate, **taken)
 
 

@@ -13,6 +13,7 @@ import numbers
 import os
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field
 from pathlib import Path
@@ -280,23 +281,24 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which refuses a mapping with a key twice instead of taking the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        _mapping((name, None) for name in names)
+        _check_unique(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         return super().construct_mapping(node, deep)
 
 
-def _mapping(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Return the pairs of a file as a mapping.
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a mapping in a JSON file, which has no key twice either."""
+    _check_unique(name for name, _ in pairs)
+    return dict(pairs)
+
+
+def _check_unique(names: Iterable[Any]) -> None:
+    """Check the keys of a mapping in a file.
 
     Raises:
-        ValueError: A key is there twice.
+        ValueError: One is there twice.
     """
-    mapping: dict[Any, Any] = {}
-    for name, value in pairs:
-        if name in mapping:
-            raise ValueError(f"{name} is there twice; keep one")
-        mapping[name] = value
-    return mapping
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is there twice; keep one")
 
 
 def nearest(name: str, known: Iterable[str], hints: Mapping[str, str] | None = None) -> str:
