@@ -47,7 +47,7 @@ def _parent() -> tuple[psutil.Process | None, list[str]]:
 
 
 _FIRST = os.getpid(), _parent()  # when this was imported
-_watching: set[int] = set()  # processes: a fork has no thread of the one that it comes from
+_watches: dict[int, threading.Thread] = {}  # by process: a fork has no thread of the one that it comes from
 
 
 def _launcher() -> psutil.Process | None:
@@ -66,15 +66,22 @@ def end_with_launcher() -> None:
     A run that trains is then saved. Called again, or where there is no launcher, this does nothing.
     """
     launcher, number = _launcher(), os.getpid()
-    if launcher is not None and number not in _watching:
-        _watching.add(number)
-        threading.Thread(target=_watch, args=(launcher,), name="launcher", daemon=True).start()
+    if launcher is not None and number not in _watches:
+        _watches[number] = threading.Thread(target=_watch, args=(launcher,), name="launcher", daemon=True)
+        _watches[number].start()
+
+
+def outlive_launcher() -> None:
+    """Let the launcher end without a SIGTERM: this process ends by itself, as a signal has reached both."""
+    _watches.pop(os.getpid(), None)
 
 
 def _watch(launcher: psutil.Process) -> None:
     # A parent that nobody waits for stays in the table of processes; Windows does not change the parent's number.
     while os.getppid() == launcher.pid and launcher.is_running():
         time.sleep(SECONDS_BETWEEN_LOOKS)
+    if _watches.get(os.getpid()) is not threading.current_thread():
+        return
     from .console import say
 
     say("The launcher of this process has ended, so the run ends, too.")

@@ -4,7 +4,7 @@ import signal
 import threading
 from typing import Any
 
-from .launcher import end_with_launcher
+from .launcher import end_with_launcher, outlive_launcher
 
 # Ctrl-C; the end of a machine; SLURM, ahead of time; a closed terminal. Not every system has all of them.
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
@@ -40,6 +40,8 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
-        self._number = self._number or number
+        if not self._number:
+            self._number = number
+            outlive_launcher()  # which would end a run that is saved already, and pushes or says how to resume
         if number == signal.SIGINT:
             signal.signal(number, self._before[number])

@@ -20,10 +20,12 @@ from hf_wgan.algorithm import step as step_module
 from hf_wgan.cli.common import command
 from hf_wgan.training import checkpoint as checkpoint_module
 from hf_wgan.training import run_folder
+from hf_wgan.training.callbacks import CallbackHandler
 from hf_wgan.training.checkpoint import damage
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.utils import files
 from hf_wgan.utils.errors import DeviceMemoryError, DiskError, NotFiniteError
+from hf_wgan.utils.launcher import SECONDS_BETWEEN_LOOKS
 from hf_wgan.utils.signals import STOPPING
 
 STEPS = ["--max_train_steps", "30", "--train_batch_size", "4"]
@@ -59,13 +61,27 @@ class Signalling:
         WGANTrainer.step = signalled
 
 
-def launcher(folder):
-    """Wait for a run as `accelerate launch` does, which ends at a SIGTERM without a word to the run."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def launcher(folder, before=None):
+    """Wait for a run as `accelerate launch` does, which ends at a signal without a word to the run."""
+    os.setpgid(0, 0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     if os.fork() == 0:
         os.environ["TORCHELASTIC_RUN_ID"] = "1"
-        train(folder, [*SMALL, "--max_train_steps", "100000", "--train_batch_size", "4"], 0, 1, None, None)
+        train(folder, [*SMALL, "--max_train_steps", "100000", "--train_batch_size", "4"], 0, 1, None, before)
     signal.pause()
+
+
+def slow_to_end():
+    """Let what follows the last saved file take longer than it takes to see that the launcher has ended."""
+    one_call = CallbackHandler.call
+
+    def slow(handler, event, **arguments):
+        if event == "on_train_end":
+            time.sleep(3 * SECONDS_BETWEEN_LOOKS)
+        one_call(handler, event, **arguments)
+
+    CallbackHandler.call = slow
 
 
 def test_a_run_whose_launcher_is_gone_is_saved(tmp_path):
@@ -78,6 +94,16 @@ def test_a_run_whose_launcher_is_gone_is_saved(tmp_path):
     assert "The launcher of this process has ended" in log(folder)
     until(lambda: (folder / "model_index.json").exists())
     assert not damage(files.checkpoints(folder)[-1])
+
+
+def test_ctrl_c_that_ends_the_launcher_too_lets_the_run_end_in_its_own_time(tmp_path):
+    folder = tmp_path / "run"
+    process = start(launcher, str(folder), slow_to_end)
+    until(lambda: files.checkpoints(folder))
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the launcher and the run alike
+    assert ended([process]) == [-signal.SIGINT]
+    until(lambda: "Interrupted at step" in log(folder))
+    assert "launcher of this process" not in log(folder)
 
 
 def until(condition, seconds=100):
