@@ -110,8 +110,8 @@ class ImageStream:
 class StreamedBatches(Iterator[Batch]):
     """Batches of a stream, shuffled among `shuffle_buffer_size` images, without end.
 
-    Each process takes its own part of the stream. A stream cannot be entered in the middle: setting `position` makes
-    the next batch come after reading that many again.
+    Each process takes its own part of the stream. A stream cannot be entered in the middle: a `position` ahead makes
+    the next batch come after reading up to it, and one behind after reading the stream anew.
 
     Args:
         images: The stream.
@@ -138,23 +138,28 @@ class StreamedBatches(Iterator[Batch]):
         self.random_flip = images.config.random_flip
         self.newest: torch.Tensor | None = None
         """Images of the newest batch, as the networks see them."""
-        self._drawn = 0
-        self._labels: list[np.ndarray] = []
         dataset = split_dataset_by_node(images.stream.dataset, rank=process_index, world_size=num_processes)
-        loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
+        self._loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             _Decoded(images, dataset, seed, process_index),
             batch_size=batch_size,
             num_workers=min(images.config.dataloader_num_workers, dataset.num_shards),
             collate_fn=_collated,
             worker_init_fn=_unsignalled,
             drop_last=True,
+            generator=torch.Generator(),  # or beginning anew would take a number of the step's own
         )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Read the stream from its beginning."""
+        self._drawn = 0
+        self._labels: list[np.ndarray] = []
         try:
             with _signals_held_back(), _deaths_not_raised():
-                self._batches = iter(loader)
+                self._batches = iter(self._loader)
         except OSError as error:
             raise InputError(
-                f"dataloader_num_workers={images.config.dataloader_num_workers}: workers cannot be started "
+                f"dataloader_num_workers={self._loader.num_workers}: workers cannot be started "
                 f"({one_line(error)}); 0 decodes without them"
             ) from error
         # Before PyTorch's own and Python's, which send SIGTERM and wait.
@@ -165,9 +170,9 @@ class StreamedBatches(Iterator[Batch]):
         self.position = num_images // self._images_of_batch
 
     def __next__(self) -> Batch:
-        drawn = self._draw_up_to(self.position + 1)
+        self._read_up_to(self.position)
         # Workers send arrays, through pipes: tensors would go through /dev/shm, which is small in containers.
-        images, labels = drawn
+        images, labels = self._draw()
         if self.random_flip:
             rng = np.random.default_rng([self.seed, self.position, self.process_index])
             images = mirrored(images, rng.random(len(images)) < 0.5)
@@ -184,26 +189,32 @@ class StreamedBatches(Iterator[Batch]):
     @property
     def class_labels(self) -> torch.Tensor | None:
         """Return the labels of the images drawn so far, of the first 100,000 at most; None before there are any."""
-        self._draw_up_to(self.position)
+        self._read_up_to(self.position)
         return torch.from_numpy(np.concatenate(self._labels)) if self._labels else None
 
-    def _draw_up_to(self, position: int) -> Any:
-        """Read batches until `position` of them are drawn, and return the last."""
-        drawn: Any = None
+    def _read_up_to(self, position: int) -> None:
+        """Read on until `position` batches are drawn, from the beginning if more are."""
+        if position < self._drawn:
+            _end_workers(weakref.ref(self._batches))
+            self._begin()
         while self._drawn < position:
-            drawn = self._draw()
-            if isinstance(drawn, Exception):
-                try:
-                    raise drawn
-                finally:
-                    del drawn  # or its traceback would hold it, and the workers, in a circle
-            self._drawn += 1
-            _, labels = drawn
-            if labels is not None and len(self._labels) * len(labels) < LABELS_TO_LOOK_AT:
-                self._labels.append(labels)
-        return drawn
+            self._draw()
 
     def _draw(self) -> Any:
+        """Read the next batch, arrays of images and of labels or None."""
+        drawn = self._next_item()
+        if isinstance(drawn, Exception):
+            try:
+                raise drawn
+            finally:
+                del drawn  # or its traceback would hold it, and the workers, in a circle
+        self._drawn += 1
+        _, labels = drawn
+        if labels is not None and len(self._labels) * len(labels) < LABELS_TO_LOOK_AT:
+            self._labels.append(labels)
+        return drawn
+
+    def _next_item(self) -> Any:
         why = "it has fewer images than a batch: lower train_batch_size"
         if self._drawn:
             why = f"it has ended after {self._drawn} batches: its data has been removed or changed"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import pictures
+from conftest import pictures, tiny_images
 from datasets import Dataset, Features, Image, Value
 
 from hf_wgan import InputError, load_images
-from hf_wgan.data import DataConfig, ImageStream, StreamedBatches, images_of
+from hf_wgan.data import DataConfig, ImageStream, RealBatches, StreamedBatches, images_of
 from hf_wgan.utils.errors import BadImageError
 
 
@@ -71,6 +71,25 @@ def test_class_labels_are_those_drawn_so_far_also_after_the_position_is_set():
     resumed.position = 3
     assert batches.class_labels.tolist() == drawn == resumed.class_labels.tolist()
     assert numbers(batches, 2) == numbers(resumed, 2), "the next batches are the same"
+
+
+@pytest.mark.parametrize("kind", ["set", "stream", "stream of a worker"])
+def test_batches_are_entered_anywhere_forward_and_backward(kind):
+    if kind == "set":
+        batches = RealBatches(tiny_images(24), 6, seed=0)
+    else:
+        images = stream(numbered(24), dataloader_num_workers=int("worker" in kind), random_flip=True)
+        batches = StreamedBatches(images, 6, seed=0)
+    before = torch.get_rng_state()
+    in_turn = [next(batches).images for _ in range(7)]
+    for position in (3, 3, 6, 5, 0, 1):  # after one of each, the next is one further
+        batches.go_to(6 * position)
+        if kind != "set" and position:
+            assert len(batches.class_labels) == 6 * position
+        assert torch.equal(next(batches).images, in_turn[position])
+    assert torch.equal(torch.get_rng_state(), before), "it takes no number of anyone else's"
+    others = multiprocessing.active_children()
+    assert kind == "set" or len(others) <= 1, "the workers of what was read before have ended"
 
 
 @pytest.mark.parametrize("num_shards", [1, 4])

@@ -1,16 +1,19 @@
 """Callbacks, the control object, and the public methods of the trainer."""
 
+import copy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_critic, tiny_generator, tiny_images
+from conftest import pictures, tiny_critic, tiny_generator, tiny_images
+from datasets import Dataset, Features, Image
 from processes import ended, free_port, join, outcome, start
 
 from hf_wgan import InputError, TrainerCallback, TrainerControl, WGANPipeline, WGANTrainer
 from hf_wgan.algorithm.lipschitz import WeightClipping
+from hf_wgan.data import DataConfig, images_of
 from hf_wgan.training import report
 from hf_wgan.training.checkpoint import damage
 from hf_wgan.utils import files
@@ -384,6 +387,19 @@ def test_a_loaded_state_continues_to_the_bit(options, tiny_config, tmp_path):
     for name, network in one.state.networks.items():
         loaded = other.state.networks[name].state_dict()
         assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["images", "stream"])
+def test_an_earlier_state_continues_to_the_bit_in_place(kind, tiny_config):
+    rows = Dataset.from_dict({"image": pictures(24)}, features=Features({"image": Image()}))
+    stream = images_of(rows.to_iterable_dataset(), DataConfig(resolution=8, dataloader_num_workers=0))
+    dataset = tiny_images(channels=3) if kind == "images" else stream
+    run = WGANTrainer(tiny_generator(out_channels=3), tiny_critic(in_channels=3), dataset, tiny_config())
+    run.step()
+    saved = copy.deepcopy(run.state.state_dict())
+    expected = [[float(value) for value in run.step()] for _ in range(3)]
+    run.state.load_state_dict(saved)
+    assert [[float(value) for value in run.step()] for _ in range(3)] == expected
 
 
 def test_numbers_of_numpy_in_a_callbacks_state_are_loaded_again(tiny_config):
