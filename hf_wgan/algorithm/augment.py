@@ -8,6 +8,7 @@ How often images are augmented can follow from how far the critic memorises (Kar
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from ..utils.errors import InputError
 
 Rand = Callable[..., Tensor]
 Operation = Callable[..., Tensor]
-"""Function of images `(N, C, H, W)`, or of images and `rand`, that returns as many."""
+"""Function or module of images `(N, C, H, W)`, or of images and `rand`, an argument by that name, that returns as many.
+"""
 
 
 def color(images: Tensor, rand: Rand) -> Tensor:
@@ -82,18 +84,21 @@ class Augmentation:
             if name not in OPERATIONS:
                 raise InputError(f"augmentation={policy!r}: {name!r} is none of {', '.join(OPERATIONS)}")
         self.operations = [OPERATIONS[name] for name in names]
-        self._take_rand = [len(arguments_of(operation)) > 1 for operation in self.operations]
+        self._bound = [with_rand(operation, self._numbers) for operation in self.operations]
         self.rand, self.probability = rand, probability
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment images `(N, C, H, W)` in [-1, 1]; the result has the same shape and may leave that range."""
-        for operation, takes_rand in zip(self.operations, self._take_rand):
-            augmented = operation(images, self.rand) if takes_rand else operation(images)
+        for operation in self._bound:
+            augmented = operation(images)
             if isinstance(self.probability, float) and self.probability == 1:
                 images = augmented
             else:
                 images = torch.where(_uniform(images, self.rand) < self.probability, augmented, images)
         return images
+
+    def _numbers(self, *size: Any, **options: Any) -> Tensor:
+        return self.rand(*size, **options)  # which may be replaced later
 
 
 class AdaptiveAugmentation(Augmentation):
@@ -162,15 +167,14 @@ class AdaptiveAugmentation(Augmentation):
         self._sums.copy_(state["sums"])
 
 
-def arguments_of(function: Callable[..., Tensor]) -> list[str]:
-    """Return the names of the arguments that a function needs, and `rand` if it takes that."""
+def with_rand(operation: Operation, rand: Rand) -> Callable[[Tensor], Tensor]:
+    """Return an operation as a function of images alone, which passes `rand` on if the operation takes it."""
+    called = operation.forward if isinstance(operation, torch.nn.Module) else operation
     try:
-        parameters = inspect.signature(function).parameters
-    except ValueError:  # a builtin such as torch.sin, which has no signature
-        return ["images"]
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [name for name, value in parameters.items() if value.kind in kinds and value.default is value.empty]
-    return list(dict.fromkeys([*needed, *({"rand"} & parameters.keys())]))
+        takes_rand = "rand" in inspect.signature(called).parameters
+    except ValueError:  # a builtin such as torch.sin has no signature
+        takes_rand = False
+    return partial(operation, rand=rand) if takes_rand else operation
 
 
 def _uniform(images: Tensor, rand: Rand) -> Tensor:

@@ -166,7 +166,8 @@ class WGANStep:
             InputError: It is no tensor like the images, or the generator cannot learn through it.
         """
         augmented = self.augment(images)
-        name = getattr(self.augment, "__name__", type(self.augment).__name__)
+        function = getattr(self.augment, "func", self.augment)  # `rand` may be bound to it
+        name = getattr(function, "__name__", type(function).__name__)
         if not isinstance(augmented, Tensor) or augmented.shape != images.shape or augmented.dtype != images.dtype:
             raise InputError(
                 f"augmentation {name} returns {described(augmented)}: must be images like its input, "

@@ -2,14 +2,13 @@
 
 import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from ..algorithm.augment import AdaptiveAugmentation, Augmentation, arguments_of
+from ..algorithm.augment import AdaptiveAugmentation, Augmentation
 from ..algorithm.latents import LatentPrior, built_prior, prior_name
 from ..algorithm.lipschitz import Constraint, Rand, build_constraint
 from ..utils.console import say_once
@@ -50,8 +49,8 @@ def choose_constraint(config: TrainingConfig, constraint: Constraint | None, ran
 
 def choose_augmentation(
     config: TrainingConfig, augmentation: Callable[..., Tensor] | None, rand: Rand, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """Return the augmentation of a run.
+) -> Callable[..., Tensor]:
+    """Return the augmentation of a run, of images or of images and `rand`.
 
     Args:
         config: The options, which name one.
@@ -83,7 +82,7 @@ def choose_augmentation(
     if isinstance(augmentation, torch.nn.Module):
         augmentation.to(device)
     _share_random_numbers(augmentation, rand)
-    return partial(augmentation, rand=rand) if "rand" in arguments_of(augmentation) else augmentation
+    return augmentation
 
 
 def set_prior(

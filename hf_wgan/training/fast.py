@@ -92,8 +92,9 @@ class FastPaths(NamedTuple):
 
 def _is_of_this_package(part: Any) -> bool:
     """Return whether a network, with all that it consists of, or a function is PyTorch's or of this package."""
-    members = part.modules() if isinstance(part, torch.nn.Module) else [part]
-    return all(member.__module__.partition(".")[0] in ("hf_wgan", "torch") for member in members)
+    members = part.modules() if isinstance(part, torch.nn.Module) else [part, *getattr(part, "operations", ())]
+    modules = (getattr(member, "__module__", None) or type(member).__module__ for member in members)
+    return all(module.partition(".")[0] in ("hf_wgan", "torch") for module in modules)
 
 
 def _uses_tensor_cores(config: TrainingConfig, accelerator: Accelerator) -> bool:

@@ -3,6 +3,7 @@
 Latents, the order of the images and every other random number follow from the seed and the step, and need no state.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -193,10 +194,23 @@ def kept(value: Any, name: str) -> Any:
         return type(value)(kept(item, f"{name}[{number}]") for number, item in enumerate(value))
     if value is None or type(value) in (bool, int, float, str) or isinstance(value, torch.Tensor):
         return value
+    if _is_loaded(value):
+        return value
     raise InputError(
         f"{name} is of type {type(value).__name__}: a checkpoint keeps tensors, numbers, strings, and lists and "
         "dictionaries of them"
     )
+
+
+def _is_loaded(value: Any) -> bool:
+    """Return whether PyTorch loads a value without running code, as it does bytes, complex numbers and its own types."""
+    file = io.BytesIO()
+    try:
+        torch.save(value, file)
+        torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    except Exception:  # whatever the value's own methods raise
+        return False
+    return True
 
 
 def _load_optimizer(optimizer: Any, state: dict[str, Any], name: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 
+from ..algorithm.augment import with_rand
 from ..algorithm.derivatives import FastDerivatives
 from ..algorithm.latents import LatentPrior, latent_sampler, prior_of
 from ..algorithm.lipschitz import Constraint
@@ -128,7 +129,7 @@ class WGANTrainer:
             **self.state.optimizers,
             constraint=constraint,
             sample_latents=latent_sampler(self.generator, self.random.randn, accelerator.device),
-            augment=augmentation,
+            augment=with_rand(augmentation, self.random.rand),
             penalty_interval=config.penalty_interval,
             generator_batch_ratio=config.generator_batch_ratio,
             execution=build_execution(config, accelerator, self.random.begin),

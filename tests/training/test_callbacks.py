@@ -409,6 +409,16 @@ def test_numbers_of_numpy_in_a_callbacks_state_are_loaded_again(tiny_config):
     assert callback.value == 0.5
 
 
+@pytest.mark.parametrize(
+    "value", [b"x", bytearray(b"x"), 1j, torch.Size([2, 3]), torch.float16, torch.device("cpu"), {1: {2}, "a": (None,)}]
+)
+def test_whatever_pytorch_loads_without_code_is_kept(value, tiny_config):
+    trainer(tiny_config(), Remembers(value)).train()
+    callback = Remembers(0)
+    trainer(tiny_config(resume_from_checkpoint="latest", max_train_steps=5), callback).train()
+    assert callback.value == value and type(callback.value) is type(value)
+
+
 def test_a_state_that_no_checkpoint_can_keep_is_one_line_where_it_is_added_and_lost_alone_later(tiny_config, capsys):
     message = r"callback Remembers: its state_dict\(\)\['best'\]\[0\] is of type PosixPath: a checkpoint keeps tensors"
     with pytest.raises(InputError, match=message):

@@ -10,7 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from processes import outcome
 
 from hf_wgan import InputError, RunConfig, WGANPipeline, WGANTrainer
-from hf_wgan.algorithm.augment import OPERATIONS, Augmentation
+from hf_wgan.algorithm.augment import OPERATIONS, Augmentation, with_rand
 from hf_wgan.algorithm.latents import LatentPrior, UniformPrior
 from hf_wgan.algorithm.lipschitz import (
     CONSTRAINTS,
@@ -87,6 +87,35 @@ class Shift(torch.nn.Module):
         return images + self.by
 
 
+class Jitter(torch.nn.Module):
+    """Takes random numbers and has a state."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("size", torch.zeros(()))
+
+    def forward(self, images, *, rand=torch.rand):
+        self.size += 0.01
+        return images + self.size * (rand((len(images), 1, 1, 1), device=images.device, dtype=images.dtype) - 0.5)
+
+
+class Brightness:
+    """As `Jitter`, without being a module."""
+
+    def __init__(self):
+        self.size = 0.0
+
+    def __call__(self, images, rand):
+        self.size += 0.01
+        return images + self.size * rand((len(images), 1, 1, 1), device=images.device, dtype=images.dtype)
+
+    def state_dict(self):
+        return {"size": self.size}
+
+    def load_state_dict(self, state):
+        self.size = state["size"]
+
+
 def trainer(config, **options):
     networks = {"generator": tiny_generator(), "critic": tiny_critic(norm_type="none")} | options
     return WGANTrainer(networks.pop("generator"), networks.pop("critic"), tiny_images(), config, **networks)
@@ -128,7 +157,12 @@ def test_an_augmentation_object_of_ours_is_the_option_to_the_bit(tiny_config, tm
 
 
 @pytest.mark.parametrize(
-    "option", [{}, {"constraint": Adaptive}, {"augmentation": lambda: noise}, {"augmentation": Shift}]
+    "option",
+    [
+        {},
+        {"constraint": Adaptive},
+        *({"augmentation": make} for make in (lambda: noise, Shift, Jitter, Brightness)),
+    ],
 )
 def test_objects_resume_exactly_with_their_state(option, tiny_config, tmp_path):
     def run(name, **more):
@@ -147,6 +181,8 @@ def test_objects_resume_exactly_with_their_state(option, tiny_config, tmp_path):
         assert whole["constraint"].count == parts["constraint"].count == 12
     if option.get("augmentation") is Shift:
         assert whole["augmentation"].seen == parts["augmentation"].seen == 6 * 5
+    if option.get("augmentation") in (Jitter, Brightness):
+        assert float(whole["augmentation"].size) == float(parts["augmentation"].size) > 0
 
 
 @pytest.mark.parametrize(
@@ -256,6 +292,10 @@ WRONG_RESULTS = {
     "nothing as penalty": ({"constraint": Penalty(lambda scores: None)}, "Penalty.penalty returns a NoneType"),
     "nothing": ({"augmentation": lambda images: None}, "augmentation <lambda> returns a NoneType: must be images"),
     "other numbers": ({"augmentation": torch.Tensor.double}, "returns a tensor .* type float64: must be images like"),
+    "nothing, with random numbers": (
+        {"augmentation": lambda images, rand: None},
+        "augmentation <lambda> returns a None",
+    ),
     "other sizes": ({"augmentation": lambda images: images[:, :, 1:]}, r"of shape \(8, 1, 7, 8\) .*: must be images"),
     "no gradient": ({"augmentation": torch.Tensor.detach}, "without a gradient, by which the generator learns"),
     "rounded": ({"augmentation": lambda images: images.detach().round()}, "without a gradient, by which the gen"),
@@ -308,9 +348,26 @@ def test_a_registered_operation_may_need_no_random_numbers(monkeypatch):
         lambda images: images - 0.5,
         lambda images, by=0.5: images - by,
         lambda images, **_: images - 0.5,
+        Shift(-0.5),
     ):
         monkeypatch.setitem(OPERATIONS, "darken", operation)
         assert torch.equal(Augmentation("darken")(images), images - 0.5)
+
+
+@pytest.mark.parametrize(
+    "operation", [noise, partial(noise, rand=torch.rand), lambda images, *, rand: noise(images, rand)]
+)
+def test_whatever_has_an_argument_rand_is_passed_it(operation, monkeypatch):
+    images = torch.zeros(2, 1, 4, 4)
+
+    def rand(size, **options):
+        return torch.full(size, 0.75)
+
+    monkeypatch.setitem(OPERATIONS, "noise", operation)
+    registered = Augmentation("noise")
+    registered.rand = rand
+    assert torch.equal(registered(images), images + 0.1 * 0.25)
+    assert torch.equal(with_rand(operation, rand)(images), images + 0.1 * 0.25)
 
 
 @pytest.mark.parametrize("arguments", [(5,), ("color", torch.rand, 2.0), ("color", torch.rand, -0.1)])

@@ -4,6 +4,7 @@ import importlib
 import math
 import os
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -307,6 +308,11 @@ def test_without_a_gpu_the_run_does_not_begin(tiny_config):
         WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(cuda_graphs=True))
 
 
+def with_an_operation_of_ones_own():
+    with patch.dict(OPERATIONS, darken=lambda images: images - 0.5):
+        return Augmentation("color,darken")
+
+
 def with_a_layer_of_ones_own():
     critic = tiny_critic()
     critic.add_module("own", type("Own", (torch.nn.Identity,), {"__module__": "somewhere"})())
@@ -329,6 +335,9 @@ def with_a_layer_of_ones_own():
         ({"cuda_graphs": True}, {}, Reading(), True),
         ({}, {}, lambda images: images, False),
         ({}, {}, partial(torch.add, other=1), False),
+        ({}, {}, torch.sin, True),
+        ({}, {}, torch.Tensor.double, False),
+        ({}, {}, with_an_operation_of_ones_own(), False),
         ({}, {}, with_a_layer_of_ones_own(), False),
     ],
 )
