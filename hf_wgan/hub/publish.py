@@ -74,6 +74,10 @@ class Push:
 
     def __post_init__(self) -> None:
         check_repo_id("hub_model_id", self.repo_id)
+        for name in ("revision", "commit_message"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                raise InputError(f"{name}={value!r}: must not be empty; leave it out")
         if self.variant not in (None, *VARIANTS):
             raise InputError(f"variant={self.variant!r}: must be {' or '.join(VARIANTS)}")
 

@@ -203,7 +203,7 @@ def kept(value: Any, name: str) -> Any:
 
 
 def _is_loaded(value: Any) -> bool:
-    """Return whether PyTorch loads a value without running code, as it does bytes, complex numbers and its own types."""
+    """Return whether PyTorch loads a value without running code: bytes, complex numbers, types of its own."""
     file = io.BytesIO()
     try:
         torch.save(value, file)

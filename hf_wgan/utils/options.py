@@ -11,6 +11,7 @@ import json
 import math
 import numbers
 import os
+import re
 import types
 import typing
 from collections import Counter
@@ -28,6 +29,10 @@ T = TypeVar("T", bound="Options")
 
 Needs = Mapping[str, Literal[True] | Collection[Any] | Callable[[], Collection[Any]]]
 """Options, and the values of theirs that another option needs."""
+
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+"""Texts for true and false."""
+YAML_BOOLEAN = "tag:yaml.org,2002:bool"
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy, PyTorch and Python all accept."""
@@ -227,23 +232,21 @@ def parsed(field: Field[Any], text: str) -> Any:
         return None
     try:
         if kind is bool:
-            return {"true": True, "false": False}.get(text.lower(), text)
+            return BOOLEANS.get(text.lower(), text)
         return kind(text)
     except ValueError:
         return text
 
 
 def from_file(field: Field[Any], value: Any) -> Any:
-    """Return the value that YAML or JSON stands for, where YAML's own idea of a type differs from the field's.
+    """Return the value that YAML or JSON stands for, where their idea of a type differs from the field's.
 
-    YAML reads `no` as false, `yes` as true, `1e-4` as a text and an unquoted number as a number.
+    YAML reads `1e-4` as a text and an unquoted number as a number.
     """
     kind, _ = kind_of(field)
     if isinstance(value, str):
         return parsed(field, value)
-    if kind is str and isinstance(value, bool):
-        return "yes" if value else "no"
-    if kind is str and isinstance(value, (int, float)):
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     return value
 
@@ -278,11 +281,22 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a mapping with a key twice instead of taking the last."""
+    """YAML's safe loader, which refuses a mapping with a key twice instead of taking the last.
+
+    As in YAML 1.2, `yes`, `no`, `on` and `off` are texts: `mixed_precision: no` and a column `no` mean what they say.
+    """
+
+    yaml_implicit_resolvers: typing.ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != YAML_BOOLEAN]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         _check_unique(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(YAML_BOOLEAN, re.compile("(?i:true|false)$"), list("tTfF"))
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

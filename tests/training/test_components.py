@@ -292,10 +292,7 @@ WRONG_RESULTS = {
     "nothing as penalty": ({"constraint": Penalty(lambda scores: None)}, "Penalty.penalty returns a NoneType"),
     "nothing": ({"augmentation": lambda images: None}, "augmentation <lambda> returns a NoneType: must be images"),
     "other numbers": ({"augmentation": torch.Tensor.double}, "returns a tensor .* type float64: must be images like"),
-    "nothing, with random numbers": (
-        {"augmentation": lambda images, rand: None},
-        "augmentation <lambda> returns a None",
-    ),
+    "nothing, with numbers": ({"augmentation": lambda images, rand: None}, "augmentation <lambda> returns a NoneType"),
     "other sizes": ({"augmentation": lambda images: images[:, :, 1:]}, r"of shape \(8, 1, 7, 8\) .*: must be images"),
     "no gradient": ({"augmentation": torch.Tensor.detach}, "without a gradient, by which the generator learns"),
     "rounded": ({"augmentation": lambda images: images.detach().round()}, "without a gradient, by which the gen"),

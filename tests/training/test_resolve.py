@@ -265,6 +265,20 @@ def test_settings_that_are_no_parts_are_one_line():
         RunConfig(seed=1)
 
 
+@pytest.mark.parametrize("word", ["true", "yes", "on", "No", "False", "OFF"])
+def test_words_of_yaml_are_texts_where_a_text_is_meant_and_true_is_one_only_in_quotes(word, tmp_path):
+    is_true = word in ("true", "yes", "on")
+    (tmp_path / "run.yaml").write_text(f"use_ema: {word}\ndataset_name: x\nlabel_column: '{word}'\n")
+    config = RunConfig.resolve(tmp_path / "run.yaml")
+    assert config.training.use_ema is is_true and config.data.label_column == word
+    (tmp_path / "run.yaml").write_text(f"dataset_name: x\nlabel_column: {word}\n")
+    if word.lower() in ("true", "false"):
+        with pytest.raises(InputError, match=f"label_column={is_true}: must be a text"):
+            RunConfig.resolve(tmp_path / "run.yaml")
+    else:
+        assert RunConfig.resolve(tmp_path / "run.yaml").data.label_column == word
+
+
 def test_yaml_reads_no_and_powers_of_ten_as_they_are_meant(tmp_path):
     (tmp_path / "run.yaml").write_text("mixed_precision: no\ncritic_learning_rate: 1e-4\nlicense: 2024\n")
     training = RunConfig.resolve(tmp_path / "run.yaml").training
