@@ -27,6 +27,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ CPU = "--cpu" in sys.argv
 sys.path.insert(0, str(ROOT / "tests"))  # for the recorder that stands for CUDA graphs on a CPU
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
+PATIENCE = 6 if CPU else 1  # by how much longer a check may take than on a GPU
 NEVER = 10**9
 SIZES = {"dcgan": 8, "mlp": 8, "resnet": 32, "r3gan": 16}
 ADAM = {"optimizer": "adam", "adam_beta1": 0.0, "adam_beta2": 0.9}
@@ -433,12 +435,19 @@ TOGETHER: dict[str, dict[str, Any]] = {
 @check(150)
 def two() -> Iterator[Row]:
     """Two processes: on two GPUs by NCCL, together on one GPU or on a CPU by gloo."""
+    from processes import free_port
+
     folder, several = tempfile.mkdtemp(prefix="hf_wgan-gpu-"), CUDA and torch.cuda.device_count() > 1
     environment = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    environment |= {"MASTER_PORT": "29713", "FOLDER": folder}
+    environment |= {"MASTER_PORT": str(free_port()), "FOLDER": folder}
     command = [sys.executable, __file__, "--run", "one_of_two", *(["--cpu"] if CPU else [])]
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(0 if CUDA and not several else rank)} for rank in range(2)]
     processes = [subprocess.Popen(command, env=environment | rank) for rank in ranks]
+    with suppress(subprocess.TimeoutExpired):  # before this check itself is ended, which would leave them behind
+        for process in processes:
+            process.wait(60 * PATIENCE)
+    for process in processes:
+        process.kill()
     codes = [process.wait() for process in processes]
     how = "NCCL, two GPUs" if several else "gloo, one GPU" if CUDA else "gloo, a CPU"
     if any(codes):
@@ -689,7 +698,7 @@ def compiled() -> Iterator[Row]:
 
 def process(name: str, logs: Path) -> list[Row]:
     """Run a check in a process of its own."""
-    patience = CHECKS[name].limit * (6 if CPU else 1)
+    patience = CHECKS[name].limit * PATIENCE
     words = [sys.executable, __file__, "--run", name, *(["--cpu"] if CPU else [])]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}

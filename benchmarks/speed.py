@@ -18,7 +18,6 @@ import copy
 import dataclasses
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from options import split_options
 from torch import Tensor, nn
@@ -189,6 +189,10 @@ def peak_megabytes(device: torch.device) -> float:
     status = Path("/proc/self/status")
     if status.is_file():  # not getrusage, whose figure begins with that of the process that started this one
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1e3
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource  # which Windows lacks
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 

@@ -28,6 +28,7 @@ ELSEWHERE = {
     ("pipelines/demo.py", "stored"): NEW,
     ("pipelines/demo.py", "interpolation"): "into memory",
     ("pipelines/demo.py", "zipped"): "into memory",
+    ("training/state.py", "_is_loaded"): "into memory",
     ("utils/grids.py", "save_video"): CHECKED,
     ("pipelines/export.py", "_write_onnx"): CHECKED,
     ("pipelines/export.py", "_write_program"): CHECKED,

@@ -24,6 +24,7 @@ from ..pipelines.pipeline_wgan import check_finite
 from ..utils import files
 from ..utils.console import progress_bar
 from ..utils.errors import InputError
+from ..utils.memory import passed
 from .classifier import class_entropy, class_shares
 from .distances import frechet_distance, kernel_distance, sliced_wasserstein_distance, wasserstein_1
 from .features import FeatureExtractor
@@ -225,11 +226,14 @@ def critic_scores(pipeline: WGANPipeline) -> Scores | None:
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.train()
 
+    def scores(images: torch.Tensor, *labels: torch.Tensor) -> torch.Tensor:
+        inputs = normalised(images.to(critic.device)).to(critic.dtype), *(label.to(critic.device) for label in labels)
+        return critic(*inputs).float().cpu()
+
     @torch.no_grad()
     def score(images: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
-        labels = () if class_labels is None else (class_labels.to(critic.device),)
-        labels = labels if critic.config.get("num_classes") else ()
-        return critic(normalised(images.to(critic.device)).to(critic.dtype), *labels).float().cpu()
+        labels = () if class_labels is None or not critic.config.get("num_classes") else (class_labels,)
+        return passed("the critic", scores, images, *labels)
 
     return score
 

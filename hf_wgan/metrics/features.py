@@ -16,8 +16,10 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
+from ..utils.commands import shell_command
 from ..utils.console import say_once
-from ..utils.errors import InputError, one_line
+from ..utils.errors import InputError, is_out_of_memory, memory_error, one_line
+from ..utils.memory import passed
 
 if TYPE_CHECKING:
     from ..data import ImageSet
@@ -47,7 +49,7 @@ class FeatureExtractor:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
         """Compute the features `(N, D)` float32 of images `(N, C, H, W)` uint8."""
-        features = self.network(images)
+        features = passed(f"features {self.name}", self.network, images)
         if features.ndim != 2 or len(features) != len(images):
             raise InputError(
                 f"features {self.name}: returned shape {tuple(features.shape)} for {len(images)} images: must be (N, D)"
@@ -152,19 +154,25 @@ def load_feature_extractor(
 
     Raises:
         InputError: There is no such extractor, or something that it needs is missing.
+        DeviceMemoryError: Memory is used up.
     """
     kind, argument = extractor_kind(name)
     resources = Resources(images, held_out, device, cache_dir)
-    if not kind.is_external:
-        return kind.load(argument, resources)
     try:
         return kind.load(argument, resources)
-    except ImportError as error:
-        raise InputError(f"features={name!r}: requires a library that is not installed ({one_line(error)})") from error
     except InputError:
         raise
     except Exception as error:  # every library raises exceptions of its own
-        raise InputError(f"features={name!r}: cannot be loaded ({one_line(error)})") from error
+        if is_out_of_memory(error):
+            remedy = f"choose others, or train a classifier where there is more: {shell_command('train-classifier')}"
+            raise memory_error(f"loading or training features={name!r}", error, remedy) from error
+        if not kind.is_external:
+            raise
+        if isinstance(error, ImportError):
+            why = f"requires a library that is not installed ({one_line(error)})"
+        else:
+            why = f"cannot be loaded ({one_line(error)})"
+        raise InputError(f"features={name!r}: {why}") from error
 
 
 @register_extractor("auto", "classifier for labelled images, else dinov2 where it can be had, else self-supervised")

@@ -14,7 +14,8 @@ from ..metrics.features import load_feature_extractor
 from ..metrics.names import METRICS
 from ..pipelines import WGANPipeline
 from ..utils import files
-from ..utils.errors import InputError
+from ..utils.commands import shell_command
+from ..utils.errors import InputError, is_out_of_memory, memory_error
 from .config import TrainingConfig
 from .curves import read_metrics
 
@@ -52,19 +53,29 @@ class Evaluations:
                 raise InputError(f"evaluation_{error}" if str(error).startswith("features=") else str(error)) from error
 
     def measure(self, pipeline: WGANPipeline, step: int) -> dict[str, float]:
-        """Return the metrics of a pipeline for `metrics.jsonl`; an empty dictionary except in the main process."""
+        """Return the metrics of a pipeline for `metrics.jsonl`; an empty dictionary except in the main process.
+
+        Raises:
+            DeviceMemoryError: Memory is used up.
+        """
         began, config = time.monotonic(), self.config
         state = PartialState()
-        result = evaluate(
-            pipeline,
-            self.images,
-            self.features,
-            self.held_out,
-            num_images=config.num_evaluation_images,
-            seed=config.seed,
-            cache_dir=self.cache_dir,
-            with_floor=False,
-        )
+        try:
+            result = evaluate(
+                pipeline,
+                self.images,
+                self.features,
+                self.held_out,
+                num_images=config.num_evaluation_images,
+                seed=config.seed,
+                cache_dir=self.cache_dir,
+                with_floor=False,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            remedy = f"leave out evaluation_steps, and evaluate afterwards: {shell_command('evaluate')}"
+            raise memory_error("an evaluation beside the training", error, remedy) from error
         if not state.is_main_process:
             return {}
         self._last = step, result

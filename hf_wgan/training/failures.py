@@ -9,7 +9,15 @@ from accelerate import Accelerator
 
 from ..algorithm.records import StepRecord
 from ..utils.console import say
-from ..utils.errors import DeviceMemoryError, DiskError, InputError, ProcessLostError, is_out_of_memory, one_line
+from ..utils.errors import (
+    DeviceMemoryError,
+    DiskError,
+    InputError,
+    ProcessLostError,
+    is_out_of_memory,
+    memory_error,
+    one_line,
+)
 from .checkpoint import CheckpointWriter, what_is_left, what_to_resume
 from .config import TrainingConfig
 from .fast import has_bf16_arithmetic
@@ -86,7 +94,7 @@ def explained_memory(config: TrainingConfig, accelerator: Accelerator) -> Iterat
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise DeviceMemoryError(_out_of_memory(error, config, accelerator)) from error
+            raise _out_of_memory(error, config, accelerator) from error
         raise
 
 
@@ -94,7 +102,9 @@ def explained(error: Exception, config: TrainingConfig, accelerator: Accelerator
     """Return the error that tells a person what an error of disk, memory or connection means for the run."""
     output_dir = Path(config.output_dir)
     if is_out_of_memory(error):
-        return DeviceMemoryError(_out_of_memory(error, config, accelerator))
+        return _out_of_memory(error, config, accelerator)
+    if isinstance(error, DeviceMemoryError):
+        return DeviceMemoryError(f"{error}; {what_to_resume(output_dir)}")
     if isinstance(error, OSError) and not isinstance(error, DiskError):
         return DiskError(f"{output_dir}: {one_line(error)}; {what_is_left(output_dir)}")
     lost = isinstance(error, RuntimeError) and any(words in str(error) for words in CONNECTION_ERRORS)
@@ -106,7 +116,7 @@ def explained(error: Exception, config: TrainingConfig, accelerator: Accelerator
     return error
 
 
-def _out_of_memory(error: Exception, config: TrainingConfig, accelerator: Accelerator) -> str:
+def _out_of_memory(error: Exception, config: TrainingConfig, accelerator: Accelerator) -> DeviceMemoryError:
     size, parts, precision = (
         config.train_batch_size,
         accelerator.gradient_accumulation_steps,
@@ -118,9 +128,8 @@ def _out_of_memory(error: Exception, config: TrainingConfig, accelerator: Accele
     has_bf16 = precision == "no" and has_bf16_arithmetic(accelerator.device)
     smaller = "--mixed_precision bf16 or smaller networks" if has_bf16 else "smaller networks"
     remedies.append(f"in a new run, {smaller}")
-    cause = one_line(error).split(". ")[0] or type(error).__name__
-    return (
-        f"train_batch_size={size} with gradient_accumulation_steps={parts} and mixed_precision={precision!r} takes "
-        f"more memory than there is ({cause}): use {', or '.join(remedies)}; "
-        f"{what_to_resume(Path(config.output_dir))}"
+    return memory_error(
+        f"train_batch_size={size} with gradient_accumulation_steps={parts} and mixed_precision={precision!r}",
+        error,
+        f"use {', or '.join(remedies)}; {what_to_resume(Path(config.output_dir))}",
     )

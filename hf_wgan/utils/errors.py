@@ -39,7 +39,7 @@ class PushError(RuntimeError):
     """A push to the Hub that failed. The message says why, and the one command that finishes it."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return the message of another library's error on one line, without colours, to be part of a message of ours."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]
 
@@ -58,4 +58,17 @@ OUT_OF_MEMORY = (
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory was used up: on CUDA, which has a type of error for it, on MPS, or on the host."""
     is_torch = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
-    return is_torch or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    is_raw = is_torch or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_raw and not isinstance(error, DeviceMemoryError)
+
+
+def memory_error(what: str, error: BaseException, remedy: str) -> DeviceMemoryError:
+    """Return the error that says what used up the memory, and what needs less.
+
+    Args:
+        what: What was done.
+        error: The error of another library, for which `is_out_of_memory` holds.
+        remedy: What to do, as a command to the reader.
+    """
+    cause = one_line(error).split(". ")[0] or type(error).__name__
+    return DeviceMemoryError(f"{what} takes more memory than there is ({cause}): {remedy}")

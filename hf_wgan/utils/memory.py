@@ -1,8 +1,14 @@
-"""Memory that a training step frees and asks for again a moment later."""
+"""Memory that a training step frees and asks for again a moment later, and passes through networks that it ends."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import torch
+from accelerate.utils.memory import clear_device_cache
+from torch import Tensor
+
+from .errors import is_out_of_memory, memory_error
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 KEPT = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1}
@@ -29,3 +35,30 @@ def kept_memory() -> Iterator[bool]:
             for what, value in AFTERWARDS.items():
                 libc.mallopt(what, value)
             libc.malloc_trim(0)
+
+
+def passed(what: str, network: Callable[..., Tensor], images: Tensor, *others: Tensor) -> Tensor:
+    """Pass images through a network, in halves wherever memory is used up for all of them at once.
+
+    Args:
+        what: What the network is, for the message.
+        network: Returns a tensor with one entry for each image.
+        images: `(N, C, H, W)`.
+        others: Its other inputs, each with one entry for each image.
+
+    Raises:
+        DeviceMemoryError: Memory is used up for a single image.
+    """
+    try:
+        return network(images, *others)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(images) == 1:
+            image = "×".join(map(str, images.shape[1:]))
+            raise memory_error(
+                f"{what}, for even one image of {image},", error, "use a device with more memory"
+            ) from error
+    clear_device_cache(garbage_collection=True)
+    halves = zip(*(inputs.chunk(2) for inputs in (images, *others)))
+    return torch.cat([passed(what, network, *half) for half in halves])

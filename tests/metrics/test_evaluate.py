@@ -145,6 +145,18 @@ def test_batches_of_any_size_give_the_same_figures(measured):
     assert small == pytest.approx(whole, rel=1e-4, abs=1e-6)
 
 
+def test_figures_are_the_same_where_memory_is_used_up_by_a_whole_batch(measured, classifier):
+    def network(images):
+        if len(images) > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return classifier.network(images)
+
+    images = shapes(600, seed=2).images
+    limited = measured(images, features=dataclasses.replace(classifier, network=network)).metrics
+    whole = measured(images).metrics
+    assert limited == pytest.approx(whole, rel=1e-4, abs=1e-6)
+
+
 def test_without_held_out_images_samples_are_compared_with_training_images(training, classifier, tmp_path):
     result = evaluate(ReplayPipeline(shapes(900, 2).images), training, classifier, cache_dir=tmp_path)
     assert result.settings["compared_with"] == "training images of images"

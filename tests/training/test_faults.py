@@ -18,6 +18,7 @@ from processes import SMALL, ended, outcome, start, start_run, train
 from hf_wgan import InputError, WGANTrainer
 from hf_wgan.algorithm import step as step_module
 from hf_wgan.cli.common import command
+from hf_wgan.metrics.features import EXTRACTORS, FeatureExtractor
 from hf_wgan.training import checkpoint as checkpoint_module
 from hf_wgan.training import run_folder
 from hf_wgan.training.callbacks import CallbackHandler
@@ -300,6 +301,37 @@ def test_memory_that_is_used_up_before_the_first_step_names_them_too(place, tiny
     monkeypatch.setattr(f"{target}.{place}", lambda *args, **options: raises(OUT_OF_MEMORY[0])())
     with pytest.raises(DeviceMemoryError, match=r"^train_batch_size=8 with .*: use --train_batch_size 4 "):
         trainer(tiny_config(use_ema=True))
+
+
+def with_extractor(monkeypatch, **changes):
+    monkeypatch.setitem(EXTRACTORS, "pixels", EXTRACTORS["pixels"]._replace(**changes))
+
+
+USING_UP = {
+    "an evaluation beside the training takes .*: leave out evaluation_steps, and evaluate": lambda patch, fail: (
+        patch.setattr("hf_wgan.training.evaluation.evaluate", fail)
+    ),
+    "features mine, for even one image of 1×8×8, takes more": lambda patch, fail: with_extractor(
+        patch, load=lambda *_: FeatureExtractor("mine", "", "", fail)
+    ),
+    "loading or training features='pixels' takes more .*: choose others": lambda patch, fail: with_extractor(
+        patch, load=fail
+    ),
+    "loading or training features='pixels' takes .* ": lambda patch, fail: with_extractor(
+        patch, load=fail, is_external=True
+    ),
+}
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+@pytest.mark.parametrize("message", USING_UP)
+def test_memory_that_an_evaluation_uses_up_does_not_blame_the_training(message, error, tiny_config, monkeypatch):
+    USING_UP[message](monkeypatch, lambda *args, **options: raises(error)())
+    options = {"evaluation_features": "pixels", "num_evaluation_images": 20}
+    with pytest.raises(DeviceMemoryError, match=f"^{message}") as caught:
+        trainer(tiny_config(evaluation_steps=4, **options)).train()
+    assert "train_batch_size" not in str(caught.value) and "\n" not in str(caught.value)
+    assert "loading" in message or "checkpoint-000002 is whole" in str(caught.value)
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)

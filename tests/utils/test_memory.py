@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from hf_wgan.utils.memory import kept_memory
+from hf_wgan.utils.errors import DeviceMemoryError
+from hf_wgan.utils.memory import kept_memory, passed
 
 FAULTS = """
 import numpy as np
@@ -53,3 +55,34 @@ def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", missing)
     with kept_memory() as kept:
         assert not kept
+
+
+class Limited:
+    """A network for which memory is used up by more than some images."""
+
+    def __init__(self, most):
+        self.most, self.sizes = most, []
+
+    def __call__(self, images, labels):
+        self.sizes.append(len(images))
+        if len(images) > self.most:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"
+            )
+        return images.flatten(1).sum(1) + labels
+
+
+def test_images_pass_in_halves_where_memory_is_used_up_for_all_at_once():
+    images, labels, network = torch.rand(7, 3, 4, 4), torch.arange(7), Limited(2)
+    assert torch.equal(passed("a network", network, images, labels), images.flatten(1).sum(1) + labels)
+    assert network.sizes == [7, 4, 2, 2, 3, 2, 1]
+
+
+def test_memory_that_is_used_up_by_one_image_is_named():
+    with pytest.raises(DeviceMemoryError, match=r"^a network, for even one image of 3×4×4, takes more memory .*: use"):
+        passed("a network", Limited(0), torch.rand(2, 3, 4, 4), torch.arange(2))
+
+
+def test_other_errors_are_not_tried_again():
+    with pytest.raises(RuntimeError, match="must match"):
+        passed("a network", Limited(9), torch.rand(2, 3, 4, 4), torch.arange(3))
