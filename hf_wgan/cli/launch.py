@@ -187,12 +187,10 @@ def command_line() -> str:
     words = ["python", *_program(), *sys.argv[1:]]
     if sys.argv[0].startswith("hf-wgan "):  # as `main` names the program
         words = [*program(), *sys.argv[0].split()[1:], *sys.argv[1:]]
-    for process in psutil.Process().parents():
-        if launched := _words_after_launch(process):
-            words = ["accelerate", "launch", *launched]
-            break
-        if run := _words_after_uv(process):
-            words = ["uv", *run]
+    parents = psutil.Process().parents()
+    for launcher, words_after in LAUNCHERS.items():
+        if launched := next(filter(None, map(words_after, parents)), None):
+            words = [*launcher.split(), *launched]
             break
     return shlex.join(without_credentials(words))
 
@@ -311,6 +309,18 @@ def _words_after_uv(process: psutil.Process) -> list[str] | None:
     """Return what follows `uv` on the command line of `uv run`; None if it is something else."""
     words = _words(process)
     return words[1:] if words and os.path.basename(words[0]) == "uv" and "run" in words else None
+
+
+def _words_after_torchrun(process: psutil.Process) -> list[str] | None:
+    """Return what follows `torchrun` on a process's command line; None if it is something else."""
+    words = _words(process)
+    at = next((at for at, word in enumerate(words) if os.path.basename(word) in TORCHRUN), None)
+    return None if at is None else words[at + 1 :]
+
+
+LAUNCHERS = {"accelerate launch": _words_after_launch, "uv": _words_after_uv, "torchrun": _words_after_torchrun}
+TORCHRUN = ("torchrun", "torch.distributed.run")
+"""Its names, as a command and as a module."""
 
 
 def _words(process: psutil.Process) -> list[str]:

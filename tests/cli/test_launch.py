@@ -214,6 +214,11 @@ def test_everything_else_is_left_alone(line, environment, beside_accelerate):
         ),
         ("/bin/uv run --with . train.py --hub_token hf_x --seed 1", "uv run --with . train.py --seed 1"),
         (
+            "/bin/python /bin/torchrun --nproc_per_node 2 train.py --hub_token hf_x",
+            "torchrun --nproc_per_node 2 train.py",
+        ),
+        ("python -m torch.distributed.run --nnodes 2 -m x.train", "torchrun --nnodes 2 -m x.train"),
+        (
             "uv run --with hf_wgan@git+https://user:TOKEN@example.org/x train.py",
             "uv run --with hf_wgan@git+https://example.org/x train.py",
         ),

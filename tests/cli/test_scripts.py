@@ -101,27 +101,12 @@ def test_two_processes_train_together_and_leave_one_set_of_files(tmp_path):
 def test_two_processes_start_from_the_hub_and_push_to_it_once(tmp_path, model):
     with hub() as server, server.online("hf_me", tmp_path / "cache"):
         push_folder(Path(model), Push("me/older"))
-        command = [
-            *ACCELERATE,
-            "--cpu",
-            "--num_processes",
-            "2",
-            "--main_process_port",
-            "29519",
-            SCRIPTS / "train_wgan.py",
-        ]
-        command += [
-            "--pretrained_model_name_or_path",
-            "me/older",
-            "--train_batch_size",
-            "8",
-            "--max_train_steps",
-            "1",
-            "--n_critic",
-            "1",
-        ]
+        launch = ["--standalone", "--nproc_per_node", "2", SCRIPTS / "train_wgan.py"]
+        options = "--pretrained_model_name_or_path me/older --train_batch_size 8 --max_train_steps 1 --n_critic 1"
+        command = [sys.executable, "-m", "torch.distributed.run", *launch, *options.split()]
         command += ["--push_to_hub", "--hub_model_id", "me/newer", "--hub_token", "hf_me", "--license", "mit"]
-        result = run([*command, "--output_dir", tmp_path / "run"], env=server.environment())
+        environment = {**server.environment(), "ACCELERATE_USE_CPU": "true"}
+        result = run([*command, "--output_dir", tmp_path / "run"], env=environment)
         assert result.returncode == 0, result.stderr
         requests = server.requests[server.requests.index("POST /api/repos/create", 1) :]
         assert requests.count("POST /api/repos/create") == 2, "the main process's, at the start and at the end"
@@ -129,7 +114,7 @@ def test_two_processes_start_from_the_hub_and_push_to_it_once(tmp_path, model):
         record = json.loads(server.files("me/newer")["training_config.json"])
         card = ModelCard(server.files("me/newer")["README.md"].decode())
     assert record["machine"]["num_processes"] == 2
-    assert record["command"].startswith("accelerate launch --cpu --num_processes 2 --main_process_port 29519 ")
+    assert record["command"].startswith("torchrun --standalone --nproc_per_node 2 ")
     assert "me/older" in record["command"] and "hf_me" not in record["command"]
     assert record["base_model"] == card.data.base_model == "me/older"
     assert card.data.license == "mit"
