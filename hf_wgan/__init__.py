@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # isort: off
-from .utils import launcher  # noqa: F401  # first, as it looks at the process that started this one
+from .utils import program  # noqa: F401  # first, for Ctrl-C while the others are imported
+from .utils import launcher  # noqa: F401  # then, as it looks at the process that started this one
 # isort: on
 
 from diffusers.pipelines import pipeline_loading_utils

@@ -209,6 +209,8 @@ def load_pipeline(model: str, options: ModelOptions | None = None, **others: Any
         InputError: The model cannot be loaded, or an option has no effect on it.
     """
     options = options or ModelOptions()
+    if not model.strip():
+        raise InputError(f"model={model!r}: must not be empty; name a folder, or a model on the Hub")
     if is_checkpoint(Path(model)):
         from ..training.checkpoint import pipeline_of
 

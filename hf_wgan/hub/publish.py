@@ -238,12 +238,13 @@ def check_pipeline_folder(folder: Path) -> None:
     """Check whether a folder can be pushed.
 
     Raises:
-        InputError: It holds no complete pipeline, or links to files elsewhere.
+        InputError: It holds no complete pipeline, a damaged one, or links to files elsewhere.
     """
     if not (folder / files.INDEX).is_file():
         raise InputError(f"{str(folder)!r} holds no pipeline: there is no {files.INDEX} in it")
     if not (folder / "generator" / weights_name()).is_file():
         raise InputError(f"{str(folder)!r} holds no complete pipeline: generator/{weights_name()} is missing")
+    files.read_mapping(folder / files.INDEX)
     files_that_belong(folder)
 
 
@@ -277,9 +278,7 @@ def pipeline_code(folder: Path) -> dict[str, bytes]:
 
 def imports_of(folder: Path) -> list[str]:
     """Return the options `--import` that a command needs for the pipeline of a folder."""
-    with suppress(ValueError):  # a damaged index, which the push then names
-        return import_options(json.loads((folder / files.INDEX).read_text(encoding="utf-8")))
-    return []
+    return import_options(files.read_mapping(folder / files.INDEX))
 
 
 def _make_repository(api: HfApi, push: Push) -> str:

@@ -47,6 +47,8 @@ def convert_original(generator_weights: Path, config: Path, critic_weights: Path
     Raises:
         InputError: A file is missing, is something else, or does not fit the others.
     """
+    with _named(generator_weights):
+        pass  # which is there; the other file's name may follow from this one's
     with _named(config):
         settings = _read_config(config)
         with torch.device("meta"):  # no memory before the weights are known to fit

@@ -31,6 +31,8 @@ def load_pipeline(model: str, **options: Any) -> WGANPipeline:
         if Path(model).is_dir() and not (Path(model) / files.INDEX).is_file():
             raise InputError(f"{model!r} holds no pipeline: there is no {files.INDEX} in it") from error
         reason = one_line(error.__cause__ if isinstance(error.__cause__, OSError) else error)
+        if Path(model).is_dir():
+            raise InputError(f"{model!r}: the pipeline in it cannot be loaded ({reason})") from error
         raise InputError(
             f"{model!r} is neither a pipeline folder nor a model that can be loaded from the Hub ({reason})"
         ) from error

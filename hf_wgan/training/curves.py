@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..utils import files
-from ..utils.errors import InputError
+from ..utils.errors import InputError, one_line
 from .config import TrainingConfig
 
 LABELS = {
@@ -45,10 +45,21 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     """Return the rows of a run's `metrics.jsonl`; none if there is no such file.
 
     The last line is left out if a killed process wrote only a part of it.
+
+    Raises:
+        InputError: A line before it is damaged.
     """
     path = output_dir / files.METRICS
-    whole = path.read_text().rpartition("\n")[0] if path.is_file() else ""
-    return [json.loads(line) for line in whole.splitlines()]
+    whole = path.read_bytes().rpartition(b"\n")[0] if path.is_file() else b""
+    rows = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            row["step"] + row["seconds"]  # whatever the others are
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: line {number} is damaged ({one_line(error)}); remove it") from error
+        rows.append(row)
+    return rows
 
 
 def can_plot() -> bool:
@@ -211,12 +222,15 @@ def _settings(folder: Path) -> dict[str, Any]:
     path = folder / files.CONFIG
     if not path.is_file():
         return {}
-    config = json.loads(path.read_text())
+    config = files.read_mapping(path)
     matters = {field.name for field in fields(TrainingConfig) if field.metadata["matters"]}
-    settings = {name: value for name, value in config["training"].items() if name in matters}
-    for part in ("generator", "critic", "constraint", "augmentation"):
-        settings |= {f"{part} {name}": value for name, value in config.get(part, {}).items()}
-    return settings | {"data": config["dataset"]["name"], "mixed_precision": config["machine"]["mixed_precision"]}
+    try:
+        settings = {name: value for name, value in config["training"].items() if name in matters}
+        for part in ("generator", "critic", "constraint", "augmentation"):
+            settings |= {f"{part} {name}": value for name, value in config.get(part, {}).items()}
+        return settings | {"data": config["dataset"]["name"], "mixed_precision": config["machine"]["mixed_precision"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is damaged: it is not what a run records") from error
 
 
 def _differences(settings: list[dict[str, Any]]) -> list[list[str]]:

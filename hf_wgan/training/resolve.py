@@ -153,8 +153,8 @@ class RunConfig:
             where = "config" if isinstance(config, Mapping) else f"config={os.fspath(config)!r}"
             layers.insert(0, _file_options(content, where))
             if _is_record(content):
-                num_processes = _part(_part(content, "machine"), "num_processes", int, 1)
-                _check_imports(_part(content, "imports", list, []), where)
+                num_processes = _num_processes(_part(content, "machine"))
+                _check_imports(_names(content, "imports"), where)
         _check_names(options, "options")
         return replace(cls._of_layers(layers), num_processes=num_processes)
 
@@ -307,7 +307,7 @@ def _check_imports(names: Sequence[str], where: str) -> None:
 
 
 def _is_record(content: Mapping[str, Any]) -> bool:
-    return {"training", "dataset", "versions"} <= content.keys()
+    return {"training", "dataset"} <= content.keys() and not content.keys().isdisjoint(("versions", "machine"))
 
 
 def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,19 +328,25 @@ def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(
                 f"config: this run was given {name} in Python, which its record cannot repeat; repeat its own script"
             )
-    if callbacks := _part(record, "callbacks", list, []):
+    if misplaced := sorted(record.keys() & FIELDS.keys() - {"preset", *INSTEAD_OF, "networks"}):
+        raise InputError(
+            f"config: {', '.join(misplaced)}: the record of a run has its options in training, networks and "
+            "dataset.config; change them there, or beside --config"
+        )
+    if callbacks := _names(record, "callbacks"):
         say_once(f"config: the recorded run had callbacks of its own, which this one has not: {', '.join(callbacks)}.")
     values = {**_part(dataset, "config"), **_part(record, "networks"), **training}
     _check_names(values, "config: the record of a run")
     if record.get("preset"):
         values["preset"] = record["preset"]
     values["mixed_precision"] = machine.get("mixed_precision")
+    values = {name: from_file(FIELDS[name], value) for name, value in values.items()}
     if values.get("num_clusters"):
         values.pop("class_conditional", None)  # which a run with clusters records as on
     return {name: value for name, value in values.items() if _is_repeated(name)}
 
 
-def _part(record: Mapping[str, Any], name: str, kind: type = Mapping, default: Any = None) -> Any:
+def _part(record: Mapping[str, Any], name: str, kind: Any = Mapping, default: Any = None) -> Any:
     """Return a part of a record.
 
     Raises:
@@ -350,6 +356,22 @@ def _part(record: Mapping[str, Any], name: str, kind: type = Mapping, default: A
     if not isinstance(part, kind):
         raise InputError(f"config: the record of the run is damaged: {name} is {part!r}")
     return part
+
+
+def _names(record: Mapping[str, Any], name: str) -> list[str]:
+    """Return a part of a record that is a list of names; none if it has no such part."""
+    names = _part(record, name, list, [])
+    for entry in names:
+        _part({name: entry}, name, str)
+    return names
+
+
+def _num_processes(machine: Mapping[str, Any]) -> int:
+    """Return the number of processes of a recorded run."""
+    number = str(_part(machine, "num_processes", (int, str), 1))  # a text in YAML
+    if not number.isdecimal() or int(number) == 0:
+        raise InputError(f"config: the record of the run is damaged: num_processes is {machine['num_processes']!r}")
+    return int(number)
 
 
 def _is_repeated(name: str) -> bool:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -34,6 +35,21 @@ SAVING = ".saving-*"
 CHECKPOINTS = "checkpoint-*"
 MANIFEST = "manifest.json"
 CARRIED_CODE = "hf_wgan_*.py"
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping.
+
+    Raises:
+        InputError: It is damaged. The message names it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also where it is not UTF-8
+        raise InputError(f"{path}: is damaged ({one_line(error)})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is damaged: it holds no mapping")
+    return content
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -85,7 +101,7 @@ def replacing(path: Path, is_flushed: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     temporary.unlink(missing_ok=True)  # a link, or what an earlier process left
     try:
-        with _disk_errors(path):
+        with _disk_errors(path, temporary):
             yield temporary
         if is_flushed:
             flush(temporary)
@@ -141,12 +157,12 @@ def _remove_other_shards(weights: Path, saved: Collection[str]) -> None:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Turn what libraries raise where a disk is full into an OSError that names the file."""
+def _disk_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turn what libraries raise where a disk is full into an OSError that names the file, and not a temporary one."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        if error.errno is not None and error.filename in (None, str(temporary), temporary):
             error.filename = str(path)
         raise
     except Exception as error:

@@ -48,7 +48,7 @@ HINTS |= {
         "num_cpu_threads_per_process",
     )
 }
-HINTS |= {name: f"--{name} is for the command line: hf-wgan train --{name}" for name in ("dry_run", "import")}
+HINTS |= {name: f"--{name} is for the command line: hf-wgan train --{name}" for name in ("dry_run", "import", "config")}
 
 WITHOUT_LAUNCH = dict.fromkeys(
     ("device", "cpu", "gpu_ids", "use_cpu", "cuda", "use_cuda", "no_cuda"),
@@ -73,7 +73,8 @@ OTHER_NAMES = {
     "adam_beta2": ("beta2",),
     "adam_weight_decay": ("weight_decay",),
     "adam_epsilon": ("eps",),
-    "lr_warmup_steps": ("warmup_steps",),
+    "lr_warmup_steps": ("warmup_steps", "warmup_ratio"),
+    "checkpoints_total_limit": ("save_total_limit",),
     "checkpointing_steps": ("save_steps",),
     "evaluation_steps": ("eval_steps",),
     "logging_steps": ("log_interval",),

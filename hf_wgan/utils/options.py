@@ -12,6 +12,7 @@ import math
 import numbers
 import os
 import re
+import sys
 import types
 import typing
 from collections import Counter
@@ -32,6 +33,7 @@ Needs = Mapping[str, Literal[True] | Collection[Any] | Callable[[], Collection[A
 
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 """Texts for true and false."""
+YAML_TAGS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 YAML_BOOLEAN = "tag:yaml.org,2002:bool"
 
 MAX_SEED = 2**32 - 1
@@ -212,6 +214,8 @@ def checked(field: Field[Any], value: Any) -> Any:
         return None
     converted = _converted(kind, value)
     if isinstance(converted, str):
+        if converted.startswith("~/"):  # which a shell does not replace everywhere, and a file never
+            converted = os.path.expanduser(converted)
         if not converted.strip() and (converted or field.default != ""):
             raise InputError(f"{field.name}={value!r}: must not be empty" + ("; leave it out" if optional else ""))
         if set(converted) & ({"\0"} if field.metadata["several_lines"] else {"\0", "\n", "\r"}):
@@ -239,14 +243,21 @@ def parsed(field: Field[Any], text: str) -> Any:
 
 
 def from_file(field: Field[Any], value: Any) -> Any:
-    """Return the value that YAML or JSON stands for, where their idea of a type differs from the field's.
+    """Return the value that YAML or JSON stands for: of YAML's texts what they would be on a command line.
 
-    YAML reads `1e-4` as a text and an unquoted number as a number.
+    Raises:
+        InputError: It is of no type that an option has.
     """
-    kind, _ = kind_of(field)
+    kind, optional = kind_of(field)
     if isinstance(value, str):
         return parsed(field, value)
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if value is None and not optional:
+        raise InputError(f"{field.name}: has no value; leave it out, or put a text that begins with # in quotes")
+    if isinstance(value, (list, tuple)) and kind is str:
+        raise InputError(f"{field.name}={value!r}: must be one text, such as {','.join(map(str, value))!r}")
+    if kind is str and isinstance(value, bool):
+        raise InputError(f"{field.name}={value!r}: must be a text; put it in quotes")
+    if kind is str and isinstance(value, (int, float)):
         return str(value)
     return value
 
@@ -263,12 +274,11 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: The file cannot be read, or holds something else.
     """
+    if not os.fspath(path):
+        raise InputError("config='': must not be empty; name a file")
     try:
         text = Path(path).read_text(encoding="utf-8")
-        if Path(path).suffix == ".json":
-            content = json.loads(text, object_pairs_hook=_mapping)
-        else:
-            content = yaml.load(text, _Loader)
+        content = _json_or_yaml(text, is_json=Path(path).suffix.lower() == ".json")
     except OSError as error:
         raise InputError(f"config={str(path)!r}: cannot be read ({error.strerror or one_line(error)})") from error
     except (ValueError, yaml.YAMLError) as error:
@@ -280,14 +290,25 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
+def _json_or_yaml(text: str, is_json: bool) -> Any:
+    if is_json or text.lstrip().startswith("{"):  # which may also begin a mapping of YAML
+        try:
+            return json.loads(text, object_pairs_hook=_mapping)
+        except json.JSONDecodeError:
+            if is_json:
+                raise
+    return yaml.load(text, _Loader)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which refuses a mapping with a key twice instead of taking the last.
 
-    As in YAML 1.2, `yes`, `no`, `on` and `off` are texts: `mixed_precision: no` and a column `no` mean what they say.
+    Of plain words it takes `true` and `false` for what they are, and nothing for none; all others stay texts, which
+    mean what they do on a command line: YAML 1.1 takes `no` for false, `010` for 8, `1:30` for 90.
     """
 
     yaml_implicit_resolvers: typing.ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != YAML_BOOLEAN]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in YAML_TAGS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -426,7 +447,7 @@ class OptionParser(argparse.ArgumentParser):
         Raises:
             InputError: A value is not what the option takes.
         """
-        namespace, unknown = self.parse_known_args(args)
+        namespace, unknown = self.parse_known_args(self._joined(sys.argv[1:] if args is None else args))
         values = vars(namespace)
         texts = {name: values.pop(name) for name in list(values) if name in self._fields}
         options = {
@@ -435,6 +456,33 @@ class OptionParser(argparse.ArgumentParser):
         }
         return Parsed(options, values, self.option_classes), unknown
 
+    def _joined(self, words: Sequence[str]) -> list[str]:
+        """Return the words as argparse takes them: values that begin with a dash, and of flags that are true or false.
+
+        `--value_range -1,3` becomes `--value_range=-1,3`, and `--use_ema=false` becomes `--no-use_ema`.
+        """
+
+        def flag(name: str, is_true: bool) -> str:
+            return "--" + ("" if is_true else "no-") + name
+
+        joined: list[str] = []
+        flags = {name for name, field in self._fields.items() if kind_of(field)[0] is bool}
+        options = {name for action in self._actions for name in action.option_strings}
+        has_positional = any(not action.option_strings for action in self._actions)
+        booleans = ("true", "false") if has_positional else BOOLEANS  # the others may be a model or a file there
+        for word in words:
+            name, is_value, value = word.removeprefix("--").partition("=")
+            before = joined[-1].removeprefix("--") if joined else ""
+            if word.startswith("--") and is_value and name in flags and value.lower() in BOOLEANS:
+                joined.append(flag(name, BOOLEANS[value.lower()]))
+            elif before in flags and joined[-1].startswith("--") and word.lower() in booleans:
+                joined[-1] = flag(before, BOOLEANS[word.lower()])
+            elif re.match("-[^-]", word) and word not in options and before in self._fields.keys() - flags:
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
+
     def parse_options(self, args: Sequence[str] | None = None) -> list[Any]:
         """Return one instance of each dataclass, in the order of the constructor."""
         return self.parse(args).configs
@@ -442,7 +490,10 @@ class OptionParser(argparse.ArgumentParser):
     def _unknown(self, words: list[str]) -> str:
         options = [word.partition("=")[0].lstrip("-") for word in words if word.startswith("-")]
         known = [name.lstrip("-") for action in self._actions for name in action.option_strings]
-        said = (nearest(name.replace("-", "_"), known, self.hints) for name in options)
+        said = (
+            f"did you mean --{spelt}?" if spelt in known else nearest(spelt, known, self.hints)
+            for spelt in (name.replace("-", "_") for name in options)
+        )
         answer = "; ".join(filter(None, said))
         return f"unrecognized arguments: {' '.join(words)}" + (f": {answer}" if answer else "")
 

@@ -279,6 +279,65 @@ def test_words_of_yaml_are_texts_where_a_text_is_meant_and_true_is_one_only_in_q
         assert RunConfig.resolve(tmp_path / "run.yaml").data.label_column == word
 
 
+@pytest.mark.parametrize("name", ["seed", "critic_learning_rate", "max_train_minutes", "output_dir", "license"])
+@pytest.mark.parametrize(
+    "word", ["010", "1_000", "0x10", "1:30", "1.10", "1e3", ".5", ".nan", ".inf", "2024-01-05", "12e03", "+5", "=", "y"]
+)
+def test_a_plain_word_of_yaml_is_what_it_is_on_a_command_line(word, name, tmp_path):
+    def outcome(resolve):
+        try:
+            return resolve().options()[name]
+        except InputError as error:
+            return str(error)
+
+    (tmp_path / "run.yaml").write_text(f"{name}: {word}\n")
+    assert outcome(lambda: RunConfig.resolve(tmp_path / "run.yaml")) == outcome(lambda: by_command_line({name: word}))
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("background: #ffffff", "background: has no value; leave it out, or put a text that begins with # in quotes"),
+        ("output_dir: true", "output_dir=True: must be a text; put it in quotes"),
+        ("augmentation: [color, cutout]", "augmentation=.'color', 'cutout'.: must be one text, such as 'color,cutout'"),
+        ("config: run.yaml", "--config is for the command line: hf-wgan train --config"),
+    ],
+)
+def test_what_a_line_of_a_file_lacks_is_said(line, message, tmp_path):
+    (tmp_path / "run.yaml").write_text(line)
+    with pytest.raises(InputError, match=message):
+        RunConfig.resolve(tmp_path / "run.yaml")
+
+
+def test_a_home_directory_is_meant_by_every_way(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = {"output_dir": "~/run"}
+    for config in (by_command_line(options), by_file(options, tmp_path / "run.yaml"), RunConfig.resolve(**options)):
+        assert config.training.output_dir == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "words, name, value",
+    [
+        ("--use_ema=true", "use_ema", True),
+        ("--use_ema=No", "use_ema", False),
+        ("--use_ema yes", "use_ema", True),
+        ("--use_ema false --seed 3", "use_ema", False),
+        ("--output_dir -dd", "output_dir", "-dd"),
+        ("--train_data_dir x --value_range -1,3", "value_range", "-1,3"),
+    ],
+)
+def test_words_after_an_option_are_its_value(words, name, value):
+    options = OptionParser(*OPTION_CLASSES, hints=HINTS).parse(words.split()).options
+    assert options[name] == value
+
+
+@pytest.mark.parametrize("words", ["--output_dir --seed 3", "--use_ema=maybe", "--use_ema maybe", "--dry-run"])
+def test_other_words_are_not(words):
+    with pytest.raises(InputError):
+        OptionParser(*OPTION_CLASSES, hints=HINTS).parse(words.split())
+
+
 def test_yaml_reads_no_and_powers_of_ten_as_they_are_meant(tmp_path):
     (tmp_path / "run.yaml").write_text("mixed_precision: no\ncritic_learning_rate: 1e-4\nlicense: 2024\n")
     training = RunConfig.resolve(tmp_path / "run.yaml").training
@@ -343,6 +402,15 @@ def test_a_section_that_is_none_is_named(content, message, tmp_path):
 def test_a_damaged_record_is_one_line(part):
     record = {"versions": {}, "machine": {}, "training": {}, "networks": {}, "dataset": {"config": {}}}
     RunConfig.resolve(record)
+    RunConfig.resolve({name: part for name, part in record.items() if name != "versions"})
+    for number in (True, 0, 1.5):
+        with pytest.raises(InputError, match=f"is damaged: num_processes is {number}"):
+            RunConfig.resolve({**record, "machine": {"num_processes": number}})
+    for name in ("imports", "callbacks"):
+        with pytest.raises(InputError, match=f"is damaged: {name} is 3"):
+            RunConfig.resolve({**record, name: [3]})
+    with pytest.raises(InputError, match="config: resolution, seed: the record of a run has its options in training"):
+        RunConfig.resolve({**record, "seed": 5, "resolution": 8})
     entries = {"imports": 3, "callbacks": 3, "constraint": "x", "networks": [1], "dataset": {"config": [1]}}
     for name, value in {**entries, "machine": {"num_processes": "x"}}.items():
         with pytest.raises(InputError, match=r"config: the record of the run is damaged: [a-z_]+ is ") as error:
@@ -493,6 +561,16 @@ def test_a_record_of_several_processes_says_what_repeats_it(tmp_path, capsys):
         capsys.readouterr()
         assert train(["--config", str(record), "--output_dir", str(tmp_path / f"of-{number}")]) == 0
         assert (f"--num_processes {number} repeats it" in capsys.readouterr().err) == is_said
+
+
+@pytest.mark.parametrize("name, dump", [("run.JSON", json.dumps), ("run.yaml", json.dumps), ("run", yaml.safe_dump)])
+def test_a_record_is_read_under_any_name(name, dump, tmp_path):
+    options = {**TINY, "max_train_steps": 1, "num_validation_images": 4, "output_dir": tmp_path / "run"}
+    assert train([f"--{option}={value}" for option, value in options.items()]) == 0
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / name).write_text(dump(record))
+    assert RunConfig.resolve(tmp_path / "copy" / name) == RunConfig.resolve(record)
 
 
 def test_a_run_is_repeated_bit_for_bit_from_its_own_record(tmp_path):
