@@ -472,11 +472,11 @@ class OptionParser(argparse.ArgumentParser):
         booleans = ("true", "false") if has_positional else BOOLEANS  # the others may be a model or a file there
         for word in words:
             name, is_value, value = word.removeprefix("--").partition("=")
-            before = joined[-1].removeprefix("--") if joined else ""
+            before = joined[-1][2:] if joined and joined[-1].startswith("--") else None  # the option, if it is one
             if word.startswith("--") and is_value and name in flags and value.lower() in BOOLEANS:
                 joined.append(flag(name, BOOLEANS[value.lower()]))
-            elif before in flags and joined[-1].startswith("--") and word.lower() in booleans:
-                joined[-1] = flag(before, BOOLEANS[word.lower()])
+            elif before in flags and word.lower() in booleans:
+                joined[-1] = flag(str(before), BOOLEANS[word.lower()])
             elif re.match("-[^-]", word) and word not in options and before in self._fields.keys() - flags:
                 joined[-1] += f"={word}"
             else:

@@ -332,6 +332,14 @@ def test_words_after_an_option_are_its_value(words, name, value):
     assert options[name] == value
 
 
+def test_a_word_that_is_no_option_takes_no_value():
+    parser = OptionParser(*OPTION_CLASSES, hints=HINTS)
+    parser.add_argument("model")
+    assert parser.parse(["use_ema", "--seed", "3"]).others["model"] == "use_ema"
+    with pytest.raises(InputError, match="unrecognized arguments: -x"):
+        parser.parse(["output_dir", "-x"])
+
+
 @pytest.mark.parametrize("words", ["--output_dir --seed 3", "--use_ema=maybe", "--use_ema maybe", "--dry-run"])
 def test_other_words_are_not(words):
     with pytest.raises(InputError):
