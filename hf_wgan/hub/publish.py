@@ -244,8 +244,8 @@ def check_pipeline_folder(folder: Path) -> None:
         raise InputError(f"{str(folder)!r} holds no pipeline: there is no {files.INDEX} in it")
     if not (folder / "generator" / weights_name()).is_file():
         raise InputError(f"{str(folder)!r} holds no complete pipeline: generator/{weights_name()} is missing")
-    files.read_mapping(folder / files.INDEX)
     files_that_belong(folder)
+    files.read_mapping(folder / files.INDEX)
 
 
 def pipeline_code(folder: Path) -> dict[str, bytes]:

@@ -16,7 +16,6 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
-from ..utils.commands import shell_command
 from ..utils.console import say_once
 from ..utils.errors import InputError, is_out_of_memory, memory_error, one_line
 from ..utils.memory import passed
@@ -164,7 +163,7 @@ def load_feature_extractor(
         raise
     except Exception as error:  # every library raises exceptions of its own
         if is_out_of_memory(error):
-            remedy = f"choose others, or train a classifier where there is more: {shell_command('train-classifier')}"
+            remedy = "choose others, or classifier:FOLDER, one that was trained where there is more"
             raise memory_error(f"loading or training features={name!r}", error, remedy) from error
         if not kind.is_external:
             raise

@@ -55,7 +55,7 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             row = json.loads(line)
-            row["step"] + row["seconds"]  # whatever the others are
+            row["step"] + 0  # a number, whatever the others are
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path}: line {number} is damaged ({one_line(error)}); remove it") from error
         rows.append(row)

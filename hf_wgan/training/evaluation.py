@@ -14,7 +14,6 @@ from ..metrics.features import load_feature_extractor
 from ..metrics.names import METRICS
 from ..pipelines import WGANPipeline
 from ..utils import files
-from ..utils.commands import shell_command
 from ..utils.errors import InputError, is_out_of_memory, memory_error
 from .config import TrainingConfig
 from .curves import read_metrics
@@ -74,7 +73,7 @@ class Evaluations:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            remedy = f"leave out evaluation_steps, and evaluate afterwards: {shell_command('evaluate')}"
+            remedy = "leave out evaluation_steps, and evaluate checkpoints afterwards"
             raise memory_error("an evaluation beside the training", error, remedy) from error
         if not state.is_main_process:
             return {}

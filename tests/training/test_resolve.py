@@ -393,7 +393,7 @@ def test_an_empty_text_is_no_value(name):
 
 SECTIONS = {
     "training:\n": "training=None: must be a section",
-    "data: 5\n": "data=5: must be a section",
+    "data: 5\n": "data='5': must be a section",
     "dataset: {resolution: 8}\ntraining: {seed: 2}\n": "no option 'dataset'; dataset is called dataset_name here",
     "seed: 1\ntraining: {seed: 2}\n": "seed: both in a section and outside of it",
 }
