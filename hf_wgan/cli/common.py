@@ -33,7 +33,7 @@ from ..utils.errors import (
     one_line,
 )
 from ..utils.hints import WITHOUT_LAUNCH, called_here
-from ..utils.launcher import number_of
+from ..utils.launcher import drop_empty_variables, number_of
 from ..utils.options import OptionParser, Options, option
 from ..utils.own import is_own_record
 
@@ -71,6 +71,7 @@ def command(function: Command) -> Command:
             with suppress(AttributeError, OSError):  # other objects; a descriptor that has become a pipe meanwhile
                 # A console of Windows lacks characters that texts and file names have.
                 stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        drop_empty_variables()
         try:
             import_modules(sys.argv[1:] if not args or args[0] is None else args[0])
             return function(*args, **kwargs)

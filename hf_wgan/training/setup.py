@@ -18,7 +18,7 @@ from ..metrics.names import MIN_IMAGES
 from ..models.factory import shape_of
 from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
-from ..utils.launcher import number_of
+from ..utils.launcher import drop_empty_variables, number_of
 from ..utils.processes import this_process
 from .agreement import choose_interface
 from .average import AveragedWeights
@@ -44,6 +44,7 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         InputError: The machine does not have the requested precision, trackers or CUDA graphs, or its processes were
             started for something that is not supported.
     """
+    drop_empty_variables()
     for kind in UNSUPPORTED:
         if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):  # which `accelerate launch` sets
             raise InputError(NOT_SUPPORTED.format(kind))
@@ -60,6 +61,8 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     try:
         device = this_process().device
     except ValueError as error:
+        if world_size == 1:
+            raise InputError(f"Accelerate cannot use this environment ({one_line(error)})") from error
         raise InputError(
             f"{world_size} processes were started, which Accelerate cannot connect ({one_line(error)}): set "
             "num_processes instead, or use accelerate launch"

@@ -20,6 +20,7 @@ NUMBERS = {
     "local rank": ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
 }
 """Environment variables of torchrun and of MPI's launchers: the number of processes, and which of them this is."""
+OF_LAUNCHERS = {"MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE"}.union(*NUMBERS.values())
 SECONDS_BETWEEN_LOOKS = 1.0  # at whether the launcher is still there
 
 
@@ -35,6 +36,13 @@ def number_of(what: str, default: int) -> int:
                 raise InputError(f"{name}={text!r} in the environment: must be a whole number")
             return int(text)
     return default
+
+
+def drop_empty_variables() -> None:
+    """Remove empty environment variables of launchers and of Accelerate, which does not take them for unset ones."""
+    for name, value in list(os.environ.items()):
+        if not value.strip() and (name in OF_LAUNCHERS or name.startswith("ACCELERATE_")):
+            del os.environ[name]
 
 
 def _parent() -> tuple[psutil.Process | None, list[str]]:

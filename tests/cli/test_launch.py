@@ -18,7 +18,7 @@ from hf_wgan.cli.launch import LaunchOptions
 from hf_wgan.cli.train import train
 from hf_wgan.utils.console import is_first_process
 from hf_wgan.utils.files import checkpoints
-from hf_wgan.utils.launcher import NUMBERS
+from hf_wgan.utils.launcher import NUMBERS, OF_LAUNCHERS
 
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --num_validation_images 4"
 
@@ -328,6 +328,17 @@ def test_processes_that_mpi_started_and_nobody_connects_are_refused(size, rank, 
     said = capsys.readouterr().err
     assert said.startswith("error: 2 processes were started") and "use accelerate launch" in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*OF_LAUNCHERS, "ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_FSDP"})
+)
+def test_a_run_takes_an_empty_variable_for_an_unset_one(name, tmp_path, monkeypatch):
+    for other in OF_LAUNCHERS:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "")
+    with patch.dict(os.environ):
+        assert train([*TINY.split(), "--max_train_steps", "1", "--output_dir", str(tmp_path / "run")]) == 0
 
 
 def test_an_empty_variable_of_a_launcher_counts_as_none_and_a_wrong_one_is_named(tmp_path, monkeypatch, capsys):
