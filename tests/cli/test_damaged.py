@@ -74,6 +74,7 @@ class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "diffusers":
             os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets programs in the background ignore it
 sys.meta_path.insert(0, Finder())
 sys.argv = ["PROGRAM", "generate", "none"]
 import hf_wgan
