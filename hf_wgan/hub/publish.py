@@ -254,7 +254,7 @@ def pipeline_code(folder: Path) -> dict[str, bytes]:
     Raises:
         InputError: Code of the author's own belongs to the pipeline, and its module is not imported.
     """
-    written = json.loads((folder / files.INDEX).read_text(encoding="utf-8"))
+    written = files.read_mapping(folder / files.INDEX)
     index = without_carried_code(written)
     code = carried_code(index, written)
     own = index.get(SOURCE_MODULES)

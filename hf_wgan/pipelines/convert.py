@@ -47,8 +47,7 @@ def convert_original(generator_weights: Path, config: Path, critic_weights: Path
     Raises:
         InputError: A file is missing, is something else, or does not fit the others.
     """
-    with _named(generator_weights):
-        pass  # which is there; the other file's name may follow from this one's
+    _check_is_there(generator_weights)  # first, as the other file's name may follow from this one's
     with _named(config):
         settings = _read_config(config)
         with torch.device("meta"):  # no memory before the weights are known to fit
@@ -69,11 +68,15 @@ def convert_original(generator_weights: Path, config: Path, critic_weights: Path
     return WGANPipeline(generator, critic)
 
 
+def _check_is_there(path: Path) -> None:
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such file; name the one that the authors' code wrote")
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Put the file's name before the message of an error."""
-    if not Path(path).is_file():
-        raise InputError(f"{path}: there is no such file; name the one that the authors' code wrote")
+    _check_is_there(path)
     try:
         yield
     except InputError as error:
