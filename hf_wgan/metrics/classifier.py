@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -24,6 +25,7 @@ from ..utils.console import duration, say_once
 from ..utils.errors import InputError, one_line
 
 NUM_FEATURES = 64
+LARGEST_SIDE = 64  # pixels, so that training a network for features takes minutes for images of any size
 INFERENCE_BATCH_SIZE = 500
 BATCH_SIZE, LEARNING_RATE, NUM_EPOCHS, MIN_STEPS = 128, 4e-3, 3, 1000
 HELD_OUT_INTERVAL = 10  # without held-out images, every tenth is held out
@@ -45,14 +47,15 @@ class SmallClassifier(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, channels: int, num_classes: int):
         super().__init__()
-        self.features = feature_layers(channels)
+        self.features = FeatureLayers(channels)
         self.scores = nn.Linear(NUM_FEATURES, num_classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute features and class scores.
 
         Args:
-            images: `(N, channels, H, W)` in [-1, 1]; the network is designed for 32×32.
+            images: `(N, channels, H, W)` in [-1, 1]; the network is designed for 32×32, and those above 64×64 are
+                reduced.
 
         Returns:
             Features `(N, 64)`, none of them negative, and class scores `(N, num_classes)`.
@@ -61,13 +64,32 @@ class SmallClassifier(ModelMixin, ConfigMixin):
         return features, self.scores(features)
 
 
-def feature_layers(channels: int) -> nn.Sequential:
-    """Build three convolutions of stride 2 and a hidden layer: from images `(N, channels, H, W)` to `(N, 64)`."""
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in ((channels, 32), (32, 64), (64, 128)):
-        layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), nn.BatchNorm2d(fan_out), nn.ReLU()]
-    hidden = nn.Linear(128 * 4 * 4, NUM_FEATURES)
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), hidden, nn.ReLU())
+class FeatureLayers(nn.Sequential):
+    """Three convolutions of stride 2 and a hidden layer: from images `(N, channels, H, W)` to `(N, 64)`.
+
+    Args:
+        channels: Number of image channels.
+    """
+
+    def __init__(self, channels: int):
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in ((channels, 32), (32, 64), (64, 128)):
+            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), nn.BatchNorm2d(fan_out), nn.ReLU()]
+        hidden = nn.Linear(128 * 4 * 4, NUM_FEATURES)
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), hidden, nn.ReLU())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the features of images, those above 64×64 reduced."""
+        return super().forward(reduced(images))
+
+
+def reduced(images: torch.Tensor) -> torch.Tensor:
+    """Return images `(N, C, H, W)` whose longer side is at most 64 pixels, each the mean of some of theirs."""
+    height, width = images.shape[-2:]
+    if max(height, width) <= LARGEST_SIDE:
+        return images
+    scale = LARGEST_SIDE / max(height, width)
+    return F.adaptive_avg_pool2d(images, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def train_classifier(

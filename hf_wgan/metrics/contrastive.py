@@ -21,9 +21,10 @@ from .classifier import (
     BATCH_SIZE,
     INFERENCE_BATCH_SIZE,
     NUM_FEATURES,
-    feature_layers,
+    FeatureLayers,
     fit,
     load_or_train,
+    reduced,
 )
 
 NUM_STEPS = 1000
@@ -44,7 +45,7 @@ class ContrastiveNetwork(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, channels: int):
         super().__init__()
-        self.features = feature_layers(channels)
+        self.features = FeatureLayers(channels)
         self.projection = nn.Sequential(nn.Linear(NUM_FEATURES, 128), nn.ReLU(), nn.Linear(128, NUM_FEATURES))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -114,6 +115,7 @@ def train_contrastive(
 
 def _similarities(network: nn.Module, images: Tensor, rand: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
     """Return the scaled similarities of all pairs of views `(2N, 2N)`, and for each view the number of its partner."""
+    images = reduced(images)
     projections = network(torch.cat([random_view(images, rand), random_view(images, rand)]))
     similarities = (projections @ projections.t() / TEMPERATURE).fill_diagonal_(-torch.inf)
     return similarities, torch.arange(2 * len(images), device=images.device).roll(len(images))

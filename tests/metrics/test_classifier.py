@@ -11,8 +11,10 @@ from hf_wgan.metrics.classifier import (
     extract,
     load_classifier,
     load_or_train_classifier,
+    reduced,
     train_classifier,
 )
+from hf_wgan.metrics.contrastive import ContrastiveNetwork
 
 
 def squares(num_images, seed, labelled=True):
@@ -99,6 +101,19 @@ def test_images_without_labels_are_refused():
 def test_colour_images_have_features_too():
     network = SmallClassifier(channels=3, num_classes=5).eval()
     assert extract(network, torch.zeros(2, 3, 32, 32))[0].shape == (2, classifier.NUM_FEATURES)
+
+
+@pytest.mark.parametrize(("shape", "seen"), [((64, 64), (64, 64)), ((128, 128), (64, 64)), ((96, 256), (24, 64))])
+@pytest.mark.parametrize("network", [SmallClassifier(3, 5), ContrastiveNetwork(3)], ids=["classifier", "contrastive"])
+def test_large_images_are_reduced(network, shape, seen):
+    sizes = []
+    handle = network.features[0].register_forward_pre_hook(lambda layer, inputs: sizes.append(inputs[0].shape[-2:]))
+    images = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    network.eval()(images)
+    handle.remove()
+    assert sizes == [seen]
+    factor = shape[1] // seen[1]
+    assert torch.allclose(reduced(images), torch.nn.functional.avg_pool2d(images, factor), atol=1e-6)
 
 
 @pytest.mark.parametrize("seconds, said", [(30.0, "is trained first, once: about 63 seconds.\n"), (5.0, "")])
