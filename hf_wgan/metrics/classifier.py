@@ -115,9 +115,10 @@ def train_classifier(
         InputError: The images have no labels, or all the same.
     """
     labels, held_out_labels = _labels(images), _labels(held_out)
+    num_classes = max(int(labels.max()) + 1, len(images.label_names or []))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = SmallClassifier(images.shape[0], int(labels.max()) + 1)
+        network = SmallClassifier(images.shape[0], num_classes)
     batches = RealBatches(images, min(BATCH_SIZE, len(images)), seed, device)
     num_steps = int((num_epochs or NUM_EPOCHS) * len(images) / batches.batch_size) + 1
     if num_epochs is None:
@@ -153,6 +154,11 @@ def fit(network: ModelMixin, batches: RealBatches, loss_of: Callable[[Batch], to
     network.to(memory_format=torch.contiguous_format).eval()  # bitwise equal to the network as it will be loaded
 
 
+def _with_labels(images: ImageSet) -> ImageSet:
+    """Return those of the images that have a label, or all where none has."""
+    return images if images.num_unlabelled == len(images) else images.labelled()
+
+
 def _labels(images: ImageSet) -> torch.Tensor:
     labels = images.labels
     if labels is None or images.num_classes == 1:
@@ -175,15 +181,18 @@ def load_or_train_classifier(
     """Load the classifier in a folder, or train it and save it there.
 
     A saved classifier is replaced if it was trained with other images, another seed or another number of epochs.
-    Without `held_out`, a tenth of the images is held out. See `train_classifier` for the arguments.
+    Without `held_out`, or if it has no labels, a tenth of the images is held out. Images without a label are left out.
+    See `train_classifier` for the arguments.
     """
 
     def train(images: ImageSet, held_out: ImageSet) -> tuple[SmallClassifier, dict[str, float]]:
         network, accuracy = train_classifier(images, held_out, seed, num_epochs, device)
         return network, {"accuracy": accuracy}
 
-    if held_out is None:
-        _labels(images)
+    images = _with_labels(images)
+    if held_out is not None:
+        held_out = _with_labels(held_out.relabelled(images.label_names or []))
+        held_out = None if held_out.labels is None else held_out
     settings = {"seed": seed, "epochs": num_epochs}
     network, figures = load_or_train(Path(folder, RECORD), SmallClassifier, train, images, held_out, settings)
     return network, figures["accuracy"]
@@ -239,8 +248,12 @@ def load_classifier(folder: str | Path) -> tuple[SmallClassifier, float]:
 
 
 def split_off_held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Split images into every tenth one and the others."""
+    """Split images into every tenth one and the others, which keep one of every class."""
     is_held_out = np.arange(len(images)) % HELD_OUT_INTERVAL == 0
+    if (numbers := images.label_numbers) is not None:
+        classes, firsts = np.unique(numbers, return_index=True)
+        is_held_out[firsts[~np.isin(classes, numbers[~is_held_out])]] = False
+        is_held_out[0] |= not is_held_out.any()  # every image has a class of its own
     return images.subset(is_held_out, "held-out"), images.subset(~is_held_out, "others")
 
 

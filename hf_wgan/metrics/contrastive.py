@@ -159,5 +159,7 @@ def load_or_train_contrastive(
     def train(images: ImageSet, held_out: ImageSet) -> tuple[ContrastiveNetwork, dict[str, float]]:
         return train_contrastive(images, held_out, seed, num_steps, device)
 
+    if held_out is not None:
+        held_out = held_out.relabelled(images.label_names or [])
     settings = {"seed": seed, "steps": num_steps}
     return load_or_train(Path(folder, RECORD), ContrastiveNetwork, train, images, held_out, settings)

@@ -176,7 +176,8 @@ def load_feature_extractor(
 
 @register_extractor("auto", "classifier for labelled images, else dinov2 where it can be had, else self-supervised")
 def _auto(_: str, resources: Resources) -> FeatureExtractor:
-    if resources.images.num_classes > 1:
+    images = resources.images
+    if images.num_unlabelled < len(images) and images.labelled().num_classes > 1:
         return _classifier("", resources)
     try:
         return _dinov2("", resources)

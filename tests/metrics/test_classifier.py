@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hf_wgan import ImageSet, InputError
-from hf_wgan.metrics import classifier
+from hf_wgan.metrics import classifier, contrastive
 from hf_wgan.metrics.classifier import (
     SmallClassifier,
     class_entropy,
@@ -12,9 +12,11 @@ from hf_wgan.metrics.classifier import (
     load_classifier,
     load_or_train_classifier,
     reduced,
+    split_off_held_out,
     train_classifier,
 )
-from hf_wgan.metrics.contrastive import ContrastiveNetwork
+from hf_wgan.metrics.contrastive import ContrastiveNetwork, load_or_train_contrastive
+from hf_wgan.metrics.features import load_feature_extractor
 
 
 def squares(num_images, seed, labelled=True):
@@ -101,6 +103,43 @@ def test_images_without_labels_are_refused():
 def test_colour_images_have_features_too():
     network = SmallClassifier(channels=3, num_classes=5).eval()
     assert extract(network, torch.zeros(2, 3, 32, 32))[0].shape == (2, classifier.NUM_FEATURES)
+
+
+def named(images, names):
+    """The squares' classes a, b and c by other numbers; those that are left out of the names have no label."""
+    return ImageSet(images.images, labels=images.labels, label_names=["a", "b", "c"]).relabelled(names)
+
+
+def test_held_out_images_are_numbered_as_the_training_images(tmp_path, monkeypatch):
+    images, held_out = named(squares(120, 0), ["a", "b", "c"]), named(squares(60, 1), ["c", "b"]).labelled()
+    _, accuracy = load_or_train_classifier(tmp_path / "classifier", images, held_out, num_epochs=4)
+    assert accuracy > 0.95
+    monkeypatch.setattr(contrastive, "NUM_STEPS", 20)
+    _, figures = load_or_train_contrastive(tmp_path / "contrastive", images, held_out)
+    assert figures["linear_probe"] > 0.9
+
+
+def test_images_without_a_label_are_left_out(tmp_path):
+    images, held_out = named(squares(120, 0), ["a", "b"]), named(squares(60, 1), ["b", "a"])
+    assert images.labels is None and held_out.labels is None
+    network, accuracy = load_or_train_classifier(tmp_path, images, held_out, num_epochs=4)
+    assert network.config.num_classes == 2 and accuracy > 0.95
+    extractor = load_feature_extractor("auto", images, held_out, cache_dir=tmp_path)
+    assert extractor.name.startswith("classifier of 2 classes")
+
+
+def test_held_out_images_without_labels_leave_a_tenth_to_measure_the_accuracy_on(tmp_path):
+    _, accuracy = load_or_train_classifier(tmp_path, squares(120, 0), squares(60, 1, labelled=False), num_epochs=4)
+    assert accuracy > 0.95
+
+
+def test_the_only_image_of_a_class_is_trained_on():
+    images = squares(21, 0)
+    alone = ImageSet(images.images, labels=torch.tensor([2, *[0, 1] * 10]))
+    held_out, others = split_off_held_out(alone)
+    assert len(held_out) == 2 and others.labels.unique().tolist() == [0, 1, 2]
+    held_out, others = split_off_held_out(ImageSet(images.images, labels=torch.arange(21)))
+    assert (len(held_out), len(others)) == (1, 20)
 
 
 @pytest.mark.parametrize(("shape", "seen"), [((64, 64), (64, 64)), ((128, 128), (64, 64)), ((96, 256), (24, 64))])
