@@ -165,7 +165,7 @@ def evaluate(
         compared = compared[shuffled(reference)]
         bar.set_description("metrics")
         metrics = compare_features(compared[:num_images], generated, seed)
-        threshold = _cached(images, features, "copy-threshold", cache_dir, lambda: np.array(copy_threshold(training)))
+        threshold = _cached(images, features, "copy-distance", cache_dir, lambda: np.array(copy_threshold(training)))
         copied = copies(training, generated, float(threshold))
         metrics["copied_share"] = copied.share
         if features.classify:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_argmin_min, pairwise_distances_chunked
+from sklearn.metrics import pairwise_distances_argmin, pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
 from ..utils.errors import InputError
@@ -11,6 +11,7 @@ from ..utils.errors import InputError
 PRECISION_NEIGHBOURS = 3  # as in Kynkäänniemi et al. 2019
 DENSITY_NEIGHBOURS = 5  # as in Naeem et al. 2020
 COPY_QUANTILE = 0.01
+ROUNDING = 1e-4  # of the features' standard deviation: what the size of a batch changes, and no two images
 
 
 class Coverage(NamedTuple):
@@ -92,9 +93,17 @@ class Copies(NamedTuple):
 def copy_threshold(training: np.ndarray) -> float:
     """Return the distance below which a sample counts as a copy.
 
-    This is the 1 % quantile of the distances from training images `(N, D)` to their nearest neighbours.
+    This is the 1 % quantile of the distances from training images `(N, D)` to their nearest neighbours, those that are
+    the same image twice left out. Features of one image may differ by rounding, which counts as a copy too.
     """
-    return float(np.quantile(_distances_to_neighbours(training, 1), COPY_QUANTILE))
+    rounding = ROUNDING * float(np.linalg.norm(training.std(axis=0)))
+    points = np.unique(training - training.mean(axis=0), axis=0)
+    if len(points) == 1:
+        return rounding
+    _, indices = NearestNeighbors(n_neighbors=1).fit(points).kneighbors()  # excludes the point itself
+    distances = np.linalg.norm(points - points[indices[:, 0]], axis=1)
+    different = distances[distances > rounding]
+    return max(rounding, float(np.quantile(different, COPY_QUANTILE)) if len(different) else 0.0)
 
 
 def copies(training: np.ndarray, generated: np.ndarray, threshold: float) -> Copies:
@@ -108,5 +117,7 @@ def copies(training: np.ndarray, generated: np.ndarray, threshold: float) -> Cop
         generated: `(M, D)`.
         threshold: The `copy_threshold` of the same training images.
     """
-    nearest, distances = pairwise_distances_argmin_min(generated, training)
+    mean = training.mean(axis=0)  # without which scikit-learn's distances would be rounded more
+    nearest = pairwise_distances_argmin(generated - mean, training - mean)
+    distances = np.linalg.norm(generated - training[nearest], axis=1)
     return Copies(float((distances <= threshold).mean()), nearest, distances)

@@ -85,3 +85,23 @@ def test_copies_are_told_from_fresh_points():
     assert found.nearest.tolist() == list(range(100, 200))
     half = np.concatenate([training[:50] + 1e-6, fresh[:50]])
     assert copies(training, half, threshold).share == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("offset", [0, 100, 1000])
+@pytest.mark.parametrize("duplicates", [10, 20, 250])
+def test_a_model_that_copies_is_told_also_where_images_come_twice(offset, duplicates):
+    rng = np.random.default_rng(0)
+    training = (rng.normal(size=(500, 64)) + offset).astype(np.float32)
+    training[-duplicates:] = training[:duplicates]
+    fresh = (rng.normal(size=(500, 64)) + offset).astype(np.float32)
+    threshold = copy_threshold(training)
+    rounded = training + np.float32(1e-6) * (1 + offset) * rng.normal(size=training.shape).astype(np.float32)
+    assert copies(training, training, threshold).share == 1
+    assert copies(training, rounded, threshold).share == 1
+    assert copies(training, fresh, threshold).share <= 0.03
+
+
+def test_of_the_same_image_again_and_again_only_that_image_is_a_copy():
+    training = np.repeat(np.ones((1, 4), np.float32), 20, axis=0)
+    threshold = copy_threshold(training)
+    assert copies(training, training, threshold).share == 1 and copies(training, training + 1, threshold).share == 0
