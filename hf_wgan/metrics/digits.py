@@ -35,7 +35,7 @@ class DigitReport:
     held_out_accuracy: float  # accuracy of the classifier on real digits it was not fitted on
     held_out_read: float  # real digits among these that are read
     blends_read: float  # averages of two of these, which are no digits, that are read all the same
-    agreement: float | None = None  # class-conditional samples whose most likely digit is the requested class
+    agreement: float | None = None  # samples of a model whose classes are the digits that are most likely of theirs
 
 
 def evaluate(pipeline: WGANPipeline, num_images: int = 1000, seed: int = 0) -> DigitReport:
@@ -60,12 +60,16 @@ def evaluate(pipeline: WGANPipeline, num_images: int = 1000, seed: int = 0) -> D
     )
     classifier = _fit(fit, fit_labels)
 
-    samples = pipeline(num_images, generator=torch.Generator().manual_seed(seed), output_type="np").images
+    names = list(config.get("class_names") or [])
+    asked = np.arange(num_images) % NO_DIGIT if sorted(names) == sorted(digits.label_names or []) else None
+    labels_asked = {} if asked is None else {"class_labels": asked.tolist()}
+    rng = torch.Generator().manual_seed(seed)
+    samples = pipeline(num_images, generator=rng, output_type="np", **labels_asked).images
     samples = samples.reshape(num_images, -1)
     classes = _read_shares(classifier, samples)
     agreement = None
-    if num_classes := config.get("num_classes"):  # the pipeline cycles through them
-        agreement = float((classifier.predict(samples) == np.arange(num_images) % num_classes).mean())
+    if asked is not None:
+        agreement = float((classifier.predict(samples) == np.array(names, int)[asked]).mean())
     held_out_probabilities = classifier.predict_proba(held_out)[:, :NO_DIGIT]
     blends = _blend(held_out, len(held_out), np.random.default_rng(1))
     return DigitReport(

@@ -66,3 +66,34 @@ def test_the_same_seed_gives_the_same_report():
 def test_models_of_colour_are_refused():
     with pytest.raises(InputError, match="3 channels"):
         evaluate(WGANPipeline(tiny_generator(out_channels=3)))
+
+
+NAMES = ["9", "0", "1", "2", "3", "4", "5", "6", "7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "agrees"),
+    [
+        ({"num_classes": 10, "class_names": NAMES}, True),
+        ({"num_classes": 10, "class_frequencies": [1] * 10}, None),
+        ({"num_classes": 3, "class_names": ["bag", "coat", "shirt"]}, None),
+        ({}, None),
+    ],
+)
+def test_agreement_is_of_the_digits_that_were_asked_for(classes, agrees, real):
+    asked = []
+
+    class Answering(Replaying):
+        def __call__(self, batch_size, class_labels=None, **options):
+            asked.append(class_labels)
+            names = NAMES if class_labels is None else [NAMES[number] for number in class_labels]
+            self.samples = np.stack([of_digit[int(name)] for name in names])
+            return super().__call__(batch_size)
+
+    labels = load_images(DataConfig(resolution=16)).labels.numpy()
+    of_digit = [real[labels == digit][0] for digit in range(10)]
+    generator = tiny_generator(sample_size=16, num_classes=classes.get("num_classes"))
+    generator.register_to_config(**classes)
+    report = evaluate(Answering(generator), 20)
+    assert report.agreement == (1.0 if agrees else None)
+    assert (asked[0] is not None) == bool(agrees)
