@@ -38,7 +38,7 @@ from ..utils.options import OptionParser, Options, option
 from ..utils.own import is_own_record
 
 if TYPE_CHECKING:
-    from ..data import DataConfig
+    from ..data import DataConfig, ImageSet
     from ..pipelines import WGANPipeline
 
 Command = Callable[..., int]
@@ -48,6 +48,8 @@ SAMPLED_MODEL_HELP = f"{MODEL_HELP[:-1]}, or a checkpoint's folder."
 IMPORT = "--import"
 OF_MODELS = ("resolution", "width", "channels", "streaming", "shuffle_buffer_size", "dataloader_num_workers")
 """Options of images that commands do not need which compare a model's images with others."""
+PREPARATION = ("center_crop", "background", "value_range")
+"""Options by which other images are prepared as those that a model was trained on, unless they are typed."""
 EXPLAINED = (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError, DeviceMemoryError)
 """Errors whose message is for the person at the command line."""
 EXTRAS = {"ot": "train", "scipy": "train", "sklearn": "train", "gradio": "demo"}
@@ -241,7 +243,8 @@ def is_checkpoint(folder: Path) -> bool:
 def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str, Any]) -> "DataConfig":
     """Return the data options of a command, or else those that the model was trained with; at the model's resolution.
 
-    The record of a model that was not trained here is not followed: whoever wrote it could name any file.
+    Images that the command names are prepared as the record says. The record of a model that was not trained here is
+    not followed further: whoever wrote it could name any file.
 
     Args:
         model: The folder or the name of the model.
@@ -254,11 +257,15 @@ def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str,
     from ..data import DataConfig
     from ..models.factory import shape_of
 
+    text = files.read_text(Path(model) / files.CONFIG, Path(model))
     explicit = {name: value for name, value in options.items() if name in DataConfig.__dataclass_fields__}
     if explicit.keys() & {"dataset_name", "train_data_dir"}:
-        config = DataConfig(**explicit)
+        prepared = {}
+        with suppress(InputError):  # there is no record
+            recorded = _recorded(text, model)
+            prepared = {name: getattr(recorded, name) for name in PREPARATION}
+        config = DataConfig(**prepared | explicit)
     else:
-        text = files.read_text(Path(model) / files.CONFIG, Path(model))
         config = _recorded(text, model)
         if not is_own_record(text):
             if config.dataset_name is not None or config.train_data_dir is not None:
@@ -273,6 +280,15 @@ def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str,
     return config.changed(
         resolution=height, width=None if width == height else width, channels=channels, streaming=False
     )
+
+
+def is_trained_on(model: str, images: "ImageSet") -> bool:
+    """Return whether a model was trained on images, or a part of them, as far as its record says."""
+    with suppress(ValueError, TypeError, KeyError):
+        recorded = json.loads(files.read_text(Path(model) / files.CONFIG, Path(model)) or "")["dataset"]
+        if recorded["config"] and recorded["num_images"] is not None:  # other fingerprints are made otherwise
+            return recorded["fingerprint"].partition("-")[0] == images.fingerprint.partition("-")[0]
+    return True
 
 
 def _recorded(text: str, model: str) -> "DataConfig":

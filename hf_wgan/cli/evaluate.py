@@ -21,6 +21,7 @@ from .common import (
     command,
     empty_folder,
     is_checkpoint,
+    is_trained_on,
     load_pipeline,
     parser_for,
     training_data_of,
@@ -50,6 +51,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     """
     from ..data import DataConfig, load_held_out, load_image_set
     from ..metrics.evaluate import evaluate as measure
+    from ..metrics.evaluate import evaluated_sets
     from ..metrics.features import load_feature_extractor
     from ..utils.processes import this_process
 
@@ -66,8 +68,8 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         pipeline = load_pipeline(model, model_options).to(state.device)
         pipeline.set_progress_bar_config(disable=True)
         data_config = training_data_of(model, pipeline, parsed.options)
-        images = load_image_set(data_config)
-        held_out = load_held_out(data_config)
+        images, held_out = evaluated_sets(pipeline, load_image_set(data_config), load_held_out(data_config))
+        trained_on = is_trained_on(model, images)
         with state.main_process_first():  # which may train the extractor, while the others wait
             features = load_feature_extractor(config.features, images, held_out, state.device, data_config.cache_dir)
         result = measure(
@@ -80,6 +82,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
             batch_size=config.batch_size,
             cache_dir=data_config.cache_dir,
             progress=True,
+            trained_on=trained_on,
         )
         state.destroy_process_group()
         if state.is_main_process:

@@ -76,15 +76,16 @@ def clear_card(folder: Path) -> None:
 def record_evaluation(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write figures into a run's `evaluation.json` and its card.
 
-    They replace older ones of the same type by the same feature extractor.
+    They replace older ones of the same type by the same feature extractor and for the same dataset.
 
     Args:
         folder: The run's folder.
-        rows: `metric_type`, `metric_name` and `metric_value` of each figure, and its `settings`.
+        rows: `metric_type`, `metric_name` and `metric_value` of each figure, and its `settings`, among them `dataset`
+            if it is another than the run's.
     """
 
-    def kind(row: dict[str, Any]) -> tuple[str, str | None]:
-        return row["metric_type"], row["settings"].get("features")
+    def kind(row: dict[str, Any]) -> tuple[str, str | None, str | None]:
+        return row["metric_type"], row["settings"].get("features"), row["settings"].get("dataset")
 
     new = set(map(kind, rows))
     kept = [row for row in read_evaluation(folder) if kind(row) not in new]
@@ -293,9 +294,12 @@ def _results(dataset: dict[str, Any], last: dict[str, Any] | None, evaluations: 
         "dataset_type": dataset.get("hub_id") or dataset["label"],
         "dataset_name": dataset["label"],
     }
-    results = [
-        EvalResult(**about, **{key: row[key] for key in row if key.startswith("metric_")}) for row in evaluations
-    ]
+    results = []
+    for row in evaluations:
+        other = row["settings"].get("dataset")
+        of_others = {"dataset_type": other, "dataset_name": other} if other else {}
+        figures = {key: row[key] for key in row if key.startswith("metric_")}
+        results.append(EvalResult(**about | of_others, **figures))
     if last:
         name = f"Wasserstein estimate of this critic on training images, at step {last['step']}"
         value = round(last["wasserstein_estimate"], 6)

@@ -28,7 +28,7 @@ from ..utils.memory import passed
 from .classifier import class_entropy, class_shares
 from .distances import frechet_distance, kernel_distance, sliced_wasserstein_distance, wasserstein_1
 from .features import FeatureExtractor
-from .names import METRICS, MIN_IMAGES, NUM_MATCHED
+from .names import METRICS, MIN_IMAGES, NUM_MATCHED, check_number
 from .neighbours import copies, copy_threshold, coverage
 
 FORMAT = 1  # of the cached features; part of their key
@@ -101,6 +101,7 @@ def evaluate(
     cache_dir: str | Path | None = None,
     with_floor: bool = True,
     progress: bool = False,
+    trained_on: bool = True,
 ) -> Evaluation:
     """Evaluate the samples of a pipeline.
 
@@ -109,7 +110,7 @@ def evaluate(
     Args:
         pipeline: The model. Sample k is generated from `seed + k`, as by `hf-wgan generate`, and rounded to 8 bits as
             in an image file. Samples of a model with classes have them in the proportions of the real images.
-        images: The training images of the model.
+        images: The training images of the model, or others (see `trained_on`).
         features: The feature extractor.
         held_out: Images that the model was not trained on, to compare the samples with. By default they are compared
             with the training images.
@@ -119,28 +120,21 @@ def evaluate(
         cache_dir: Folder for the features of real images. By default in the Hugging Face cache.
         with_floor: Whether to compare two halves of the real images too.
         progress: Whether to show a progress bar.
+        trained_on: Whether the model was trained on `images`. With others nothing is said of copies, and the critic's
+            estimate of them is that of held-out images.
 
     Returns:
         The evaluation; an empty one in all processes but the main process.
 
     Raises:
-        InputError: The shapes differ, there are too few images, or a class-conditional critic lacks labels.
+        InputError: As for `evaluated_sets`, or the shapes differ.
     """
+    images, held_out = evaluated_sets(pipeline, images, held_out)
     num_classes = pipeline.generator.config.get("num_classes")
     has_clusters = bool(pipeline.generator.config.get("class_frequencies"))  # which no label names
-    image_sets = [images] if held_out is None else [images, held_out]
-    unlabelled = [image_set for image_set in image_sets if image_set.num_unlabelled == len(image_set)]
-    needs_labels = num_classes and not has_clusters
-    if unlabelled and needs_labels and pipeline.critic is not None and pipeline.critic.config.get("num_classes"):
-        raise InputError(
-            f"{unlabelled[0].name} has no labels, which the critic of this model requires; set label_column"
-        )
-    if needs_labels and not unlabelled:  # labels are names: the classes are numbered as the networks have them
-        names = list(pipeline.generator.config.get("class_names") or [])
-        images = images.relabelled(names).labelled()
-        held_out = held_out and held_out.relabelled(names).labelled()
-    state = PartialState()
     reference = images if held_out is None else held_out
+    has_labels = bool(num_classes) and not has_clusters and all(part.num_classes for part in (images, reference))
+    state = PartialState()
     num_images = min(num_images, len(reference))
     score = None if has_clusters else critic_scores(pipeline)
 
@@ -150,7 +144,7 @@ def evaluate(
     with progress_bar(num_images, " samples", disable=not (progress and state.is_main_process)) as bar:
         bar.set_description("samples")
         classes = None
-        if needs_labels and not unlabelled:
+        if has_labels:
             classes = classes_as_in(reference, num_images, seed)
         elif num_classes:
             classes = torch.tensor(pipeline.class_numbers(None, num_images))
@@ -167,26 +161,30 @@ def evaluate(
         metrics = compare_features(compared[:num_images], generated, seed)
         threshold = _cached(images, features, "copy-distance", cache_dir, lambda: np.array(copy_threshold(training)))
         copied = copies(training, generated, float(threshold))
-        metrics["copied_share"] = copied.share
+        if trained_on:
+            metrics["copied_share"] = copied.share
         if features.classify:
             shares = class_shares(*features.classes(generated))
             if len(shares) > 1:  # with one class there is nothing to compare
                 metrics |= {"rarest_class": float(shares.min()), "class_entropy": class_entropy(shares)}
-        for name, image_set in {"critic_estimate": images, "critic_estimate_held_out": held_out}.items():
+        scored = {"critic_estimate": images, "critic_estimate_held_out": held_out}
+        for name, image_set in (scored if trained_on else {"critic_estimate_held_out": reference}).items():
             if score and image_set is not None:
                 batches = _batches(image_set, shuffled(image_set)[:num_images], batch_size)
                 real_scores = torch.cat([score(*batch) for batch in batches])
                 metrics[name] = float(wasserstein_estimate(real_scores, torch.from_numpy(fake_scores)))
+        kind = "" if not trained_on else "training " if held_out is None else "held-out "
         settings = {
             "num_images": num_images,
             "features": features.name,
             "preprocessing": features.preprocessing,
             "seed": seed,
-            "compared_with": f"{'training' if held_out is None else 'held-out'} images of {Path(reference.name).name}",
+            "compared_with": f"{kind}images of {Path(reference.name).name}",
         }
+        if not trained_on:
+            settings["dataset"] = Path(reference.name).name
         if num_classes:
-            in_turn = needs_labels and unlabelled
-            settings["classes"] = "in turn" if in_turn else "as frequent as in the real images"
+            settings["classes"] = "as frequent as in the real images" if has_clusters or has_labels else "in turn"
         floor = {}
         if with_floor:
             num_floor = min(num_images, len(compared) // 2)
@@ -194,6 +192,29 @@ def evaluate(
                 floor = compare_features(compared[:num_floor], compared[-num_floor:], seed)
                 settings["floor_num_images"] = num_floor
     return Evaluation(metrics, floor, settings, copied.nearest)
+
+
+def evaluated_sets(
+    pipeline: WGANPipeline, images: ImageSet, held_out: ImageSet | None
+) -> tuple[ImageSet, ImageSet | None]:
+    """Return the images that a model is compared with: those of its classes, numbered as its networks have them.
+
+    Raises:
+        InputError: There are too few images, or a class-conditional critic lacks labels.
+    """
+    config = pipeline.generator.config
+    image_sets = [images] if held_out is None else [images, held_out]
+    if config.get("num_classes") and not config.get("class_frequencies"):
+        unlabelled = [image_set for image_set in image_sets if image_set.num_unlabelled == len(image_set)]
+        if unlabelled and pipeline.critic is not None and pipeline.critic.config.get("num_classes"):
+            raise InputError(
+                f"{unlabelled[0].name} has no labels, which the critic of this model requires; set label_column"
+            )
+        if not unlabelled:  # labels are names
+            names = list(config.get("class_names") or [])
+            image_sets = [image_set.relabelled(names).labelled() for image_set in image_sets]
+    check_number(image_sets[-1].name, len(image_sets[-1]))
+    return image_sets[0], None if held_out is None else image_sets[1]
 
 
 def classes_as_in(images: ImageSet, num_images: int, seed: int = 0) -> torch.Tensor:

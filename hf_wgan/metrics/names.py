@@ -2,8 +2,25 @@
 
 from typing import Literal, NamedTuple
 
+from ..utils.errors import InputError
+
 MIN_IMAGES = 16  # of a set that is compared with another
 NUM_MATCHED = 2000  # images per set for the exact distance, whose cost grows with the cube of this number
+
+
+def check_number(name: str, number: int, remedy: str = "use more") -> None:
+    """Check that there are enough images to compare samples with.
+
+    Args:
+        name: What has so many images.
+        number: Number of images.
+        remedy: What to do where they are too few.
+
+    Raises:
+        InputError: There are fewer than 16.
+    """
+    if number < MIN_IMAGES:
+        raise InputError(f"{name} has {number} images, and an evaluation needs {MIN_IMAGES}; {remedy}")
 
 
 class Metric(NamedTuple):

@@ -14,7 +14,7 @@ from diffusers import ModelMixin
 
 from ..algorithm.execution import Execution
 from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
-from ..metrics.names import MIN_IMAGES
+from ..metrics.names import check_number
 from ..models.factory import shape_of
 from ..utils.console import say_once
 from ..utils.errors import InputError, one_line
@@ -247,11 +247,9 @@ def held_out_images(
             replace(dataset.config, channels=dataset.shape[0]), dataset.without_clusters().label_names
         )
     compared, name = (dataset, "dataset") if held_out is None else (held_out, "held_out")
-    if config.evaluation_steps and len(compared) < MIN_IMAGES:
-        raise InputError(
-            f"evaluation_steps: {name} {compared.name} has {len(compared)} images, and an evaluation needs "
-            f"{MIN_IMAGES}; use more, or leave evaluation_steps out"
-        )
+    if config.evaluation_steps:
+        remedy = "use more, or leave evaluation_steps out"
+        check_number(f"evaluation_steps: {name} {compared.name}", len(compared), remedy)
     if compared.shape != dataset.shape:
         raise InputError(f"held_out with images of shape {compared.shape}: the training images have {dataset.shape}")
     if config.class_conditional and compared.labels is None and not dataset.has_clusters:

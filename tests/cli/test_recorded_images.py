@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 from conftest import pictures
+from huggingface_hub import ModelCard
+from PIL import Image
 
 from hf_wgan import WGANPipeline
 from hf_wgan.cli import common
@@ -110,3 +112,58 @@ def test_a_record_behind_a_link_is_not_read(trained, strangers, tmp_path, capsys
     os.symlink(trained / "run" / files.CONFIG, model / files.CONFIG)
     assert generate([str(model), "--num_neighbours", "1", "--output_dir", str(tmp_path / "out")]) == 2
     assert "does not say what it was trained on" in capsys.readouterr().err
+
+
+def pictures_in(folder, mode, **options):
+    folder.mkdir()
+    for number, picture in enumerate(pictures(mode=mode, **options)):
+        picture.save(folder / f"{number:02d}.png")
+    return str(folder)
+
+
+def measured(capsys, model, *options):
+    capsys.readouterr()
+    assert evaluate([str(model), "--features", "pixels", "--num_images", "16", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_figures_of_other_images_are_not_called_those_of_training_images(trained, tmp_path, capsys):
+    model = shutil.copytree(trained / "run", tmp_path / "model")
+    others = pictures_in(tmp_path / "others", "L", count=20, seed=1)
+    own = measured(capsys, model)
+    other = measured(capsys, model, "--train_data_dir", others)
+    assert own["settings"]["compared_with"] == "training images of photos" and "copied_share" in own["figures"]
+    assert other["settings"]["compared_with"] == "images of others"
+    assert not {"copied_share", "critic_estimate"} & other["figures"].keys()
+    assert "critic_estimate_held_out" in other["figures"]
+    results = ModelCard.load(model / "README.md").data.eval_results
+    distances = {
+        result.dataset_name: result.metric_value for result in results if result.metric_type == "frechet_distance"
+    }
+    assert distances == {
+        name: round(report["figures"]["frechet_distance"], 4) for name, report in (("photos", own), ("others", other))
+    }
+    moved = shutil.copytree(trained / "photos", tmp_path / "moved")
+    assert measured(capsys, model, "--train_data_dir", str(moved))["settings"]["compared_with"].startswith("training")
+
+
+def test_images_that_are_named_are_prepared_as_those_of_the_run(tmp_path, capsys):
+    photos = pictures_in(tmp_path / "photos", "RGBA", count=20)
+    for number, path in enumerate(sorted((tmp_path / "photos").iterdir())):
+        with Image.open(path) as picture:
+            picture.putalpha(10 * number)
+        picture.save(path)
+    options = ["--channels", "3", "--background", "black"]
+    assert train([*TINY.split(), "--train_data_dir", photos, *options, "--output_dir", str(tmp_path / "run")]) == 0
+    own = measured(capsys, tmp_path / "run")
+    assert measured(capsys, tmp_path / "run", "--train_data_dir", photos) == own
+    white = measured(capsys, tmp_path / "run", "--train_data_dir", photos, "--background", "white")
+    assert white["settings"]["compared_with"] == "images of photos"
+
+
+def test_too_few_images_are_named_before_features_are_trained(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hf_wgan.metrics.features.load_feature_extractor", lambda *args: pytest.fail("too late"))
+    few = pictures_in(tmp_path / "few", "L", count=3)
+    assert evaluate([str(trained / "run"), "--train_data_dir", few]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.endswith("few has 3 images, and an evaluation needs 16; use more")
