@@ -7,6 +7,7 @@ shuffled pixels. Every report includes the classifier's own accuracy on the held
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def evaluate(pipeline: WGANPipeline, num_images: int = 1000, seed: int = 0) -> D
 
     names = list(config.get("class_names") or [])
     asked = np.arange(num_images) % NO_DIGIT if sorted(names) == sorted(digits.label_names or []) else None
-    labels_asked = {} if asked is None else {"class_labels": asked.tolist()}
+    labels_asked: dict[str, Any] = {} if asked is None else {"class_labels": asked.tolist()}
     rng = torch.Generator().manual_seed(seed)
     samples = pipeline(num_images, generator=rng, output_type="np", **labels_asked).images
     samples = samples.reshape(num_images, -1)
