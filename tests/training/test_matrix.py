@@ -17,7 +17,7 @@ from hf_wgan import ImageSet, InputError, TrainingConfig, WGANTrainer
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.models.factory import NetworkConfig, build_networks
 
-STEPS = {"1": 20, "2": 8}  # by number of processes, which talk to each other at every step
+STEPS = {"1": 5, "2": 3}  # by number of processes, which talk to each other at every step
 SIZES = {"dcgan": 8, "mlp": 8, "resnet": 32, "r3gan": 16}
 WIDTHS = {"dcgan": 4, "mlp": 8, "resnet": 4, "r3gan": 8}
 
