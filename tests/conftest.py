@@ -20,9 +20,9 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from PIL import Image
+from processes import draw_one_pixel
 
 from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig
-from hf_wgan.utils import files
 
 
 def pytest_addoption(parser):
@@ -72,14 +72,9 @@ def as_in_a_new_process():
 
 @pytest.fixture(autouse=True)
 def curves_of_one_pixel(request, monkeypatch):
-    """Drawing them takes longer than a small run: `test_curves.py` and every run in a process of its own do."""
-
-    def draw(runs, path, metrics):
-        with files.replacing(path) as temporary:
-            Image.new("L", (1, 1)).save(temporary)
-
+    """Drawing them takes longer than a small run: the tests of curves, and of commands in new processes, draw them."""
     if request.path.stem not in ("test_curves", "test_docs", "test_run_folder"):
-        monkeypatch.setattr("hf_wgan.training.report.plot_runs", draw)
+        monkeypatch.setattr("hf_wgan.training.report.plot_runs", draw_one_pixel)
 
 
 @pytest.fixture

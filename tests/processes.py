@@ -51,16 +51,28 @@ def train(folder, arguments, index, num_processes, port, before):
     import torch
 
     from hf_wgan.cli import train as command
+    from hf_wgan.training import report
 
     join(index, num_processes, port)
     log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    report.plot_runs = draw_one_pixel
     if before:
         before()
     code = command.train([*arguments, "--output_dir", folder])
     assert code or not torch.distributed.is_initialized(), "an interpreter that ends within a group may abort"
     sys.exit(code)
+
+
+def draw_one_pixel(runs, path, metrics):
+    """Take the place of `plot_runs`, which takes longer than a small run."""
+    from PIL import Image
+
+    from hf_wgan.utils import files
+
+    with files.replacing(path) as temporary:
+        Image.new("L", (1, 1)).save(temporary)
 
 
 def join(index, num_processes, port):
