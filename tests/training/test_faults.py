@@ -30,6 +30,7 @@ from hf_wgan.utils.launcher import SECONDS_BETWEEN_LOOKS
 from hf_wgan.utils.signals import STOPPING
 
 STEPS = ["--max_train_steps", "30", "--train_batch_size", "4"]
+SELDOM_SAVED = [*STEPS, "--checkpointing_steps", "1000"]
 
 
 def log(folder):
@@ -114,10 +115,21 @@ def until(condition, seconds=100):
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The outcomes of runs that nothing stopped, by the number of processes."""
+    outcomes = {}
+    for num_processes in (1, 2):
+        folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+        assert ended(start_run(folder, SELDOM_SAVED, num_processes)) == [0] * num_processes
+        outcomes[num_processes] = outcome(folder)
+    return outcomes
+
+
 @pytest.mark.parametrize("num_processes", [1, 2])
 @pytest.mark.parametrize("number", STOPPING)
-def test_a_signal_ends_the_run_at_the_next_step_with_a_checkpoint(number, num_processes, tmp_path):
-    folder, options = tmp_path / "run", [*STEPS, "--checkpointing_steps", "1000"]
+def test_a_signal_ends_the_run_at_the_next_step_with_a_checkpoint(number, num_processes, tmp_path, uninterrupted):
+    folder, options = tmp_path / "run", SELDOM_SAVED
     hook = Signalling(9, number, only=num_processes - 1)  # one process is enough; no samples are due until step 16
     assert ended(start_run(folder, options, num_processes, hook)) == [128 + number] * num_processes
     step = 9 + num_processes  # several agree while they take the next step
@@ -125,8 +137,7 @@ def test_a_signal_ends_the_run_at_the_next_step_with_a_checkpoint(number, num_pr
     assert f"Interrupted at step {step}. To resume: the same, with resume_from_checkpoint" in log(folder)
     resumed = [*options, "--resume_from_checkpoint", "latest"]
     assert ended(start_run(folder, resumed, num_processes)) == [0] * num_processes
-    assert ended(start_run(tmp_path / "whole", options, num_processes)) == [0] * num_processes
-    assert outcome(folder) == outcome(tmp_path / "whole")
+    assert outcome(folder) == uninterrupted[num_processes]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
