@@ -6,6 +6,7 @@ Miyato et al. 2018 (arXiv 1802.05957, tables 4 and 5).
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -22,6 +23,7 @@ from .checks import (
     check_latents,
     check_num_parameters,
     coarsest_map,
+    height_and_width,
 )
 from .layers import (
     CLASS_EMBEDDING_DIM,
@@ -88,7 +90,7 @@ class ResNetGenerator(Network):
         check_classes(num_classes, class_names, class_frequencies)
         check_latent_prior(latent_prior, type(self))
         halvings, height, image_width = coarsest_map(sample_size, 32, 128)
-        widths = _widths(width, halvings)[::-1]  # the finest last
+        widths = _widths(width, halvings, _is_small(sample_size))[::-1]  # the finest last
 
         self.coarsest = (widths[0], height, image_width)
         self.class_embedding = None
@@ -105,7 +107,7 @@ class ResNetGenerator(Network):
         self.norm = _Normalization(norm_type, widths[-1])
         self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
         _initialize(self)
-        if halvings == 3:  # no ReLU follows, so without the factor of He et al.; with it in the code for larger images
+        if _is_small(sample_size):  # no ReLU follows, so without He et al.'s factor, which the code for larger ones has
             nn.init.xavier_uniform_(self.to_image.weight)
 
     def forward(self, latents: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
@@ -173,7 +175,8 @@ class ResNetCritic(Network):
         check_choice("pooling", pooling, POOLINGS)
         check_classes(num_classes)
         halvings, height, image_width = coarsest_map(sample_size, 32, 128)
-        widths = _widths(width, halvings)  # the finest first
+        is_small = _is_small(sample_size)
+        widths = _widths(width, halvings, is_small)  # the finest first
         num_features = widths[-1] * (height * image_width if pooling == "flatten" else 1)
         check_num_parameters(self, _num_weights(widths) + (1 + (num_classes or 0)) * num_features)
 
@@ -185,7 +188,7 @@ class ResNetCritic(Network):
                 for before, after in pairwise([*widths, widths[-1]])
             )
         else:
-            num_halving = 2 if halvings == 3 else halvings
+            num_halving = 2 if is_small else halvings
             self.first = _FirstBlock(in_channels, widths[0])
             self.blocks = nn.ModuleList(
                 _ResidualBlock(before, after, norm_type, "down") for before, after in pairwise(widths[:num_halving])
@@ -308,12 +311,17 @@ class _Normalization(nn.Module):
         return maps * scales + shifts
 
 
-def _widths(width: int | None, halvings: int) -> list[int]:
+def _is_small(sample_size: Any) -> bool:
+    """Return whether the authors' networks for images of 32 pixels are meant, not those for 64 pixels."""
+    return min(height_and_width(sample_size)) < 64
+
+
+def _widths(width: int | None, halvings: int, is_small: bool) -> list[int]:
     """Return the channels at each size, the finest first; one for each time that the size is halved."""
     if width is None:
-        width = 128 if halvings == 3 else 64
+        width = 128 if is_small else 64
     check_at_least("width", width, 1)
-    return [width if halvings == 3 else width * 2**level for level in range(halvings)]
+    return [width if is_small else width * 2**level for level in range(halvings)]
 
 
 def _num_weights(widths: list[int]) -> int:

@@ -46,6 +46,7 @@ def test_networks_for_32_pixels_are_those_of_the_cifar_10_table():
             [(1024, 8, 8), (512, 16, 16), (256, 32, 32), (128, 64, 64), (64, 128, 128)],
             [64, 128, 256, 512, 1024, 1024],
         ),
+        (96, [(256, 24, 24), (128, 48, 48), (64, 96, 96)], [64, 128, 256, 256]),
     ],
 )
 def test_larger_networks_double_their_widths_inwards(size, generator_maps, critic_maps):
@@ -55,7 +56,8 @@ def test_larger_networks_double_their_widths_inwards(size, generator_maps, criti
         height, width = generator_maps[-1][1:]
         maps = sizes_of_maps(critic, [critic.first, *critic.blocks], torch.empty(1, 3, height, width))
     assert [channels for channels, _, _ in maps] == critic_maps
-    assert maps[-1][1:] == maps[-2][1:] == (4, 4 * width // height), "the last block does not halve the size"
+    coarsest = tuple(side >> len(generator_maps) for side in (height, width))
+    assert maps[-1][1:] == maps[-2][1:] == coarsest, "the last block does not halve the size"
 
 
 def test_the_critic_without_pooling_is_that_of_the_authors_code_for_64_pixels():
