@@ -104,10 +104,11 @@ class Augmentation:
 class AdaptiveAugmentation(Augmentation):
     """Augment the more images, the more the critic memorises the training images (Karras et al. 2020).
 
-    For mean scores D of training images, of images that are not trained on, and of samples,
-    `r_v = (D(train) - D(held out)) / (D(train) - D(samples))` is 0 if the critic knows no single image, and 1 if it
-    takes all others for generated ones. Unlike the authors' r_t it needs no sigmoid, and the scores may have any scale
-    and offset. The probability rises while r_v is above its target, and falls while it is below.
+    The critic's advantage A over images is the mean of their scores less that of samples of the same classes.
+    `r_v = 1 - A(held out) / A(train)` is 0 if the critic knows no single image, and 1 if it takes all images that are
+    not trained on for generated ones. Unlike the authors' r_t it needs no sigmoid, and the scores may have any scale
+    and offset, also one for each class. The probability rises while r_v is above its target, and falls while it is
+    below.
 
     Args:
         policy: As for `Augmentation`.
@@ -120,6 +121,8 @@ class AdaptiveAugmentation(Augmentation):
     probability: Tensor  # changed in place, as a recorded graph needs
     MAX_PROBABILITY = 0.8
     """From about here on the generator learns to make augmented images (section 2.2 of the paper)."""
+    AVERAGED_SHARE = 1 / 8
+    """Share of `num_images` over which the advantages are averaged, as those of single batches vary more than r_v."""
 
     def __init__(
         self,
@@ -132,38 +135,41 @@ class AdaptiveAugmentation(Augmentation):
     ):
         super().__init__(policy, rand, torch.zeros((), device=device))
         self.target, self.num_images = target, num_images
-        self._sums = torch.zeros(2, device=device)  # of the differences above and below the line, since `read`
+        self._means = torch.zeros(2, device=device)  # of the advantages, over the last images
+        self._sums = torch.zeros(2, device=device)  # of the advantages, since `read`
 
     @torch.no_grad()
-    def adjust(self, scores: Tensor, num_images: int) -> None:
+    def adjust(self, advantages: Tensor, num_images: int) -> None:
         """Change the probability by one step, without waiting for the device.
 
         Args:
-            scores: `(3,)`, mean scores of training images, held-out images and samples, all augmented as in training.
+            advantages: `(2,)`, the critic's advantage over training images and over held-out images, all augmented as
+                in training.
             num_images: Real images that the critic has seen since the last call.
         """
-        train, held_out, samples = scores.to(self._sums.dtype)
-        advantage = train - samples
-        self._sums += torch.stack([train - held_out, advantage])
-        # Not the quotient: the critic's advantage may be about 0, or negative, in a single batch.
-        direction = torch.sign((train - held_out) - self.target * advantage)
-        self.probability += direction * (num_images / self.num_images)
+        share = num_images / self.num_images
+        self._means.lerp_(advantages.to(self._means.dtype), min(1.0, share / self.AVERAGED_SHARE))
+        self._sums += advantages
+        train, held_out = self._means
+        # Not the quotient: the critic's advantage may be about 0, or negative.
+        self.probability += torch.sign((train - held_out) - self.target * train) * share
         self.probability.clamp_(0, self.MAX_PROBABILITY)
 
     def read(self) -> dict[str, float]:
         """Return the probability, and r_v over the calls of `adjust` since the last `read`, if there were any."""
-        memorised, advantage = self._sums.tolist()
+        train, held_out = self._sums.tolist()
         self._sums.zero_()
-        ratio = {"r_v": memorised / advantage} if advantage > 0 else {}
+        ratio = {"r_v": 1 - held_out / train} if train > 0 else {}
         return {"augmentation_probability": float(self.probability), **ratio}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"probability": self.probability, "sums": self._sums}
+        return {"probability": self.probability, "means": self._means, "sums": self._sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load it in place."""
         self.probability.copy_(state["probability"])
+        self._means.copy_(state["means"])
         self._sums.copy_(state["sums"])
 
 

@@ -74,8 +74,8 @@ class AdaptiveAugmentationCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % INTERVAL == 0:
-            scores = self.mean_scores(state.global_step // INTERVAL)
-            self.augmentation.adjust(self.trainer.accelerator.reduce(scores, "mean"), self._num_images)
+            advantages = self.advantages(state.global_step // INTERVAL)
+            self.augmentation.adjust(self.trainer.accelerator.reduce(advantages, "mean"), self._num_images)
 
     def on_log(
         self,
@@ -89,18 +89,25 @@ class AdaptiveAugmentationCallback(TrainerCallback):
         logs.update(self.augmentation.read())
 
     @torch.no_grad()
-    def mean_scores(self, position: int) -> torch.Tensor:
-        """Compute `(3,)`: the mean scores of the next training images, held-out images and samples.
+    def advantages(self, position: int) -> torch.Tensor:
+        """Compute `(2,)`: the critic's advantage over the next training images and over held-out images.
+
+        Both are compared with samples of their own classes: a score may have an offset for each class, about which the
+        loss says nothing, and by which batches of different classes differ more than by what the critic has memorised.
 
         Args:
             position: Number of the held-out batch.
         """
         trainer, algorithm = self.trainer, self.trainer.algorithm
+        critic, generator = unwrapped(algorithm.critic), unwrapped(algorithm.generator)
         train = self._real_batches.batch(self._real_batches.position)  # the ones seen least recently
-        batches = [train, self._batches.batch(position)]
-        labels = [(labels,) if trainer.config.class_conditional else () for _, labels in batches]
-        samples = unwrapped(algorithm.generator)(algorithm.sample_latents(len(train.images)), *labels[0])
-        images = [*(batch.images.to(samples.dtype) for batch in batches), samples]
-        critic = unwrapped(algorithm.critic)
-        scores = [critic(self.augmentation(part), *own) for part, own in zip(images, [*labels, labels[0]])]
-        return torch.stack([values.float().mean() for values in scores])  # (3,)
+        latents = algorithm.sample_latents(len(train.images))
+        advantages = []
+        for images, labels in (train, self._batches.batch(position)):
+            own = (labels,) if trainer.config.class_conditional else ()
+            samples = generator(latents[: len(images)], *own)
+            real, generated = (
+                critic(self.augmentation(part), *own).float().mean() for part in (images.to(samples.dtype), samples)
+            )
+            advantages.append(real - generated)
+        return torch.stack(advantages)  # (2,)

@@ -99,18 +99,31 @@ def test_scores_are_of_augmented_images_and_change_neither_data_nor_weights(tiny
     position, critic = run.real_batches.position, {k: v.clone() for k, v in run.critic.state_dict().items()}
     callback = AdaptiveAugmentationCallback(run, run.set_aside)
     run.random.seed(1)
-    scores = callback.mean_scores(0)
+    advantages = callback.advantages(0)
     callback.augmentation.probability.fill_(1.0)
     run.random.seed(1)
-    assert not torch.equal(callback.mean_scores(0), scores)
+    assert not torch.equal(callback.advantages(0), advantages)
     assert run.real_batches.position == position
     assert all(torch.equal(value, critic[name]) for name, value in run.critic.state_dict().items())
+
+
+def test_a_score_that_depends_on_the_class_alone_says_nothing_of_what_is_memorised(tiny_config):
+    images = ImageSet(tiny_images(50).images, labels=torch.arange(50) % 7)
+    networks = tiny_generator(num_classes=7), tiny_critic(num_classes=7, norm_type="none")
+    run = WGANTrainer(*networks, images, tiny_config(lipschitz="lp", class_conditional=True, **ADAPTIVE))
+    run.step()
+
+    def score(images, labels):
+        return labels.float() ** 3
+
+    run.algorithm.critic = score
+    assert torch.equal(AdaptiveAugmentationCallback(run, run.set_aside).advantages(0), torch.zeros(2))
 
 
 def test_it_adjusts_at_its_interval_by_the_images_since(tiny_config, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        AdaptiveAugmentation, "adjust", lambda self, scores, images: calls.append((run.state.global_step, images))
+        AdaptiveAugmentation, "adjust", lambda self, advantages, images: calls.append((run.state.global_step, images))
     )
     run = trainer(tiny_config(lipschitz="lp", max_train_steps=3 * INTERVAL + 1, n_critic=2, **ADAPTIVE))
     run.train()
