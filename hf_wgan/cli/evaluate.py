@@ -68,7 +68,9 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         pipeline = load_pipeline(model, model_options).to(state.device)
         pipeline.set_progress_bar_config(disable=True)
         data_config = training_data_of(model, pipeline, parsed.options)
-        images, held_out = evaluated_sets(pipeline, load_image_set(data_config), load_held_out(data_config))
+        images = load_image_set(data_config)
+        held_out = load_held_out(images.config or data_config)
+        images, held_out = evaluated_sets(pipeline, images, held_out)
         trained_on = is_trained_on(model, images)
         with state.main_process_first():  # which may train the extractor, while the others wait
             features = load_feature_extractor(config.features, images, held_out, state.device, data_config.cache_dir)
@@ -188,7 +190,7 @@ def train_classifier(args: Sequence[str] | None = None) -> int:
     if folder.exists() and not (folder / RECORD).is_file():
         empty_folder(config.output_dir)
     images = load_image_set(data_config)
-    held_out = load_held_out(data_config)
+    held_out = load_held_out(images.config or data_config)
     _, accuracy = load_or_train_classifier(folder, images, held_out, config.seed, device=this_process().device)
     print(f"Right about {accuracy:.2%} of held-out images: {folder}, for --features classifier:{folder}")
     return 0

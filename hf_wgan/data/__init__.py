@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .clusters import class_means, clustered
     from .config import DataConfig
     from .images import ImageSet
-    from .load import images_of, load_held_out, load_image_set, load_images
+    from .load import check_same_ranges, images_of, load_held_out, load_image_set, load_images
     from .streaming import ImageStream, StreamedBatches
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ImageStream",
     "RealBatches",
     "StreamedBatches",
+    "check_same_ranges",
     "class_means",
     "clustered",
     "images_of",
@@ -36,6 +37,7 @@ _MODULES = {
     "class_means": ".clusters",
     "clustered": ".clusters",
     "ImageSet": ".images",
+    "check_same_ranges": ".load",
     "images_of": ".load",
     "load_held_out": ".load",
     "load_image_set": ".load",

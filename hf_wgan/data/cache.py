@@ -69,7 +69,7 @@ class Cached:
     fingerprint: str
     num_pictures: int  # good and bad
     bad: list[tuple[str, str]]  # names and reasons
-    # Value ranges by type: those of the images, those shown as black and white, and of how many images.
+    # Value ranges by type, unless they were known: of the images, those shown as black and white, of how many images.
     ranges: list[tuple[ValueRange, ValueRange, int]] = field(default_factory=list)
     unread: list[tuple[str, str | None]] = field(default_factory=list)  # bad ones to try again: names, local paths
     builder: tuple[str, int, float] = ("", 0, 0)  # machine, process and time
@@ -109,6 +109,14 @@ def open_cache(
         if same is not None and same.channels == how.channels:
             (how, auto_channels), cached = left_to_data, same
             folder = folder_of(how, auto_channels)
+    if cached is None and how.ranges:  # or with its ranges left to the data
+        for channels, auto in dict.fromkeys([(how.channels, auto_channels), (COLOUR, True)]):
+            same = opened(folder_of(replace(how, channels=channels, ranges=()), auto))
+            if same is None or same.unread or (stop_at_bad and same.bad):
+                continue
+            has_channels = auto_channels or same.channels == how.channels
+            if has_channels and {shown for _, shown, _ in same.ranges} == set(how.ranges):
+                return replace(same, ranges=[])  # they were known
     if cached is None or _is_worth_another_try(cached):
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +240,7 @@ def _fill(folder: Path, source: Source, how: Preprocessing, auto_channels: bool,
         ranges = union(deep.values())
         shown = tuple(map(conventional, ranges))
         if deep:  # a second time, now that the values of the whole set are known
-            add(sorted(deep), replace(how, ranges=shown))
+            add(sorted(deep), replace(how, ranges=how.ranges + shown))
     counts = [sum(other.kind == values.kind for other in deep.values()) for values in ranges]
     channels = contents.finish(how.channels)
     kept, sizes, digests = contents.kept, contents.sizes, contents.digests

@@ -1,7 +1,7 @@
 """Every option of the training images, once."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +9,7 @@ from huggingface_hub.constants import HF_HOME
 
 from ..utils.errors import InputError
 from ..utils.options import Needs, Options, option
-from .decode import Preprocessing
+from .decode import Preprocessing, ValueRange, ranges_in_words
 
 OF_DATASETS: Needs = {"dataset_name": True, "train_data_dir": True}
 
@@ -116,7 +116,8 @@ class DataConfig(Options):
     value_range: str | None = option(
         None,
         "LOW,HIGH: the values shown as black and white in images of more than 8 bits per channel, as in 0,4095 or "
-        "--value_range=-1000,3000; found over the set by default.",
+        "--value_range=-1000,3000, or one for each type of values, as in uint16:0,4095;float:0,1. By default that of a "
+        "model, or else of the training images.",
     )
     background: str = option("white", "What shows through transparent pixels: a colour name or #rrggbb.")
 
@@ -158,18 +159,10 @@ class DataConfig(Options):
         """Return height and width of the images in pixels."""
         return self.resolution, self.width or self.resolution
 
-    @property
-    def low_and_high(self) -> tuple[float, float] | None:
-        """Return `value_range` as two numbers."""
-        if self.value_range is None:
-            return None
-        try:
-            low, high = map(float, self.value_range.split(","))
-            if not -math.inf < low < high < math.inf:
-                raise ValueError
-        except ValueError:
-            raise InputError(f"value_range={self.value_range!r}: must be LOW,HIGH, as in 0,4095") from None
-        return low, high
+    def with_ranges(self, ranges: Iterable[ValueRange]) -> "DataConfig":
+        """Return the options with the ranges of more types of values, as they have been computed over the images."""
+        words = ranges_in_words(ranges)
+        return replace(self, value_range=";".join(filter(None, [self.value_range, words]))) if words else self
 
     @property
     def hub_id(self) -> str | None:

@@ -5,10 +5,11 @@ Training, inversion, scoring and every metric read images through this one funct
 
 import importlib.util
 import io
+import math
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -29,12 +30,14 @@ CONVENTIONAL = {
     "i": ((0, 1), (0, 255), (0, 1023), (0, 4095), (0, 16383), (0, 65535)),
     "f": ((0, 1), (-1, 1), (0, 255), (0, 65535)),
 }
+FLOAT = "float"  # the type of values of all precisions
+KINDS = ("int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", FLOAT)
 
 
 class ValueRange(NamedTuple):
     """The smallest and the largest value of images, for one type of values."""
 
-    kind: str  # "uint16", "int32", "float32", …
+    kind: str  # of KINDS
     low: float
     high: float
 
@@ -51,7 +54,7 @@ class Preprocessing:
             its longer side, and each batch takes a random part of it.
         background: Colour shown through transparent pixels where there is no channel for them: a name or #rrggbb.
         value_range: The values shown as black and white in images of more than 8 bits per channel.
-        ranges: The same for each type of values, as found over a set; without either the image's own values decide.
+        ranges: The same for each type of values, as that of a set; without either the image's own values decide.
 
     Raises:
         InputError: A value is out of its range.
@@ -74,9 +77,39 @@ class Preprocessing:
             config.channels or COLOUR,
             config.center_crop,
             config.background,
-            config.low_and_high,
             width=config.width,
-        )
+        ).with_range(config.value_range)
+
+    def with_range(self, value_range: Any) -> "Preprocessing":
+        """Return the same preprocessing with a range as the option `value_range` names it; itself for None.
+
+        Args:
+            value_range: `"0,4095"` for values of every type, or one for each type as in `"uint16:0,4095;float:0,1"`.
+
+        Raises:
+            InputError: It is no such text.
+        """
+        if value_range is None:
+            return self
+        try:
+            entries = [entry.rpartition(":") for entry in str(value_range).split(";")]
+            ranges = [ValueRange(kind.strip(), *map(float, limits.split(","))) for kind, _, limits in entries]
+            kinds = {values.kind for values in ranges}
+            # Of a type, one value alone can be a range: images that hold nothing else are black.
+            is_valid = all(-math.inf < values.low <= values.high < math.inf for values in ranges)
+            if not is_valid or len(kinds) < len(ranges):
+                raise ValueError
+            if kinds <= set(KINDS):
+                return replace(self, ranges=tuple(ranges))
+            ((kind, low, high),) = ranges
+            if kind or low == high:
+                raise ValueError
+        except (ValueError, TypeError):
+            raise InputError(
+                f"value_range={value_range!r}: must be LOW,HIGH, as in 0,4095, or one for each type of values, as in "
+                "uint16:0,4095;float:0,1"
+            ) from None
+        return replace(self, value_range=(low, high))
 
     def __post_init__(self) -> None:
         if self.resolution < 1:
@@ -93,14 +126,18 @@ class Preprocessing:
         """Return width and height of the training images, in PIL's order."""
         return self.width or self.resolution, self.resolution
 
-    def range_of(self, values: ValueRange) -> tuple[float, float]:
-        """Return the values to show as black and white, given those of an image."""
+    def known_range(self, kind: str) -> tuple[float, float] | None:
+        """Return the values to show as black and white for a type of values; None if the images themselves decide.
+
+        The only range of other whole numbers, or of other precisions, serves too: a file in another format or the same
+        picture as an array often has another type.
+        """
         if self.value_range is not None:
             return self.value_range
-        for known in self.ranges:
-            if known.kind == values.kind:
-                return known.low, known.high
-        return conventional(values)[1:]
+        same = [values[1:] for values in self.ranges if values.kind == kind]
+        alike = [values[1:] for values in self.ranges if (values.kind == FLOAT) == (kind == FLOAT)]
+        known = same or alike
+        return known[0] if len(known) == 1 else None
 
 
 def decode(picture: bytes | str | np.ndarray | Image.Image, how: Preprocessing) -> np.ndarray:
@@ -148,19 +185,23 @@ def decode_or_range(picture: Any, how: Preprocessing, infer: bool = False) -> np
         raise ValueError(f"it has {width} × {height} pixels: over {MAX_ASPECT} times as long as wide, without cropping")
     transparent = None
     if isinstance(image, Image.Image):
+        is_png = image.format == "PNG"
         image = _upright(image)
         if image.mode[0] in "IF":
             transparent = image.info.get("transparency")
             image = np.asarray(image)
+            if is_png and image.dtype == np.int32:  # as Pillow 10.1 opens 16 bits
+                image = image.astype(np.uint16)
     if isinstance(image, np.ndarray):
         if image.dtype == np.bool_:
             image = image.astype(np.uint8) * np.uint8(255)
         if image.dtype != np.uint8:
             values = _range(image)
-            known = {values.kind for values in how.ranges}
-            if not infer and how.value_range is None and values.kind not in known:
+            known = how.known_range(values.kind)
+            if known is None and not infer:
                 return values
-            image = _to_bytes(image, *how.range_of(values), transparent)
+            low, high = known or conventional(values)[1:]
+            image = _to_bytes(image, low, high, transparent)
         image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)
     image = _in_mode(image, MODES[how.channels], how.background)
     image = _scaled(image, how)
@@ -169,7 +210,7 @@ def decode_or_range(picture: Any, how: Preprocessing, infer: bool = False) -> np
 
 def conventional(values: ValueRange) -> ValueRange:
     """Return the usual range that holds these values and is not mostly empty, or else the values' own."""
-    for low, high in CONVENTIONAL["f" if values.kind.startswith("float") else "i"]:
+    for low, high in CONVENTIONAL["f" if values.kind == FLOAT else "i"]:
         is_full = max(abs(values.low), abs(values.high)) > high / 8
         if low <= values.low and values.high <= high and is_full:
             return ValueRange(values.kind, low, high)
@@ -183,6 +224,13 @@ def union(ranges: Iterable[ValueRange]) -> tuple[ValueRange, ...]:
         other = result.get(values.kind, values)
         result[values.kind] = ValueRange(values.kind, min(values.low, other.low), max(values.high, other.high))
     return tuple(result.values())
+
+
+def ranges_in_words(ranges: Iterable[ValueRange]) -> str:
+    """Return ranges as a text that `Preprocessing.with_range` takes, with every digit."""
+    return ";".join(
+        f"{kind}:{','.join(repr(limit).removesuffix('.0') for limit in limits)}" for kind, *limits in ranges
+    )
 
 
 def range_sentence(own: ValueRange, shown: ValueRange, count: int) -> str | None:
@@ -336,7 +384,7 @@ def _range(pixels: np.ndarray) -> ValueRange:
     values = pixels[np.isfinite(pixels)] if pixels.dtype.kind == "f" else pixels
     if values.size == 0:
         raise ValueError("it has no finite value")
-    kind = "float" if pixels.dtype.kind == "f" else pixels.dtype.name
+    kind = FLOAT if pixels.dtype.kind == "f" else pixels.dtype.name
     return ValueRange(kind, float(values.min()), float(values.max()))
 
 

@@ -26,7 +26,8 @@ class ImageSet:
         name: What to call the dataset in logs and cards.
         labels: `(N,)` whole numbers, if there are any.
         label_names: The name of each class, if that is known.
-        config: Where they came from and what batches do with them (`random_flip`, `memory_limit_gb`).
+        config: Where they came from, how their values were read (`value_range`), and what batches do with them
+            (`random_flip`, `memory_limit_gb`).
 
     Attributes:
         left_out: How many files or rows of the source are not used, by reason.
@@ -78,7 +79,7 @@ class ImageSet:
         images.left_out = Counter()
         images._checksums, images._folder = cached.checksums, cached.folder
         images.name, images.fingerprint = name, cached.fingerprint
-        images.config = config
+        images.config = config.with_ranges(shown for _, shown, _ in cached.ranges)
         images.shape = (cached.channels, height, width)
         if images._sizes is None and cached.pixels.shape[1:3] != (height, width):
             # All of one size, but another one: crops are taken as from any.

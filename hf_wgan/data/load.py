@@ -35,17 +35,15 @@ def load_image_set(config: DataConfig) -> ImageSet:
     Raises:
         InputError: As for `load_images`, or they are a stream.
     """
-    images = load_images(config)
-    if isinstance(images, ImageStream):
-        raise InputError("streaming: figures are of the whole set; leave it out")
-    return images
+    return _image_set(load_images(config))
 
 
 def load_held_out(config: DataConfig, class_names: list[str] | None = None) -> ImageSet | None:
     """Load the images of `held_out_split`, prepared as those of the training split; None if there is none.
 
     Args:
-        config: The options of the training images.
+        config: The options of the training images: `images.config`, which has the range of their values. Without that
+            the training images are looked at too, if those of the held-out split have more than 8 bits.
         class_names: Names of the classes of the training images, to number the classes alike.
 
     Raises:
@@ -53,10 +51,29 @@ def load_held_out(config: DataConfig, class_names: list[str] | None = None) -> I
     """
     if config.held_out_split is None:
         return None
-    images = load_image_set(
-        replace(config, dataset_split=config.held_out_split, held_out_split=None, max_train_samples=None)
-    )
+    held_out = replace(config, dataset_split=config.held_out_split, held_out_split=None, max_train_samples=None)
+    held_out.check_effects()
+    images = _image_set(_images(open_source(held_out), held_out, range_as=replace(config, held_out_split=None)))
     return images if class_names is None else images.relabelled(class_names)
+
+
+def check_same_ranges(images: ImageSet | ImageStream, held_out: ImageSet) -> None:
+    """Check that equal values of training images and of others, of more than 8 bits, are equally bright.
+
+    Raises:
+        InputError: They are not.
+    """
+    if images.config is None or held_out.config is None:
+        return
+    ours, theirs = Preprocessing.of(images.config), Preprocessing.of(held_out.config)
+    for kind in {values.kind for values in (*ours.ranges, *theirs.ranges)}:
+        limits = ours.known_range(kind), theirs.known_range(kind)
+        if None not in limits and limits[0] != limits[1]:
+            raise InputError(
+                f"held_out: {printable(held_out.name)} was read with value_range={held_out.config.value_range!r} and "
+                f"the training images with value_range={images.config.value_range!r}, so that equal values differ in "
+                "brightness; load it with that of the training images"
+            )
 
 
 def images_of(dataset: Any, config: DataConfig, name: str = "dataset") -> ImageSet | ImageStream:
@@ -69,13 +86,39 @@ def images_of(dataset: Any, config: DataConfig, name: str = "dataset") -> ImageS
     return _images(source_of(dataset, config, name), config)
 
 
-def _images(source: Source | Stream, config: DataConfig) -> ImageSet | ImageStream:
+def _value_range(config: DataConfig) -> str | None:
+    """Return the range of the values of images, for as many types as they have."""
+    source = open_source(config)
+    if isinstance(source, Stream):
+        return ImageStream(source, config).config.value_range
+    return config.with_ranges(shown for _, shown, _ in _cached(source, config).ranges).value_range
+
+
+def _image_set(images: ImageSet | ImageStream) -> ImageSet:
+    if isinstance(images, ImageStream):
+        raise InputError("streaming: figures are of the whole set; leave it out")
+    return images
+
+
+def _cached(source: Source, config: DataConfig) -> Cached:
+    stop_at_bad = config.on_bad_image == "error"
+    return open_cache(source, Preprocessing.of(config), config.channels is None, config.cache_dir, stop_at_bad)
+
+
+def _images(source: Source | Stream, config: DataConfig, range_as: DataConfig | None = None) -> ImageSet | ImageStream:
+    """Load the images of a source.
+
+    Args:
+        source: The source.
+        config: The options of its images.
+        range_as: The options of other images, whose range values of more than 8 bits have here too.
+    """
     if isinstance(source, Stream):
         return ImageStream(source, config)
-    auto = config.channels is None
-    cached = open_cache(
-        source, Preprocessing.of(config), auto, config.cache_dir, stop_at_bad=config.on_bad_image == "error"
-    )
+    cached = _cached(source, config)
+    if cached.ranges and range_as is not None:
+        config = replace(config, value_range=_value_range(range_as))
+        cached = _cached(source, config)
     if cached.bad:
         _name_bad(cached.bad, cached.num_pictures)
     if len(cached.order) == 0:

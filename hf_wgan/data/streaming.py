@@ -52,6 +52,7 @@ class ImageStream:
         config: What is done to them.
 
     Attributes:
+        config: The same, with the range of values beyond 8 bits that the first images have.
         fingerprint: Digest of the first images and of the files of the stream, as far as they can be known.
 
     Raises:
@@ -59,8 +60,7 @@ class ImageStream:
     """
 
     def __init__(self, stream: Stream, config: DataConfig):
-        self.stream, self.config = stream, config
-        self.name = stream.name
+        self.stream, self.name = stream, stream.name
         self.only_labelled = False
         how = Preprocessing.of(config)
         first = list(itertools.islice(_read(stream, stream.dataset), PICTURES_TO_LOOK_AT))
@@ -73,6 +73,8 @@ class ImageStream:
                 say_once(f"Of the first {len(first)}, {sentence}")
         if deep:
             decoded = [decode_or_error(picture, how) for (_, picture), _ in first]
+            config = config.with_ranges(map(conventional, union(deep)))
+        self.config = config
         good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
         if config.channels is None:
             if not good:

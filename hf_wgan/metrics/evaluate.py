@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..algorithm.losses import wasserstein_estimate
-from ..data import ImageSet
+from ..data import ImageSet, check_same_ranges
 from ..data.batches import normalised
 from ..data.cache import cache_folder
 from ..pipelines import WGANPipeline
@@ -200,8 +200,10 @@ def evaluated_sets(
     """Return the images that a model is compared with: those of its classes, numbered as its networks have them.
 
     Raises:
-        InputError: There are too few images, or a class-conditional critic lacks labels.
+        InputError: There are too few images, the ranges of values differ, or a class-conditional critic lacks labels.
     """
+    if held_out is not None:
+        check_same_ranges(images, held_out)
     config = pipeline.generator.config
     image_sets = [images] if held_out is None else [images, held_out]
     if config.get("num_classes") and not config.get("class_frequencies"):
