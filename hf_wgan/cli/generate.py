@@ -270,9 +270,8 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
     from PIL import Image
 
     from ..data import DataConfig
-    from ..data.decode import Preprocessing, decode, reason
+    from ..data.decode import decode, reason
     from ..data.folders import open_folder
-    from ..models.factory import shape_of
     from ..utils.grids import image_grid, save_image
 
     source = Path(str(config.invert))
@@ -284,16 +283,15 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
     else:
         check_unused(config, ["num_images"], f"invert={config.invert!r}, a single picture")
         pictures = [(source.name, str(source))]
-    channels, height, width = shape_of(pipeline.generator)
-    targets = []
+    how, targets = pipeline.preprocessing, []
     for name, picture in pictures:
         try:
-            pixels = decode(picture, Preprocessing(height, channels, width=width))
+            pixels = decode(picture, how)
         except Exception as error:  # PIL raises anything for a damaged file
             raise InputError(
                 f"invert={config.invert!r}: {name} is no picture that can be read ({reason(error)})"
             ) from error
-        targets.append(Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels))
+        targets.append(Image.fromarray(pixels.squeeze(-1) if how.channels == 1 else pixels))
     labels = split_labels(config.class_labels, pipeline)
     rng = torch.Generator().manual_seed(config.seed)
     classes: list[Any] | None = labels and [labels[number % len(labels)] for number in range(len(targets))]

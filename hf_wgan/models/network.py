@@ -10,6 +10,9 @@ from safetensors import SafetensorError
 
 from ..utils.errors import InputError, one_line
 
+CONFIG_ONLY = ("value_range",)
+"""Entries of a generator's config that are no arguments: the range of its training images, if of more than 8 bits."""
+
 
 class Network(ModelMixin, ConfigMixin):
     """The base class of generators and critics."""
@@ -48,6 +51,14 @@ class Network(ModelMixin, ConfigMixin):
             if info[what]:
                 raise InputError(f"{file} does not fit its config.json ({what.replace('_', ' ')}: {info[what][0]})")
         return (network, info) if with_info else network
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: Any, **options: Any) -> Any:
+        """Keep what only the config holds, which diffusers would warn about."""
+        kept = {name: value for name, value in config_dict.items() if name in CONFIG_ONLY}
+        others = {name: value for name, value in config_dict.items() if name not in kept}
+        arguments, unused, hidden = super().extract_init_dict(others, **options)
+        return arguments, unused, hidden | kept
 
     @classmethod
     def _dict_from_json_file(cls, json_file: Any, **options: Any) -> dict[str, Any]:

@@ -43,6 +43,7 @@ CONFIG_ENTRIES = (
     "num_classes",
     "class_names",
     "class_frequencies",
+    "value_range",
 )
 METADATA = "metadata.json"
 """The extra file of an ExportedProgram for the metadata, which ONNX has a place for."""

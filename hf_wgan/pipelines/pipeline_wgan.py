@@ -344,15 +344,25 @@ class WGANPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return torch.cat(scores)
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return how pictures are read: in the size and the channels of the model, and in the range of its training.
+
+        Raises:
+            InputError: The generator's config holds no valid range.
+        """
+        config = self.generator.config
+        height, width = map(int, np.broadcast_to(config.sample_size, 2))
+        return Preprocessing(height, config.out_channels, width=width).with_range(config.get("value_range"))
+
     def pixels(self, images: Any) -> torch.Tensor:
         """Return images in any of the forms that `score` takes as a tensor `(N, C, H, W)` in [0, 1], float32.
 
         Raises:
             InputError: They are not of the size and the channels that the pipeline generates.
         """
-        config = self.generator.config
-        height, width = map(int, np.broadcast_to(config.sample_size, 2))
-        how = Preprocessing(height, config.out_channels, width=width)
+        config, how = self.generator.config, self.preprocessing
+        width, height = how.size
         if isinstance(images, Image.Image):
             images = [images]
         if isinstance(images, (list, tuple)) and images and all(isinstance(image, Image.Image) for image in images):

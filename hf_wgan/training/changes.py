@@ -20,7 +20,13 @@ HARMLESS = {
 """Settings that do not change the experiment. The batch size of one process is among them: `machine.global_batch_size`,
 that of all processes and accumulation steps together, counts. So is the option `mixed_precision`: `machine` has the
 precision in force."""
-IN_THE_FINGERPRINT = ("dataset.name", "dataset.hub_id", "dataset.num_images", "dataset.config.")
+IN_THE_FINGERPRINT = (
+    "dataset.name",
+    "dataset.hub_id",
+    "dataset.num_images",
+    "dataset.config.",
+    "generator.value_range",
+)
 NOT_IN_THE_FINGERPRINT = ("dataset.config.random_flip",)
 OF_THE_START = ("resume_from_checkpoint", "overwrite_output_dir", "allow_config_change")  # how a run was started
 SECTIONS = ("training", "constraint", "augmentation", "generator", "critic", "dataset", "machine", "versions")

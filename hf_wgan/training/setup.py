@@ -13,7 +13,16 @@ from accelerate.utils import parse_flag_from_env
 from diffusers import ModelMixin
 
 from ..algorithm.execution import Execution
-from ..data import DataConfig, ImageSet, ImageStream, RealBatches, StreamedBatches, images_of, load_held_out
+from ..data import (
+    DataConfig,
+    ImageSet,
+    ImageStream,
+    RealBatches,
+    StreamedBatches,
+    check_same_ranges,
+    images_of,
+    load_held_out,
+)
 from ..metrics.names import check_number
 from ..models.factory import shape_of
 from ..utils.console import say_once
@@ -126,7 +135,8 @@ def choose_tf32(allowed: bool) -> None:
 def training_images(config: TrainingConfig, dataset: Any, generator: ModelMixin) -> ImageSet | ImageStream:
     """Return the training images, scaled and cropped to what the generator makes.
 
-    A class-conditional run trains on those that have a class.
+    A class-conditional run trains on those that have a class. The generator's config keeps the range of values of more
+    than 8 bits, for whatever reads pictures for the model.
 
     Raises:
         InputError: The dataset has no images, or images of another shape.
@@ -140,6 +150,8 @@ def training_images(config: TrainingConfig, dataset: Any, generator: ModelMixin)
         )
     if dataset.shape != shape:
         raise InputError(f"dataset with images of shape {dataset.shape}: the generator makes {shape}")
+    if dataset.config and dataset.config.value_range:
+        generator.register_to_config(value_range=dataset.config.value_range)
     return dataset.labelled() if config.class_conditional and dataset.label_names else dataset
 
 
@@ -234,6 +246,8 @@ def held_out_images(
     """
     if not (held_out is None or isinstance(held_out, ImageSet)):
         raise InputError(f"held_out={held_out!r}: must be an ImageSet, as load_images returns")
+    if held_out is not None:
+        check_same_ranges(dataset, held_out)
     if not (config.evaluation_steps or config.adaptive_augmentation):
         return held_out
     if isinstance(dataset, ImageStream):

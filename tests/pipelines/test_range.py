@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_critic, tiny_generator
+from conftest import tiny_critic, tiny_generator, tiny_images
 from PIL import Image
 
-from hf_wgan import InputError, WGANPipeline, load_images
+from hf_wgan import InputError, WGANPipeline, WGANTrainer, load_images
 from hf_wgan.data import DataConfig
 from hf_wgan.pipelines import pipeline_wgan
 from hf_wgan.pipelines.pipeline_wgan import latent_path, truncated
@@ -301,3 +301,43 @@ def test_names_of_classes_win_over_their_numbers():
             InputError, match=r"class_labels=.*: must be a number from 0 to 3, or one of '2', '10', 'cat'"
         ):
             pipeline(1, class_labels=wrong if isinstance(wrong, (int, str)) and wrong is not True else [wrong])
+
+
+def test_a_picture_of_16_bits_has_the_brightness_that_it_had_in_training(tmp_path, tiny_config, caplog):
+    """Alone it would be shown from black to white."""
+    (tmp_path / "deep").mkdir()
+    for number in range(8):
+        values = np.linspace(0, 600 * (number + 1), 64).reshape(8, 8)
+        Image.fromarray(values.astype(np.uint16)).save(tmp_path / "deep" / f"{number}.png")
+    images = load_images(DataConfig(train_data_dir=str(tmp_path / "deep"), resolution=8))
+    trained = WGANTrainer(tiny_generator(), tiny_critic(), images, tiny_config(max_train_steps=1)).train()
+    trained.save_pretrained(tmp_path / "saved")
+    caplog.clear()
+    loaded = WGANPipeline.from_pretrained(tmp_path / "saved")
+    alone = WGANPipeline(tiny_generator(), tiny_critic())
+    dark = Image.open(tmp_path / "deep" / "0.png")
+    assert alone.pixels(dark).max() > 0.5 and alone.preprocessing.ranges == ()
+    scored = images.images.float() / 255
+    for pipeline in (trained, loaded, WGANPipeline.from_pretrained(tmp_path / "run"), WGANPipeline.from_pipe(loaded)):
+        assert pipeline.generator.config.value_range == "uint16:0,16383"
+        assert pipeline.pixels(dark).max() < 0.05
+        pictures = [Image.open(tmp_path / "deep" / f"{number}.png") for number in range(8)]
+        assert torch.equal(pipeline.score(pictures).sort().values, pipeline.score(scored).sort().values)
+        pipeline.set_progress_bar_config(disable=True)
+        latents = pipeline.invert(dark, num_steps=1, num_candidates=2, generator=seeded())
+        assert torch.equal(latents, pipeline.invert(pipeline.pixels(dark), 1, 2, generator=seeded()))
+    assert "value_range" not in caplog.text, "diffusers warns of entries that it does not expect"
+    assert "value_range" not in loaded.critic.config
+
+
+def test_a_model_of_8_bits_has_no_range_in_its_config(tiny_config, tmp_path):
+    pipeline = WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(max_train_steps=1)).train()
+    assert "value_range" not in pipeline.generator.config
+    assert "value_range" not in (tmp_path / "run" / "generator" / "config.json").read_text()
+
+
+def test_a_damaged_range_in_a_config_is_one_line():
+    pipeline = make()
+    pipeline.generator.register_to_config(value_range=[0, 1])
+    with pytest.raises(InputError, match=r"value_range=\[0, 1\]: must be LOW,HIGH"):
+        pipeline.score(Image.new("L", (8, 8)))

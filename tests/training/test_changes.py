@@ -136,3 +136,13 @@ def test_networks_that_draw_random_numbers_resume_exactly_too(tiny_config, tmp_p
         outcome(tmp_path / "whole")["generator/diffusion_pytorch_model.safetensors"]
         == (outcome(tmp_path / "parts")["generator/diffusion_pytorch_model.safetensors"])
     )
+
+
+def test_the_range_of_values_is_part_of_the_pixels():
+    def record(value_range, fingerprint="1"):
+        dataset = {"fingerprint": fingerprint, "config": {"value_range": value_range}}
+        return {"dataset": dataset, "generator": {"class": "DCGANGenerator", "value_range": value_range}}
+
+    before = record("uint16:0,16383")
+    assert all(change.harmless for change in changes(before, record("0,16383")))
+    assert not all(change.harmless for change in changes(before, record("0,65535", fingerprint="2")))
