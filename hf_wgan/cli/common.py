@@ -241,7 +241,9 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str, Any]) -> "DataConfig":
-    """Return the data options of a command, or else those that the model was trained with; at the model's resolution.
+    """Return the data options of a command, or else those that the model was trained with.
+
+    Size, channels and, unless an option names another, the range of values are those of the model.
 
     Images that the command names are prepared as the record says. The record of a model that was not trained here is
     not followed further: whoever wrote it could name any file.
@@ -278,7 +280,11 @@ def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str,
     config.check_effects()
     channels, height, width = shape_of(pipeline.generator)
     return config.changed(
-        resolution=height, width=None if width == height else width, channels=channels, streaming=False
+        resolution=height,
+        width=None if width == height else width,
+        channels=channels,
+        value_range=config.value_range or pipeline.generator.config.get("value_range"),
+        streaming=False,
     )
 
 
