@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
+from PIL import Image
 from processes import outcome
 
-from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer
+from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer, load_images
+from hf_wgan.data import DataConfig
+from hf_wgan.metrics.evaluate import evaluate
+from hf_wgan.metrics.features import load_feature_extractor
 from hf_wgan.training.evaluation import Evaluations
 from hf_wgan.utils import files
 
@@ -123,3 +127,23 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(tiny_conf
     assert files.is_unused(tmp_path / "run")
     with pytest.raises(InputError, match=r"evaluation_steps=3: must be a multiple of logging_steps=2"):
         tiny_config(evaluation_steps=3, logging_steps=2)
+
+
+def test_held_out_images_of_another_range_are_refused(tiny_config, tmp_path):
+    ramp = np.linspace(0, 1, 64).reshape(8, 8)
+    sets = {}
+    for name, highest in {"train": 5000, "test": 4000}.items():
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            values = ramp * highest * (number + 1) / 20
+            Image.fromarray(values.astype(np.uint16)).save(tmp_path / name / f"{number}.png")
+        sets[name] = load_images(DataConfig(train_data_dir=str(tmp_path / name), resolution=8))
+    networks = tiny_generator(), tiny_critic()
+    message = r"held_out: .*'uint16:0,4095' and the training images with value_range='uint16:0,16383'"
+    with pytest.raises(InputError, match=message):
+        WGANTrainer(*networks, sets["train"], tiny_config(), held_out=sets["test"])
+    with pytest.raises(InputError, match=message):
+        evaluate(WGANPipeline(*networks), sets["train"], load_feature_extractor("pixels", sets["train"]), sets["test"])
+    value_range = sets["train"].config.value_range
+    alike = load_images(DataConfig(train_data_dir=str(tmp_path / "test"), resolution=8, value_range=value_range))
+    WGANTrainer(*networks, sets["train"], tiny_config(**EVALUATED), held_out=alike)
