@@ -17,7 +17,7 @@ from ..algorithm.latents import latents_of, prior_of, sample_normals
 from ..data.decode import Preprocessing, decode, reason
 from ..utils.errors import InputError, NotFiniteError
 
-PIXELS_PER_CHUNK = 2**20
+PIXELS_PER_CHUNK = 2**20  # that pass through a network at once
 REFERENCE_SCORES = 1024, 64  # samples of each class, at most and at least, for the range of the scores in rejection
 MANY_CLASSES = 16  # from which on each has fewer of them
 REFERENCES_PER_CHUNK = 4096  # images that are compared at a time when neighbours are looked for
@@ -134,7 +134,7 @@ class WGANPipeline(DiffusionPipeline):
         )
         config, device = self.generator.config, self._execution_device
         batch_size = len(latents) if latents is not None else int(batch_size)
-        chunk_size = chunk_size or max(1, PIXELS_PER_CHUNK // int(np.prod(np.broadcast_to(config.sample_size, 2))))
+        chunk_size = chunk_size or self._images_per_chunk()
         source = generator if generator is not None or latents is not None else torch.default_generator
         labels = self.class_numbers(class_labels, batch_size, source)
         conditions = [] if labels is None else [torch.tensor(labels, device=device)]
@@ -222,6 +222,10 @@ class WGANPipeline(DiffusionPipeline):
             if latents is not None:
                 raise InputError(f"{choice} with latents: it chooses among random samples; leave one of them out")
             self._need_critic(choice)
+
+    def _images_per_chunk(self) -> int:
+        """Return the number of images that pass through a network at once where the caller names none."""
+        return max(1, PIXELS_PER_CHUNK // int(np.prod(np.broadcast_to(self.generator.config.sample_size, 2))))
 
     def _is_offloaded(self) -> bool:
         """Return whether hooks of accelerate or diffusers move the generator's weights."""
@@ -469,7 +473,8 @@ class WGANPipeline(DiffusionPipeline):
         """Find latents whose images are close to the images, by the mean squared error of pixels.
 
         The closest of random candidates are improved by Adam, with a learning rate that decays to 0. A progress bar
-        counts the steps.
+        counts the steps. About a million pixels pass through the generator at once, however many the images and the
+        candidates are.
 
         Args:
             images: As for `score`.
@@ -505,34 +510,51 @@ class WGANPipeline(DiffusionPipeline):
         labels = None if numbers is None else torch.tensor(numbers, device=device)
         prior = prior_of(network)
 
-        def errors_of(latents: torch.Tensor, targets: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
-            images = network(latents_of(prior, latents).to(network.dtype), *labels).float()
+        def images_of(latents: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
+            return network(latents_of(prior, latents).to(network.dtype), *labels).float()
+
+        def errors_of(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return (images - targets).square().mean(dim=(1, 2, 3))
+
+        def chunks(count: int) -> list[slice]:
+            size = self._images_per_chunk()
+            return [slice(start, start + size) for start in range(0, count, size)]
 
         was_training = network.training
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         network.eval().requires_grad_(False)
         try:
-            starts = []
             candidates = sample_normals(num_candidates, network.config.latent_dim, generator, device)
-            for index in range(number):
-                expanded = [] if labels is None else [labels[index].expand(num_candidates)]
-                with torch.no_grad():
-                    errors = errors_of(candidates, target[index], expanded)
-                starts.append(candidates[errors.argsort()[:num_starts]])
+            errors = torch.empty(number, num_candidates, device=device)
+            with torch.no_grad():
+                for label in [None] if labels is None else labels.unique():
+                    of_label = range(number) if label is None else (labels == label).nonzero()[:, 0].tolist()
+                    for chunk in chunks(num_candidates):  # the candidates of a class serve all of its images
+                        part = candidates[chunk]
+                        images = images_of(part, [] if label is None else [label.expand(len(part))])
+                        for index in of_label:
+                            errors[index, chunk] = errors_of(images, target[index])
+            starts = [candidates[of_image.argsort()[:num_starts]] for of_image in errors]
             latents = torch.cat(starts).requires_grad_()  # (N · num_starts, latent_dim)
-            targets = target.repeat_interleave(num_starts, dim=0)
-            expanded = [] if labels is None else [labels.repeat_interleave(num_starts)]
+            owners = torch.arange(number, device=device).repeat_interleave(num_starts)
+            errors = torch.empty(len(latents), device=device)
+
+            def improved(chunk: slice) -> torch.Tensor:
+                images = images_of(latents[chunk], [] if labels is None else [labels[owners[chunk]]])
+                return errors_of(images, target[owners[chunk]])
+
             optimizer = torch.optim.Adam([latents], learning_rate)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
             for _ in self.progress_bar(range(num_steps)):
                 optimizer.zero_grad()
-                with torch.enable_grad():
-                    errors_of(latents, targets, expanded).sum().backward()
+                for chunk in chunks(len(latents)):  # no latent's gradient depends on another's
+                    with torch.enable_grad():
+                        improved(chunk).sum().backward()
                 optimizer.step()
                 schedule.step()
             with torch.no_grad():
-                errors = errors_of(latents, targets, expanded)
+                for chunk in chunks(len(latents)):
+                    errors[chunk] = improved(chunk)
         finally:
             network.train(was_training)
             for parameter in trainable:

@@ -267,6 +267,29 @@ def test_an_image_of_the_generator_is_found_again(classes):
         pipeline.invert(images, num_steps=0, **labels)
 
 
+@pytest.mark.parametrize("classes", [None, 3])
+def test_inversion_passes_few_images_through_the_generator_at_once(classes, monkeypatch):
+    pipeline = make(num_classes=classes)
+    if classes:
+        torch.nn.init.normal_(pipeline.generator.class_embedding.weight, std=10)
+    images = torch.rand(6, 1, 8, 8, generator=seeded())
+    labels = {} if classes is None else {"class_labels": [1, 0, 1, 1, 0, 1]}
+    options = {"num_steps": 3, "num_candidates": 20, "num_starts": 2, **labels}
+    whole = pipeline.invert(images, generator=seeded(1), **options)
+    sizes = []
+    pipeline.generator.register_forward_hook(lambda network, inputs, outputs: sizes.append(len(outputs)))
+    monkeypatch.setattr(pipeline_wgan, "PIXELS_PER_CHUNK", 5 * 8 * 8)
+    chunked = pipeline.invert(images, generator=seeded(1), **options)
+    assert max(sizes) == 5
+    of_candidates = 20 * (2 if classes else 1)
+    assert sum(sizes) == of_candidates + 6 * 2 * (3 + 1), "candidates are generated once for each class"
+    assert torch.allclose(chunked, whole, atol=1e-5)
+    for number in range(6):
+        own = {} if classes is None else {"class_labels": [labels["class_labels"][number]]}
+        alone = pipeline.invert(images[number : number + 1], generator=seeded(1), **{**options, **own})
+        assert torch.allclose(alone[0], whole[number], atol=1e-5)
+
+
 def test_the_classes_of_images_are_found():
     pipeline = make(num_classes=3)
     torch.nn.init.normal_(pipeline.generator.class_embedding.weight, std=100)
