@@ -24,6 +24,7 @@ REFERENCES_PER_CHUNK = 4096  # images that are compared at a time when neighbour
 MAX_ATTEMPTS = 1000  # samples for one image before rejection gives up
 RANGE_TOLERANCE = 1e-3  # by which images may leave [0, 1], as after resizing in low precision
 GOLDEN_RATIO = (5**0.5 - 1) / 2  # whose multiples, without their whole parts, fill [0, 1) most evenly
+FAR_OUT = 100.0  # absolute value of a latent number that no standard normal number comes near to
 CHANNELS_LAST_FROM = 64  # images: with fewer, copying the weights costs more than the layout gains
 
 
@@ -167,6 +168,14 @@ class WGANPipeline(DiffusionPipeline):
                 results.add(
                     self._best_of([batch[chunk] for batch in candidates], [batch[chunk] for batch in conditions])
                 )
+        except NotFiniteError as error:
+            largest = 0.0 if latents is None else latents.abs().max().item()
+            if largest > FAR_OUT:
+                raise InputError(
+                    f"latents up to {largest:g}: the generator returns NaN or infinity for them; must be of the size "
+                    "of standard normal numbers"
+                ) from error
+            raise
         finally:
             self.generator.train(was_training)
             if channels_last:
@@ -209,8 +218,7 @@ class WGANPipeline(DiffusionPipeline):
                 raise InputError(f"latents of type {type(latents).__name__}: must be a tensor (N, {expected})")
             if latents.ndim != 2 or latents.shape[1] != expected or len(latents) == 0:
                 raise InputError(f"latents of shape {tuple(latents.shape)}: must be (N, {expected})")
-            if not latents.isfinite().all():
-                raise InputError("latents hold NaN or infinity: must be finite")
+            _check_finite_latents(latents)
             if batch_size not in (1, len(latents)):
                 raise InputError(f"batch_size={batch_size} with {len(latents)} latents: leave batch_size out")
         _check_generator(generator, batch_size)
@@ -695,14 +703,32 @@ def _check_generator(generator: Any, batch_size: Optional[int]) -> None:  # noqa
         raise InputError(f"generator is a list of {len(sources)} for batch_size={batch_size}: give one an image")
 
 
+def _check_finite_latents(latents: torch.Tensor) -> None:
+    if not latents.isfinite().all():
+        raise InputError("latents hold NaN or infinity: must be finite")
+
+
 def truncated(latents: torch.Tensor, limit: Optional[float]) -> torch.Tensor:  # noqa: UP045
-    """Map standard normal numbers to the normal distribution truncated at ±limit, each to its own quantile."""
+    """Map standard normal numbers to the normal distribution truncated at ±limit, each to its own quantile.
+
+    Args:
+        latents: Standard normal numbers, of any shape.
+        limit: Largest absolute value of the result; None for no truncation.
+
+    Raises:
+        InputError: The limit is not positive, or latents are not finite.
+    """
     if limit is None:
         return latents
     _check_positive("truncation", limit)
-    # In float64, which not every device has.
-    quantiles = torch.erf(latents.to("cpu", torch.float64) / 2**0.5) * math.erf(limit / 2**0.5)
-    return (2**0.5 * torch.erfinv(quantiles)).to(latents)
+    _check_finite_latents(latents)
+    exact = latents.to("cpu", torch.float64)  # which not every device has
+    quantiles = torch.erf(exact / 2**0.5) * math.erf(limit / 2**0.5)
+    # Far from 0 a quantile rounds to 1, while the probability to lie farther out keeps all of its digits.
+    beyond, beyond_limit = torch.erfc(exact.abs() / 2**0.5), math.erfc(limit / 2**0.5)
+    beyond = beyond + beyond_limit * (1 - beyond)
+    outer = torch.minimum(-torch.special.ndtri(beyond / 2), exact.abs()).clamp(max=limit).copysign(exact)
+    return torch.where(quantiles.abs() < 0.5, 2**0.5 * torch.erfinv(quantiles), outer).to(latents)
 
 
 def latent_path(latents: torch.Tensor, num_frames: int, method: str = "spherical", loop: bool = False) -> torch.Tensor:

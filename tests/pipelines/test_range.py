@@ -1,5 +1,7 @@
 """What the pipeline does besides plain sampling: truncation, candidates, scores, paths and inversion."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hf_wgan import InputError, WGANPipeline, WGANTrainer, load_images
 from hf_wgan.data import DataConfig
 from hf_wgan.pipelines import pipeline_wgan
 from hf_wgan.pipelines.pipeline_wgan import latent_path, truncated
+from hf_wgan.utils.errors import NotFiniteError
 
 
 def make(num_classes=None, channels=1):
@@ -34,6 +37,50 @@ def test_truncated_latents_have_the_cut_off_distribution():
     assert cut.std() == pytest.approx(expected.item(), rel=0.02)
     assert torch.allclose(truncated(latents, 50), latents, atol=1e-5), "as good as none"
     assert truncated(latents, None) is latents
+
+
+@pytest.mark.parametrize("limit", [1e-6, 0.5, 3.0, 8.0, 8.5, 10.0, 37.0, 50.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_truncated_latents_are_finite_and_in_order_however_far_out(limit, dtype):
+    positive = torch.linspace(0, 60, 10_001, dtype=dtype)
+    latents = torch.cat([-positive.flip(0), positive[1:]])
+    cut = truncated(latents, limit)
+    assert cut.isfinite().all() and cut.dtype == dtype
+    assert (cut.diff() >= 0).all() and torch.equal(cut, -cut.flip(0))
+    assert (cut.double().abs() <= torch.tensor(limit, dtype=dtype).double()).all()
+    assert (cut.abs() <= latents.abs()).all()
+    exact = latents.double()
+    near = exact.abs() < 5
+    expected = 2**0.5 * torch.erfinv(torch.erf(exact[near] / 2**0.5) * math.erf(limit / 2**0.5))
+    assert torch.allclose(cut[near].double(), expected, atol=0, rtol=1e-6)
+
+
+def test_truncation_near_the_limit_of_precision_keeps_what_is_nearer():
+    assert truncated(torch.tensor([9.0], dtype=torch.float64), 10.0).item() == pytest.approx(8.99999, abs=1e-4)
+    assert truncated(torch.tensor([10.0], dtype=torch.float64), 9.0).item() == pytest.approx(8.99999, abs=1e-4)
+    twice = -torch.special.ndtri(torch.tensor(math.erfc(9 / 2**0.5), dtype=torch.float64))
+    assert truncated(torch.tensor([9.0], dtype=torch.float64), 9.0).item() == pytest.approx(twice.item(), abs=1e-9)
+
+
+def test_latents_far_out_are_images_or_are_named():
+    pipeline = make()
+    assert pipeline(latents=torch.full((2, 4), 9.0), truncation=10.0, output_type="pt").images.isfinite().all()
+    for value in (float("nan"), float("inf"), -float("inf")):
+        latents = torch.full((2, 4), value)
+        for call in (
+            lambda wrong: truncated(wrong, 1.0),
+            lambda wrong: pipeline(latents=wrong),
+            lambda wrong: pipeline(latents=wrong, truncation=1.0),
+            lambda wrong: pipeline.interpolate(wrong),
+        ):
+            with pytest.raises(InputError, match="latents hold NaN or infinity: must be finite"):
+                call(latents)
+    half = make().to(dtype=torch.float16)
+    with pytest.raises(InputError, match=r"latents up to 1e\+06: the generator returns NaN or infinity for them"):
+        half(latents=torch.full((2, 4), 1e6))
+    next(half.generator.parameters()).data.fill_(float("nan"))
+    with pytest.raises(NotFiniteError, match="the model's weights are damaged"):
+        half(latents=torch.zeros(2, 4))
 
 
 def test_truncation_of_a_pipeline():
