@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 IMAGES_AT_ONCE = 1024  # held in memory before they are written
 IMAGES_IN_GRID = 64
 IMAGES_WITH_NEIGHBOURS = 16
+ENCODERS = ("imageio_ffmpeg", "cv2")
+"""Modules with one of which MP4 is written."""
+NO_ENCODER = "video='mp4': needs an encoder; pip install imageio imageio-ffmpeg, or use webp"
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class GenerateConfig(Options):
         "Write a looping video of a walk from each image to the next instead of single images, or its frames as "
         "00000.png, 00001.png, …",
     )
-    num_frames: int = option(60, "Frames in the video.", minimum=1, needs={"video": True})
+    num_frames: int = option(60, "Frames in the video.", minimum=2, needs={"video": True})
     interpolation: Literal["spherical", "linear"] = option(
         "spherical", "Interpolation of the video's latents.", needs={"video": True}
     )
@@ -117,14 +121,25 @@ def generate(args: Sequence[str] | None = None) -> int:
     if of_data and not config.num_neighbours:
         raise InputError(f"{', '.join(of_data)}: has no effect without --num_neighbours")
     folder = empty_folder(config.output_dir, config.overwrite_output_dir)
+    if config.video == "mp4" and not any(map(find_spec, ENCODERS)):
+        raise InputError(NO_ENCODER)
     if Path(model).is_file():
         pipeline = _exported(model, config, model_options)
     else:
         check_unused(config, ["trust_remote_code"], "a pipeline, of which no code is run")
         pipeline = load_pipeline(model, model_options)
+    if labels := split_labels(config.class_labels, pipeline):
+        pipeline.class_numbers(labels, len(labels))  # also those that no image of this command has
+    if config.scores and pipeline.critic is None:
+        raise InputError(f"scores=True: {model!r} has no critic; leave it out, or name a model that was saved with one")
     training_images = None
     if config.num_neighbours:
         training_images = load_image_set(training_data_of(model, pipeline, parsed.options))
+        if config.num_neighbours > len(training_images):
+            raise InputError(
+                f"num_neighbours={config.num_neighbours}: must be at most {len(training_images)}, the number of "
+                "training images"
+            )
     pipeline.to(this_process().device)
     if config.invert:
         _write_inversion(pipeline, config, folder)
@@ -254,9 +269,7 @@ def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path)
                     [frame.convert("RGB") for frame in frames], str(temporary), fps=1000 // FRAME_MILLISECONDS
                 )
         except (ImportError, AttributeError) as error:
-            raise InputError(
-                'video="mp4": needs an encoder; pip install imageio imageio-ffmpeg, or use webp'
-            ) from error
+            raise InputError(NO_ENCODER) from error
     else:
         with files.replacing(path) as temporary:
             save_video(frames, temporary, str(config.video))

@@ -314,6 +314,12 @@ def test_generate_shows_the_nearest_training_images(tmp_path, capsys):
     grid = Image.open(tmp_path / "out" / "neighbours.png")
     assert grid.width / grid.height == 4, "two rows of two images with three neighbours each"
 
+    too_many = ["--num_images", "4", "--num_neighbours", "41", "--output_dir", str(tmp_path / "other")]
+    assert generate([str(tmp_path / "run"), *too_many]) == 2
+    output = capsys.readouterr()
+    assert "num_neighbours=41: must be at most 40, the number of training images" in output.err
+    assert "Saved" not in output.out and not (tmp_path / "other").exists(), "the corrected command can be run"
+
     (tmp_path / "run" / "training_config.json").unlink()
     assert generate([str(tmp_path / "run"), *arguments, str(tmp_path / "other")]) == 2
     assert "does not say what it was trained on; name the images" in capsys.readouterr().err
@@ -341,8 +347,33 @@ def test_a_video_without_an_encoder_says_what_to_install(model, tmp_path, capsys
         raise ImportError("no encoder")
 
     monkeypatch.setattr(diffusers.utils, "export_to_video", missing)
-    assert generate([model, "--video", "mp4", "--output_dir", str(tmp_path / "video")]) == 2
-    assert "needs an encoder; pip install imageio imageio-ffmpeg" in capsys.readouterr().err
+    for known_before in (False, True):
+        monkeypatch.setattr("hf_wgan.cli.generate.find_spec", lambda name, known=known_before: not known)
+        folder = tmp_path / f"video-{known_before}"
+        assert generate([model, "--video", "mp4", "--output_dir", str(folder)]) == 2
+        assert "needs an encoder; pip install imageio imageio-ffmpeg" in capsys.readouterr().err
+        assert folder.exists() != known_before, "frames are generated only where they may be written"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--class_labels", "0,1,5", "--num_images", "2"], "class_labels='5': must be a number from 0 to 2"),
+        (["--class_labels", "0,1,x", "--invert", "photo.png"], "class_labels='x': must be a number from 0 to 2"),
+        (["--scores"], "scores=True: {model!r} has no critic"),
+    ],
+)
+def test_what_is_known_to_fail_fails_before_an_image_is_generated(options, message, tmp_path, capsys, monkeypatch):
+    model = str(tmp_path / "model")
+    WGANPipeline(tiny_generator(num_classes=3), None).save_pretrained(model)
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("an image is generated")
+
+    monkeypatch.setattr(WGANPipeline, "__call__", forbidden)
+    assert generate([model, *options, "--output_dir", str(tmp_path / "out")]) == 2
+    assert message.format(model=model) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "resnet", "r3gan"])
@@ -412,6 +443,7 @@ def test_generate_writes_images_and_a_grid(model, tmp_path):
         (["{missing}"], "is neither a pipeline folder nor a model that can be loaded from the Hub"),
         (["{empty}"], "holds no pipeline: there is no model_index.json in it"),
         (["{model}", "--num_images", "0"], "num_images=0"),
+        (["{model}", "--video", "gif", "--num_frames", "1"], "num_frames=1: must be a whole number at least 2"),
         (["{model}", "--num_neighbours", "-1"], "num_neighbours=-1: must be a whole number at least 0"),
         (
             ["{model}", "--video", "gif", "--num_candidates", "2"],
