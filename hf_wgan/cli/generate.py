@@ -327,11 +327,20 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
 
 
 def split_labels(text: str | None, pipeline: "WGANPipeline") -> list[str] | None:
-    """Split class labels at their commas, unless the whole text is the name of a class.
+    """Split class labels at their commas, unless the whole text is the name of a class; leave out empty ones.
 
     The pipeline takes each for the name of a class, and for its number where no class has that name.
+
+    Raises:
+        InputError: The text holds commas and spaces only.
     """
     if text is None:
         return None
     names = pipeline.generator.config.get("class_names") or []
-    return [text] if text in names else [word if word in names else word.strip() for word in text.split(",")]
+    if text in names:
+        return [text]
+    words = [word if word in names else word.strip() for word in text.split(",")]
+    labels = [word for word in words if word or word in names]
+    if not labels:
+        raise InputError(f"class_labels={text!r}: holds no class; name one, or several separated by commas")
+    return labels

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..utils.errors import InputError
-from ..utils.options import Options, option
+from ..utils.options import Options, option, words_of
 from .common import command, parser_for
 
 
@@ -41,7 +41,7 @@ def plot(args: Sequence[str] | None = None) -> int:
     (config,), runs = parsed.configs, parsed.others["runs"]
     if not can_plot():
         raise InputError('a picture needs matplotlib and scipy; pip install "hf_wgan[train]" installs them')
-    metrics = config.metrics and [name.strip() for name in config.metrics.split(",")]
+    metrics = config.metrics and words_of("metrics", config.metrics)
     compare_runs([Path(run) for run in runs], Path(config.output), metrics, config.against)
     print(f"Saved {config.output}.")
     return 0

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..utils.console import say
 from ..utils.errors import InputError, one_line
+from ..utils.options import words_of
 
 PROJECT = "hf_wgan"
 LOGS = "logs"
@@ -25,7 +26,7 @@ def requested_trackers(report_to: str) -> list[str]:
     Raises:
         InputError: There is no such tracker.
     """
-    names = [name.strip() for name in report_to.split(",")]
+    names = words_of("report_to", report_to)
     if names not in (["none"], ["all"]) and not set(names) <= set(LOGGER_TYPE_TO_CLASS):
         raise InputError(f"report_to={report_to!r}: must be all, none, or some of {', '.join(LOGGER_TYPE_TO_CLASS)}")
     return names
@@ -49,7 +50,7 @@ def tracker_names(report_to: str) -> list[str]:
     for name in names:
         if name not in installed:
             raise InputError(f"report_to={report_to!r}: {name} is not installed; pip install {name.replace('_', '-')}")
-    return list(dict.fromkeys(names))
+    return names
 
 
 class Trackers:

@@ -262,6 +262,22 @@ def from_file(field: Field[Any], value: Any) -> Any:
     return value
 
 
+def words_of(name: str, text: str) -> list[str]:
+    """Return the words of a text that separates them by commas, each once and without the empty ones.
+
+    Args:
+        name: The name of the option.
+        text: Its value.
+
+    Raises:
+        InputError: It holds commas and spaces only.
+    """
+    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise InputError(f"{name}={text!r}: holds no name; name one, or several separated by commas")
+    return words
+
+
 def choices_of(field: Field[Any]) -> Collection[Any] | None:
     """Return the allowed words of a field, or None if it is not restricted to a list."""
     hint = _without_none(field.type)

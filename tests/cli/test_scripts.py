@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
-from hf_wgan import WGANPipeline
+from hf_wgan import InputError, WGANPipeline
 from hf_wgan.cli.evaluate import evaluate, evaluate_digits, train_classifier
 from hf_wgan.cli.generate import generate
 from hf_wgan.cli.plot import plot
@@ -673,4 +673,7 @@ def test_class_labels_are_names_before_they_are_numbers():
     assert split_labels("cat, domestic", pipeline) == ["cat, domestic"]
     assert split_labels("7, dog ,1", pipeline) == ["7", " dog ", "1"]
     assert split_labels(None, pipeline) is None
+    assert split_labels(" dog ,, 1 ,", pipeline) == [" dog ", "1"]
+    with pytest.raises(InputError, match="class_labels=' ,': holds no class; name one"):
+        split_labels(" ,", pipeline)
     assert pipeline.class_numbers(split_labels("7, dog ,0", pipeline), 3) == [2, 1, 0]

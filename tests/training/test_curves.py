@@ -91,6 +91,14 @@ def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path, drawn):
     assert [text.get_text() for text in drawn[0].legends[0].texts] == runs
 
 
+def test_empty_and_repeated_metrics_are_left_out(tmp_path, drawn, capsys):
+    one, picture = run(tmp_path / "one", 1.0), tmp_path / "p.png"
+    assert plot([one, "--metrics", ", generator_loss,,generator_loss ,", "--output", str(picture)]) == 0
+    assert [axes.get_ylabel() for axes in drawn[0].axes] == ["generator loss"]
+    assert plot([one, "--metrics", " , ", "--output", str(picture)]) == 2
+    assert "metrics=' , ': holds no name; name one, or several separated by commas" in capsys.readouterr().err
+
+
 def test_what_cannot_be_drawn_is_named(tmp_path, capsys):
     one, picture = run(tmp_path / "one", 1.0), tmp_path / "p.png"
     for arguments, says in (

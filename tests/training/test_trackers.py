@@ -64,7 +64,10 @@ print("read back")
 def test_names():
     assert tracker_names("none") == []
     assert tracker_names("tensorboard, trackio,tensorboard") == ["tensorboard", "trackio"]
+    assert tracker_names("tensorboard,") == ["tensorboard"] and tracker_names(",none") == []
     assert {"tensorboard", "trackio"} <= set(tracker_names("all"))
+    with pytest.raises(InputError, match="report_to=' ,': holds no name; name one, or several separated by commas"):
+        tracker_names(" ,")
     with pytest.raises(InputError, match="report_to='sketchpad': must be all, none, or some of"):
         tracker_names("sketchpad")
     with pytest.raises(InputError, match="report_to='tensorboard,aim': aim is not installed; pip install aim"):
