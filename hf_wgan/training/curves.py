@@ -186,8 +186,14 @@ def compare_runs(
         against: The horizontal axis: steps, or seconds of training.
 
     Raises:
-        InputError: A folder holds no metrics, or no run has a metric.
+        InputError: A folder holds no metrics or is named twice, or no run has a metric.
     """
+    before: dict[Path, Path] = {}
+    for folder in folders:
+        if other := before.get(folder.resolve()):
+            again = "twice" if str(other) == str(folder) else f"as {str(other)!r} too"
+            raise InputError(f"runs: {str(folder)!r} is named {again}; name each folder once")
+        before[folder.resolve()] = folder
     runs = [read_metrics(folder) for folder in folders]
     for folder, rows in zip(folders, runs):
         if not rows:
@@ -198,6 +204,8 @@ def compare_runs(
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
+    # Matplotlib leaves labels that begin with _ out of a legend.
+    names = [f"./{name}" if name.startswith("_") else name for name in names]
     settings = [_settings(folder) for folder in folders]
     legends = [
         f"{name} ({', '.join(differences)})" if differences else name

@@ -1,13 +1,15 @@
 """Pictures of runs: what is drawn, and how runs are told apart."""
 
 import json
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hf_wgan import InputError
 from hf_wgan.cli.plot import plot
-from hf_wgan.training.curves import plot_runs
+from hf_wgan.training.curves import compare_runs, plot_runs
 
 
 @pytest.fixture
@@ -89,6 +91,36 @@ def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path, drawn):
     runs = [run(tmp_path / "a" / "wgan", 1.0), run(tmp_path / "b" / "wgan", 2.0)]
     assert plot([*runs, "--output", str(tmp_path / "runs.png")]) == 0
     assert [text.get_text() for text in drawn[0].legends[0].texts] == runs
+
+
+def test_runs_whose_names_begin_with_an_underscore_are_in_the_legend(tmp_path, drawn):
+    runs = [run(tmp_path / name, 1.0) for name in ("_one", "_other")]
+    assert plot([*runs, "--output", str(tmp_path / "runs.png")]) == 0
+    assert [text.get_text() for text in drawn[0].legends[0].texts] == ["./_one", "./_other"]
+
+
+@pytest.mark.parametrize(
+    "again, says",
+    [
+        ("r/x", "'r/x' is named twice"),
+        ("./r/x/", "'r/x' is named twice"),
+        ("r/../r/x", "'r/../r/x' is named as 'r/x' too"),
+        ("{absolute}", "is named as 'r/x' too"),
+        ("link", "'link' is named as 'r/x' too"),
+    ],
+)
+def test_a_run_that_is_named_twice_is_refused(again, says, tmp_path, monkeypatch, capsys):
+    (tmp_path / "r").mkdir()
+    run(tmp_path / "r" / "x", 1.0)
+    run(tmp_path / "y", 1.0)
+    (tmp_path / "link").symlink_to("r/x")
+    monkeypatch.chdir(tmp_path)
+    assert plot(["r/x", "y", again.format(absolute=tmp_path / "r" / "x")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: runs: ") and f"{says}; name each folder once\n" in error
+    assert not (tmp_path / "runs.png").exists()
+    with pytest.raises(InputError, match="is named twice"):
+        compare_runs([Path("y")] * 2, Path("runs.png"))
 
 
 def test_empty_and_repeated_metrics_are_left_out(tmp_path, drawn, capsys):
