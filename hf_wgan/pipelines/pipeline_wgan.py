@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Optional
@@ -24,6 +25,8 @@ REFERENCES_PER_CHUNK = 4096  # images that are compared at a time when neighbour
 MAX_ATTEMPTS = 1000  # samples for one image before rejection gives up
 RANGE_TOLERANCE = 1e-3  # by which images may leave [0, 1], as after resizing in low precision
 GOLDEN_RATIO = (5**0.5 - 1) / 2  # whose multiples, without their whole parts, fill [0, 1) most evenly
+LARGEST = 1e30  # number that is taken for an option; what is computed from it is in the range of float32
+LONGEST_SHOWN = 100  # characters of a value in a message
 FAR_OUT = 100.0  # absolute value of a latent number that no standard normal number comes near to
 CHANNELS_LAST_FROM = 64  # images: with fewer, copying the weights costs more than the layout gains
 
@@ -131,11 +134,19 @@ class WGANPipeline(DiffusionPipeline):
             InputError: An argument is out of its range, or two of them contradict each other.
         """
         self.check_inputs(
-            batch_size, generator, latents, output_type, chunk_size, truncation, num_candidates, rejection_temperature
+            batch_size,
+            generator,
+            latents,
+            output_type,
+            chunk_size,
+            truncation,
+            num_candidates,
+            rejection_temperature,
+            return_dict,
         )
         config, device = self.generator.config, self._execution_device
         batch_size = len(latents) if latents is not None else int(batch_size)
-        chunk_size = chunk_size or self._images_per_chunk()
+        chunk_size = self._images_per_chunk() if chunk_size is None else int(chunk_size)
         source = generator if generator is not None or latents is not None else torch.default_generator
         labels = self.class_numbers(class_labels, batch_size, source)
         conditions = [] if labels is None else [torch.tensor(labels, device=device)]
@@ -195,30 +206,26 @@ class WGANPipeline(DiffusionPipeline):
         truncation: Any = None,
         num_candidates: Any = 1,
         rejection_temperature: Any = None,
+        return_dict: Any = True,
     ) -> None:
         """Check the arguments of `__call__`, except for the class labels.
 
         Raises:
             InputError: An argument is out of its range, or two of them contradict each other.
         """
-        if output_type not in ("pil", "np", "pt"):
-            raise InputError(f'output_type={output_type!r}: must be "pil", "np" or "pt"')
-        _check_whole("batch_size", batch_size)
-        _check_whole("num_candidates", num_candidates)
+        _check_word("output_type", output_type, ("pil", "np", "pt"))
+        _check_flag("return_dict", return_dict)
+        _whole("batch_size", batch_size)
+        _whole("num_candidates", num_candidates)
         if chunk_size is not None:
-            _check_whole("chunk_size", chunk_size)
+            _whole("chunk_size", chunk_size)
         for name, value in {"truncation": truncation, "rejection_temperature": rejection_temperature}.items():
             if value is not None:
-                _check_positive(name, value)
+                _positive(name, value)
         if latents is not None:
             if generator is not None:
                 raise InputError("generator and latents were both given: give one of them")
-            expected = self.generator.config.latent_dim
-            if not isinstance(latents, torch.Tensor):
-                raise InputError(f"latents of type {type(latents).__name__}: must be a tensor (N, {expected})")
-            if latents.ndim != 2 or latents.shape[1] != expected or len(latents) == 0:
-                raise InputError(f"latents of shape {tuple(latents.shape)}: must be (N, {expected})")
-            _check_finite_latents(latents)
+            _check_latents(latents, self.generator.config.latent_dim)
             if batch_size not in (1, len(latents)):
                 raise InputError(f"batch_size={batch_size} with {len(latents)} latents: leave batch_size out")
         _check_generator(generator, batch_size)
@@ -342,7 +349,7 @@ class WGANPipeline(DiffusionPipeline):
             InputError: The pipeline has no critic, or the images do not fit it.
         """
         self._need_critic("score")
-        _check_whole("chunk_size", chunk_size)
+        chunk_size = _whole("chunk_size", chunk_size)
         tensor = self.pixels(images) * 2 - 1
         if class_labels is None and self.generator.config.get("class_frequencies"):
             raise InputError(
@@ -373,32 +380,47 @@ class WGANPipeline(DiffusionPipeline):
         Raises:
             InputError: They are not of the size and the channels that the pipeline generates.
         """
-        config, how = self.generator.config, self.preprocessing
-        width, height = how.size
+        return self._pixels("images", images)
+
+    def _pixels(self, name: str, images: Any) -> torch.Tensor:
+        """Return the images of an argument of this name as `pixels` does."""
+        how = self.preprocessing
         if isinstance(images, Image.Image):
             images = [images]
         if isinstance(images, (list, tuple)) and images and all(isinstance(image, Image.Image) for image in images):
             try:
                 images = np.stack([decode(image, how) for image in images])
             except Exception as error:  # PIL raises anything for a damaged file
-                raise InputError(f"images: {reason(error)}") from error
-        if isinstance(images, np.ndarray) and images.ndim == 4:
+                raise InputError(f"{name}: {reason(error)}") from error
+        if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind in "biuf":
+            own = np.uint8 if images.dtype == np.uint8 else np.float32
+            with np.errstate(over="ignore"):  # infinity is out of range, as what overflows is
+                images = np.require(images, own, ["C_CONTIGUOUS", "WRITEABLE"])
             images = torch.from_numpy(images).permute(0, 3, 1, 2)
-        expected = (config.out_channels, height, width)
         is_batch = isinstance(images, torch.Tensor) and images.ndim == 4 and len(images) > 0
-        if not is_batch or tuple(images.shape[1:]) != expected:
-            kind = f"of shape {tuple(images.shape)}" if hasattr(images, "shape") else f"of type {type(images).__name__}"
-            raise InputError(
-                f"images {kind}: must be PIL images, an array (N, {expected[1]}, {expected[2]}, {expected[0]}) or a "
-                f"tensor (N, {', '.join(map(str, expected))})"
-            )
+        if not is_batch or tuple(images.shape[1:]) != (how.channels, how.resolution, how.width):
+            raise self._unfit(name, images)
+        if images.is_complex():
+            raise InputError(f"{name} of type {images.dtype}: must be in [0, 1], or of uint8")
         if images.dtype == torch.uint8:
             return images.float() / 255
-        images = images.float()
+        images = images.detach().float()
         low, high = (float(value) for value in images.aminmax())
         if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
-            raise InputError(f"images from {low:g} to {high:g}: must be in [0, 1], or of uint8")
+            raise InputError(f"{name} from {low:g} to {high:g}: must be in [0, 1], or of uint8")
         return images
+
+    def _unfit(self, name: str, images: Any) -> InputError:
+        """Return the error for an argument that holds no images of the pipeline's size and channels."""
+        how, kind = self.preprocessing, f"of type {type(images).__name__}"
+        if isinstance(images, np.ndarray) and images.dtype.kind not in "biuf":
+            kind = f"of type {images.dtype}"
+        elif isinstance(images, (np.ndarray, torch.Tensor)):
+            kind = f"of shape {tuple(images.shape)}"
+        return InputError(
+            f"{name} {kind}: must be PIL images, an array (N, {how.resolution}, {how.width}, {how.channels}) or a "
+            f"tensor (N, {how.channels}, {how.resolution}, {how.width})"
+        )
 
     @torch.no_grad()
     def neighbours(self, images: Any, references: Any, num_neighbours: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -417,13 +439,19 @@ class WGANPipeline(DiffusionPipeline):
             InputError: There are too few references, or images of another size or channels.
         """
         pixels = self.pixels(images).cpu().flatten(1)
-        if not 1 <= num_neighbours <= len(references):
+        num_neighbours = _whole("num_neighbours", num_neighbours)
+        if isinstance(references, Image.Image):
+            references = [references]
+        is_batch = isinstance(references, (list, tuple)) or getattr(references, "ndim", 0) == 4
+        if not is_batch or len(references) == 0:
+            raise self._unfit("references", references)
+        if num_neighbours > len(references):
             raise InputError(
                 f"num_neighbours={num_neighbours} of {len(references)} references: must be from 1 to as many"
             )
         distances, numbers = torch.empty(len(pixels), 0), torch.empty(len(pixels), 0, dtype=torch.long)
         for start in range(0, len(references), REFERENCES_PER_CHUNK):
-            others = self.pixels(references[start : start + REFERENCES_PER_CHUNK]).cpu().flatten(1)
+            others = self._pixels("references", references[start : start + REFERENCES_PER_CHUNK]).cpu().flatten(1)
             # The faster mode, by matrix products, is off by a thousandth where a copy has the distance 0.
             more = torch.cdist(pixels, others, compute_mode="donot_use_mm_for_euclid_dist")
             distances = torch.cat([distances, more], dim=1)
@@ -466,6 +494,7 @@ class WGANPipeline(DiffusionPipeline):
         Raises:
             InputError: An argument is out of its range.
         """
+        _check_latents(latents, self.generator.config.latent_dim, 2)
         return self(latents=latent_path(latents, num_frames, method, loop), **options)
 
     def invert(
@@ -501,16 +530,15 @@ class WGANPipeline(DiffusionPipeline):
         Raises:
             InputError: An argument is out of its range, or classes are missing.
         """
-        for name, value in {"num_steps": num_steps, "num_candidates": num_candidates, "num_starts": num_starts}.items():
-            _check_whole(name, value)
-        _check_positive("learning_rate", learning_rate)
+        num_steps, num_candidates = _whole("num_steps", num_steps), _whole("num_candidates", num_candidates)
+        num_starts = min(_whole("num_starts", num_starts), num_candidates)
+        learning_rate = _positive("learning_rate", learning_rate)
         _check_generator(generator, None)
         if class_labels is None and self.generator.config.get("num_classes"):
             raise InputError(
                 "class_labels are missing: an image is inverted within a class; those of the samples that come closest "
                 "are pipeline.closest_classes(images)"
             )
-        num_starts = min(num_starts, num_candidates)
         device, network = self._execution_device, self.generator
         target = self.pixels(images).to(device) * 2 - 1  # (N, C, H, W)
         number = len(target)
@@ -540,6 +568,7 @@ class WGANPipeline(DiffusionPipeline):
                     for chunk in chunks(num_candidates):  # the candidates of a class serve all of its images
                         part = candidates[chunk]
                         images = images_of(part, [] if label is None else [label.expand(len(part))])
+                        check_finite(images)
                         for index in of_label:
                             errors[index, chunk] = errors_of(images, target[index])
             starts = [candidates[of_image.argsort()[:num_starts]] for of_image in errors]
@@ -568,6 +597,8 @@ class WGANPipeline(DiffusionPipeline):
             for parameter in trainable:
                 parameter.requires_grad_(True)
         self.maybe_free_model_hooks()
+        if not (errors.isfinite().all() and latents.isfinite().all()):
+            raise InputError(f"learning_rate={learning_rate:g}: leads to NaN or infinity; choose a smaller one")
         best = errors.view(number, num_starts).argmin(dim=1)
         return latents.detach().view(number, num_starts, -1)[torch.arange(number, device=device), best]
 
@@ -590,8 +621,9 @@ class WGANPipeline(DiffusionPipeline):
         num_classes = self.generator.config.get("num_classes")
         if not num_classes:
             raise InputError("closest_classes: the model has no classes")
-        _check_whole("num_candidates", num_candidates)
+        num_candidates = _whole("num_candidates", num_candidates)
         _check_generator(generator, None)
+        images = self.pixels(images)
         labels = [number % num_classes for number in range(max(num_candidates, num_classes))]
         samples = self(len(labels), generator, class_labels=labels, output_type="pt").images
         numbers, _ = self.neighbours(images, samples)
@@ -605,11 +637,16 @@ class WGANPipeline(DiffusionPipeline):
             batch_size: Number of images.
             generator: Source of random numbers, or a list with one for each image, for classes that are not given.
                 Without it those that are drawn by their frequencies are spread evenly, and the same every time.
+
+        Raises:
+            InputError: An argument is out of its range, or the model has no classes.
         """
+        batch_size = _whole("batch_size", batch_size)
+        _check_generator(generator, batch_size)
         num_classes = self.generator.config.get("num_classes")
         if not num_classes:
             if class_labels is not None:
-                raise InputError(f"class_labels={class_labels!r}: the model has no classes; leave them out")
+                raise InputError(f"class_labels={_shown(class_labels)}: the model has no classes; leave them out")
             return None
         frequencies = self.generator.config.get("class_frequencies")
         if class_labels is None and frequencies:
@@ -630,7 +667,7 @@ class WGANPipeline(DiffusionPipeline):
             number = class_number(label, names)
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < num_classes:
                 known = f", or one of {', '.join(map(repr, names))}" if names else ""
-                raise InputError(f"class_labels={label!r}: must be a number from 0 to {num_classes - 1}{known}")
+                raise InputError(f"class_labels={_shown(label)}: must be a number from 0 to {num_classes - 1}{known}")
             numbers.append(number)
         return numbers
 
@@ -668,16 +705,44 @@ def _is_whole(value: Any) -> bool:
     return True
 
 
-def _check_whole(name: str, value: Any) -> None:
-    if not _is_whole(value) or value < 1:
-        raise InputError(f"{name}={value!r}: must be a whole number, at least 1")
+def _shown(value: Any) -> str:
+    """Return a value as it is shown in a message: on one line, and no more than the beginning of a long one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
-def _check_positive(name: str, value: Any) -> None:
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not value > 0:
+def _whole(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number as one of Python's."""
+    number = operator.index(value) if _is_whole(value) else -1
+    if not least <= number <= sys.maxsize:
+        most = f" and at most {sys.maxsize}" if number > sys.maxsize else ""
+        raise InputError(f"{name}={_shown(value)}: must be a whole number, at least {least}{most}")
+    return number
+
+
+def _positive(name: str, value: Any) -> float:
+    """Return a positive number as one of Python's."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
+    if not 0 < number <= LARGEST:
         hint = "; 2 cuts little off, 0.5 much" if name == "truncation" else ""
-        raise InputError(f"{name}={value!r}: must be positive{hint}")
+        most = f" and at most {LARGEST:g}" if number > LARGEST else ""
+        raise InputError(f"{name}={_shown(value)}: must be positive{most}{hint}")
+    return number
+
+
+def _check_word(name: str, value: Any, words: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in words:
+        *others, last = (f'"{word}"' for word in words)
+        raise InputError(f"{name}={_shown(value)}: must be {', '.join(others)} or {last}")
+
+
+def _check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{name}={_shown(value)}: must be True or False")
 
 
 def _drawn(frequencies: Sequence[float], number: int, generator: Any) -> list[int]:
@@ -697,10 +762,29 @@ def _check_generator(generator: Any, batch_size: Optional[int]) -> None:  # noqa
     sources = generator if batch_size is not None and isinstance(generator, (list, tuple)) else [generator]
     for source in sources:
         if source is not None and not isinstance(source, torch.Generator):
-            seed = f", such as torch.Generator().manual_seed({source})" if _is_whole(source) else ""
-            raise InputError(f"generator={source!r}: must be a torch.Generator{seed}")
+            is_seed = _is_whole(source) and 0 <= source <= sys.maxsize
+            seed = f", such as torch.Generator().manual_seed({source})" if is_seed else ""
+            raise InputError(f"generator={_shown(source)}: must be a torch.Generator{seed}")
     if sources is generator and len(sources) != batch_size:
         raise InputError(f"generator is a list of {len(sources)} for batch_size={batch_size}: give one an image")
+
+
+def _check_latents(latents: Any, latent_dim: int | str = "latent_dim", least: int = 1) -> None:
+    """Check latents: a tensor `(N, latent_dim)` of finite numbers, at least so many vectors."""
+    expected = f"(N, {latent_dim})" if least == 1 else f"(K, {latent_dim}), at least two to interpolate between"
+    _check_latent_type(latents, expected)
+    is_of_dim = latents.ndim == 2 and latent_dim in ("latent_dim", latents.shape[1])
+    if not is_of_dim or len(latents) < least:
+        raise InputError(f"latents of shape {tuple(latents.shape)}: must be {expected}")
+    _check_finite_latents(latents)
+
+
+def _check_latent_type(latents: Any, expected: str = "(N, latent_dim)") -> None:
+    if not isinstance(latents, torch.Tensor):
+        remedy = "; torch.from_numpy makes one" if isinstance(latents, np.ndarray) else ""
+        raise InputError(f"latents of type {type(latents).__name__}: must be a tensor {expected}{remedy}")
+    if not latents.is_floating_point():
+        raise InputError(f"latents of type {latents.dtype}: must be floating-point numbers, as latents.float() is")
 
 
 def _check_finite_latents(latents: torch.Tensor) -> None:
@@ -716,13 +800,14 @@ def truncated(latents: torch.Tensor, limit: Optional[float]) -> torch.Tensor:  #
         limit: Largest absolute value of the result; None for no truncation.
 
     Raises:
-        InputError: The limit is not positive, or latents are not finite.
+        InputError: The limit is not positive, or latents are no finite numbers.
     """
+    _check_latent_type(latents)
     if limit is None:
         return latents
-    _check_positive("truncation", limit)
-    _check_finite_latents(latents)
+    limit = _positive("truncation", limit)
     exact = latents.to("cpu", torch.float64)  # which not every device has
+    _check_finite_latents(exact)
     quantiles = torch.erf(exact / 2**0.5) * math.erf(limit / 2**0.5)
     # Far from 0 a quantile rounds to 1, while the probability to lie farther out keeps all of its digits.
     beyond, beyond_limit = torch.erfc(exact.abs() / 2**0.5), math.erfc(limit / 2**0.5)
@@ -740,17 +825,12 @@ def latent_path(latents: torch.Tensor, num_frames: int, method: str = "spherical
     Raises:
         InputError: An argument is out of its range.
     """
-    if method not in ("spherical", "linear"):
-        raise InputError(f'method={method!r}: must be "spherical" or "linear"')
-    if latents.ndim != 2 or len(latents) < 2:
-        raise InputError(
-            f"latents of shape {tuple(latents.shape)}: must be (K, latent_dim), at least two to interpolate between"
-        )
-    _check_whole("num_frames", num_frames)
-    if num_frames < 2:
-        raise InputError(f"num_frames={num_frames}: must be at least 2")
+    _check_word("method", method, ("spherical", "linear"))
+    _check_latents(latents, least=2)
+    num_frames = _whole("num_frames", num_frames, 2)
+    _check_flag("loop", loop)
     stops = torch.cat([latents, latents[:1]]) if loop else latents
-    places = torch.linspace(0, len(stops) - 1, num_frames + loop)[:num_frames].to(latents.device)
+    places = torch.linspace(0, len(stops) - 1, num_frames + int(loop))[:num_frames].to(latents.device)
     before = places.long().clamp(max=len(stops) - 2)
     share = (places - before)[:, None]
     start, end = stops[before], stops[before + 1]
