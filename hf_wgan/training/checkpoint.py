@@ -22,11 +22,12 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from ..pipelines import WGANPipeline
 from ..utils import files
 from ..utils.errors import DiskError, InputError, is_out_of_memory, one_line
-from .snapshot import measured, portable_copy
+from .snapshot import labels_of, measured, portable_copy
 from .state import Progress, TrainingState
 
 STATES = "optimizers.pt"
 PROGRESS = "progress.json"
+CLASS_COUNTS = "class_counts"  # among the states: how many training images each class has
 SET_ASIDE = "set-aside-"
 
 
@@ -42,7 +43,12 @@ class Checkpoint:
 
 
 def take_checkpoint(
-    state: TrainingState, seconds: float, record: dict[str, Any], metrics: str, records: torch.Tensor
+    state: TrainingState,
+    seconds: float,
+    record: dict[str, Any],
+    metrics: str,
+    records: torch.Tensor,
+    class_labels: torch.Tensor | None = None,
 ) -> Checkpoint:
     """Copy a run to the host.
 
@@ -52,12 +58,15 @@ def take_checkpoint(
         record: The content of `training_config.json`.
         metrics: The lines of `metrics.jsonl`.
         records: Step records that no report has read yet.
+        class_labels: Labels of the training images, `(N,)`, by which batch-norm statistics are measured; None if they
+            are measured without. The checkpoint holds their numbers.
     """
     names = (*state.networks, "progress")
     states = {name: value for name, value in state.state_dict().items() if name not in names}
+    counts = {} if class_labels is None else {CLASS_COUNTS: class_labels.bincount()}
     return Checkpoint(
         {name: portable_copy(network).to("cpu") for name, network in state.networks.items()},
-        _host_copy({**states, "records": records}),
+        _host_copy({**states, "records": records, **counts}),
         replace(state.progress, seconds=seconds),
         record,
         metrics,
@@ -234,8 +243,8 @@ def damage(folder: Path) -> str:
 def pipeline_of(folder: Path) -> WGANPipeline:
     """Return the pipeline that the run would have saved at a checkpoint.
 
-    The generator has its averaged weights if there are any. The classes of a conditional one are taken as equally
-    frequent where batch-norm statistics are measured.
+    The generator has its averaged weights if there are any, and its batch-norm statistics are measured by the labels
+    that the training images had. On the device of the run both are the same to the bit.
 
     Raises:
         InputError: The checkpoint is damaged, or holds networks of another package.
@@ -259,7 +268,8 @@ def pipeline_of(folder: Path) -> WGANPipeline:
     if training["use_ema"]:
         for parameter, average in zip(generator.parameters(), states["ema"]["shadow_params"]):
             parameter.data.copy_(average)
-    generator = measured(generator, training["train_batch_size"], training["seed"])
+    class_labels = labels_of(states[CLASS_COUNTS]) if CLASS_COUNTS in states else None  # older ones hold none
+    generator = measured(generator, training["train_batch_size"], training["seed"], class_labels)
     return WGANPipeline(generator, networks["critic"].eval())
 
 

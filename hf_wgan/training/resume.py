@@ -26,6 +26,7 @@ class Checkpoints:
         meter: The values of the steps since the last report, which it holds too.
         accelerator: Knows the processes.
         describe: Returns the record of the run.
+        measurement: Returns by what the batch-norm statistics of the generator are measured now.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class Checkpoints:
         meter: Meter,
         accelerator: Accelerator,
         describe: Callable[[], dict[str, Any]],
+        measurement: Callable[[], dict[str, Any]],
     ):
         self.config, self.state, self.meter = config, state, meter
-        self.accelerator, self.describe = accelerator, describe
+        self.accelerator, self.describe, self.measurement = accelerator, describe, measurement
         self.output_dir = Path(config.output_dir)
         self.writer = CheckpointWriter()
         self.metrics = ""  # the lines of metrics.jsonl up to the checkpoint that was loaded last
@@ -56,7 +58,10 @@ class Checkpoints:
         records = self.meter.gather()
         if self.accelerator.is_main_process:
             metrics = (self.output_dir / files.METRICS).read_text()
-            checkpoint = take_checkpoint(self.state, self.meter.seconds, self.describe(), metrics, records)
+            class_labels = self.measurement()["class_labels"]
+            checkpoint = take_checkpoint(
+                self.state, self.meter.seconds, self.describe(), metrics, records, class_labels
+            )
             self.writer.write(folder, checkpoint, self.config.checkpoints_total_limit)
         return folder
 

@@ -11,8 +11,11 @@ from diffusers.training_utils import EMAModel
 from torch.optim.swa_utils import update_bn
 
 from ..algorithm.latents import sample_latents
+from ..data import RealBatches, StreamedBatches
 from ..pipelines import WGANPipeline
 from ..utils.errors import InputError
+from .config import TrainingConfig
+from .state import TrainingState
 
 BATCH_NORM_BATCHES = 50
 CONDITIONAL_BATCH_SIZE = 64  # at least; the images of one batch stand for all classes
@@ -66,6 +69,15 @@ def build_pipeline(
     return pipeline
 
 
+def measurement(
+    config: TrainingConfig, state: TrainingState, real_batches: RealBatches | StreamedBatches
+) -> dict[str, Any]:
+    """Return the arguments of `measured` for the generator of a run as it is now."""
+    real_batches.go_to(state.progress.images)  # a stream is read up to there, also where a resumed run took no step
+    class_labels = real_batches.class_labels if config.class_conditional else None
+    return {"batch_size": config.train_batch_size, "seed": config.seed, "class_labels": class_labels}
+
+
 def measured(
     generator: ModelMixin,
     batch_size: int,
@@ -84,8 +96,8 @@ def measured(
         batch_size: Images of a batch, at least. A batch of a conditional generator holds 64 or more: the average over
             batches leaves out by how much classes differ from batch to batch.
         seed: Seed of latents and of the order of classes.
-        class_labels: Labels of training images, `(N,)`; None if none is known, as before a stream is read: all classes
-            are equally frequent then.
+        class_labels: Labels of training images, `(N,)`; None if none is known, as before a stream is read: classes
+            are then as frequent as the generator's config says, or else equally frequent.
         num_batches: Batches to measure, at least.
 
     Raises:
@@ -98,11 +110,18 @@ def measured(
     if num_classes := generator.config.get("num_classes"):
         batch_size = max(batch_size, CONDITIONAL_BATCH_SIZE)
         num_batches = max(num_batches, math.ceil(IMAGES_PER_CLASS * num_classes / batch_size))
-        known = torch.arange(num_classes) if class_labels is None else class_labels
-        labels = iter(_proportional(known.to(rng.device), num_batches * batch_size, rng).split(batch_size))
+        if class_labels is None:
+            counts = generator.config.get("class_frequencies") or [1] * num_classes
+            class_labels = labels_of(torch.tensor(counts))
+        labels = iter(_proportional(class_labels.to(rng.device), num_batches * batch_size, rng).split(batch_size))
     batches = (sample_latents(generator, batch_size, rng) for _ in range(num_batches))
     update_bn((batch.to(generator.dtype) for batch in batches), _WithLabels(generator.train(), labels))
     return generator.eval()
+
+
+def labels_of(counts: torch.Tensor) -> torch.Tensor:
+    """Return labels in order, each class as often as `(num_classes,)` counts say."""
+    return torch.arange(len(counts)).repeat_interleave(counts)
 
 
 def _proportional(labels: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:

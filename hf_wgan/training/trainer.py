@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from .setup import (
     held_out_images,
     training_images,
 )
-from .snapshot import BATCH_NORM_BATCHES, build_pipeline, measured, portable_copy
+from .snapshot import BATCH_NORM_BATCHES, build_pipeline, measured, measurement, portable_copy
 
 
 class WGANTrainer:
@@ -149,7 +150,8 @@ class WGANTrainer:
         for callback in callbacks or ():
             self.add_callback(callback)
         self._agreement, self.meter = Agreement(accelerator), Meter(accelerator, self.state)
-        self.checkpoints = Checkpoints(config, self.state, self.meter, accelerator, self.describe)
+        self._measurement = partial(measurement, config, self.state, self.real_batches)
+        self.checkpoints = Checkpoints(config, self.state, self.meter, accelerator, self.describe, self._measurement)
         self.evaluations: Any = None
         self._interrupts, self._has_begun = Interrupts(), False
         self.folder = RunFolder(config, accelerator)
@@ -248,14 +250,15 @@ class WGANTrainer:
         Args:
             num_batches: Batches by which batch-norm statistics are measured, at least; fewer are faster.
         """
-        return build_pipeline(self.generator, self.critic, self.state.ema, **self._measurement, num_batches=num_batches)
+        networks = self.generator, self.critic, self.state.ema
+        return build_pipeline(*networks, **self._measurement(), num_batches=num_batches)
 
     def save_pipeline(self, pipeline: WGANPipeline | None = None) -> None:
         """Save a pipeline, by default the current one, and its card in the run's folder."""
         self._begin_writing()
         if not self.accelerator.is_main_process:
             return
-        raw = measured(portable_copy(self.generator), **self._measurement) if self.state.ema else None
+        raw = measured(portable_copy(self.generator), **self._measurement()) if self.state.ema else None
         write_pipeline(self.output_dir, pipeline or self.pipeline(), raw)
         if self.evaluations:
             self.evaluations.record(self.state.global_step)
@@ -308,12 +311,6 @@ class WGANTrainer:
         """Return the record of the run, the content of `training_config.json`."""
         of_trainer = self.dataset, self.accelerator, self.global_batch_size, self._components
         return self.record | self.callbacks.record | describe_run(self.config, self.state.networks, *of_trainer)
-
-    @property
-    def _measurement(self) -> dict[str, Any]:
-        """Return the settings by which batch-norm statistics are measured before saving."""
-        labels = self.real_batches.class_labels if self.config.class_conditional else None
-        return {"batch_size": self.config.train_batch_size, "seed": self.config.seed, "class_labels": labels}
 
     def _training_batches(self) -> Iterator[RealBatch]:
         self.real_batches.go_to(self.state.progress.images)

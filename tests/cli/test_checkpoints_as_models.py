@@ -1,36 +1,98 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_critic, tiny_generator, tiny_images
+from conftest import pictures, tiny_critic, tiny_generator, tiny_images
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as Picture
 from PIL import Image
 
-from hf_wgan import InputError, WGANPipeline, WGANTrainer
+from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer
 from hf_wgan.cli.common import load_pipeline
 from hf_wgan.cli.evaluate import run_of
 from hf_wgan.cli.generate import generate
-from hf_wgan.training.checkpoint import damage
+from hf_wgan.data import DataConfig, images_of
+from hf_wgan.training.checkpoint import CLASS_COUNTS, STATES, damage
 
 
 def trained(config):
     WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), config).train()
 
 
-def images_of(pipeline):
+def samples_of(pipeline):
     return pipeline(4, generator=torch.Generator().manual_seed(0), output_type="np").images
 
 
+def labelled_images():
+    """Two classes, one of them rare."""
+    return ImageSet(tiny_images().images, labels=(torch.arange(24) >= 18).long())
+
+
+def streamed_images():
+    features = Features({"image": Picture(), "label": ClassLabel(names=["a", "b"])})
+    images = Dataset.from_dict({"image": pictures(24, "L"), "label": [0] * 18 + [1] * 6}, features=features)
+    config = DataConfig(resolution=8, label_column="label", dataloader_num_workers=0)
+    return images_of(images.to_iterable_dataset(), config)
+
+
+# Whether there are classes, the images, and what the generator's config says of the classes.
+KINDS = {
+    "without classes": (False, tiny_images, {}),
+    "labelled": (True, labelled_images, {}),
+    "streamed": (True, streamed_images, {}),
+    "clustered": (True, lambda: tiny_images().with_clusters(np.arange(24) // 18), {"class_frequencies": [18, 6]}),
+}
+
+
+def trained_with_classes(kind, config, **changes):
+    has_classes, images, of_generator = KINDS[kind]
+    classes = {"num_classes": 2} if has_classes else {}
+    networks = tiny_generator(**classes, **of_generator), tiny_critic(**classes)
+    WGANTrainer(*networks, images(), replace(config, class_conditional=has_classes, **changes)).train()
+
+
+def assert_equal_states(one, other):
+    for network in ("generator", "critic"):
+        expected, state = (getattr(pipeline, network).state_dict() for pipeline in (one, other))
+        assert expected.keys() == state.keys()
+        for name, value in expected.items():
+            assert torch.equal(value, state[name]), f"{network}: {name}"
+
+
 @pytest.mark.parametrize("use_ema", [False, True])
-def test_a_checkpoint_is_the_pipeline_that_the_run_would_have_saved_there(use_ema, tiny_config, tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_is_the_pipeline_that_the_run_would_have_saved_there(kind, use_ema, tiny_config, tmp_path):
     average = {"use_ema": True, "ema_rampup_ratio": 1.0} if use_ema else {}
-    trained(tiny_config(**average, generator_learning_rate=1e-2))
+    trained_with_classes(kind, tiny_config(**average, generator_learning_rate=1e-2))
     saved, loaded = (load_pipeline(str(tmp_path / name)) for name in ("run", "run/checkpoint-000004"))
-    for name, value in saved.generator.state_dict().items():
-        assert torch.equal(value, loaded.generator.state_dict()[name]), name
-    assert np.array_equal(images_of(saved), images_of(loaded))
+    assert_equal_states(saved, loaded)
+    assert np.array_equal(samples_of(saved), samples_of(loaded))
     earlier = load_pipeline(str(tmp_path / "run" / "checkpoint-000002"))
-    assert isinstance(earlier, WGANPipeline) and not np.array_equal(images_of(earlier), images_of(saved))
+    assert isinstance(earlier, WGANPipeline) and not np.array_equal(samples_of(earlier), samples_of(saved))
+
+
+@pytest.mark.parametrize("kind", ["labelled", "streamed"])
+def test_a_finished_run_that_is_resumed_saves_the_same_again(kind, tiny_config, tmp_path):
+    config = tiny_config()
+    trained_with_classes(kind, config)
+    saved = load_pipeline(str(tmp_path / "run"))
+    trained_with_classes(kind, config, resume_from_checkpoint="latest")
+    assert_equal_states(saved, load_pipeline(str(tmp_path / "run")))
+    assert_equal_states(saved, load_pipeline(str(tmp_path / "run" / "checkpoint-000004")))
+
+
+def test_a_checkpoint_without_counts_of_classes_has_those_that_the_generator_records(tiny_config, tmp_path):
+    trained_with_classes("clustered", tiny_config())
+    checkpoint = tmp_path / "run" / "checkpoint-000004"
+    states = torch.load(checkpoint / STATES, weights_only=True)
+    assert states.pop(CLASS_COUNTS).tolist() == [18, 6]
+    torch.save(states, checkpoint / STATES)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    del manifest[STATES]
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    assert_equal_states(load_pipeline(str(tmp_path / "run")), load_pipeline(str(checkpoint)))
 
 
 def test_a_checkpoint_is_sampled_and_left_as_it_is(tiny_config, tmp_path):
