@@ -16,7 +16,7 @@ NEW = "a new file in a temporary folder"
 CHECKED = "written by the function that calls it, which replaces the file"
 ELSEWHERE = {
     ("training/checkpoint.py", "write_checkpoint"): AS_A_WHOLE,
-    ("training/evaluation.py", "_keep"): AS_A_WHOLE,
+    ("training/best.py", "keep_best"): AS_A_WHOLE,
     ("data/cache.py", "_fill"): AS_A_WHOLE,
     ("data/cache.py", "__init__"): AS_A_WHOLE,
     ("data/cache.py", "_keep_first_channel"): AS_A_WHOLE,

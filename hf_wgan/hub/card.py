@@ -73,6 +73,15 @@ def clear_card(folder: Path) -> None:
         (folder / files.CARD).unlink(missing_ok=True)
 
 
+def is_generated(folder: Path) -> bool:
+    """Return whether a folder's card is as it was generated, or missing; not if it cannot be read."""
+    try:
+        card = _parse(files.read_text(folder / files.CARD, folder))
+    except (OSError, ValueError):
+        return False
+    return not (card.whole_is_by_hand or any(card.by_hand) or card.data_by_hand or card.data_changed)
+
+
 def record_evaluation(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write figures into a run's `evaluation.json` and its card.
 

@@ -248,6 +248,22 @@ _HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "force_download", "
 _NETWORK_OPTIONS = ("device_map", "max_memory", "offload_folder", "offload_state_dict", "low_cpu_mem_usage")
 
 
+def pipeline_files(folder: Path) -> list[Path]:
+    """Return the files of a pipeline, the index first: without it the rest is no pipeline any more."""
+    paths = [folder / files.INDEX, *folder.glob(files.CARRIED_CODE)]
+    try:
+        index = json.loads(paths[0].read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        index = {}
+    for network in files.NETWORKS:
+        patterns = ["config.json", f"{Path(weights_name()).stem}*", files.CARRIED_CODE]
+        entry = index.get(network)
+        if isinstance(entry, list) and isinstance(entry[0], str):  # the module with the code of a network
+            patterns.append(f"{entry[0].rpartition('.')[2]}.py")
+        paths += [path for pattern in patterns for path in (folder / network).glob(pattern)]
+    return paths
+
+
 def _read_index(cls: type, path: Path, model: Any, without: Collection[str] = ()) -> dict[str, Any]:
     """Read a `model_index.json`, and check that it names nothing but networks which this process has imported already.
 

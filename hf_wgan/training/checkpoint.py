@@ -28,7 +28,6 @@ from .state import Progress, TrainingState
 STATES = "optimizers.pt"
 PROGRESS = "progress.json"
 CLASS_COUNTS = "class_counts"  # among the states: how many training images each class has
-SET_ASIDE = "set-aside-"
 
 
 @dataclass
@@ -303,12 +302,7 @@ def set_aside_after(output_dir: Path, step: int) -> list[Path]:
 
 def _set_aside(folder: Path) -> Path:
     """Rename a checkpoint, in place of an earlier one of that name; whatever else has that name stays."""
-    target, number = folder.with_name(SET_ASIDE + folder.name), 1
-    while target.exists() and not _is_only_checkpoint(target):
-        number += 1
-        target = folder.with_name(f"{SET_ASIDE}{folder.name}-{number}")
-    shutil.rmtree(target, ignore_errors=True)
-    return folder.rename(target)
+    return files.set_aside(folder, files.SET_ASIDE + folder.name, _is_only_checkpoint)
 
 
 def _remove(folder: Path) -> None:

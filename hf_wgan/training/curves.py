@@ -38,6 +38,7 @@ OF_A_CONSTRAINT = ("lipschitz", "clip_value", "gradient_penalty_weight", "gradie
 MOST_DIFFERENCES = 4  # between runs, in a legend
 OUTLIERS = 0.02  # the share of reports, at either end, that an axis need not show
 FAR = 3.0  # times the range of the others: where outliers would be so far away, the axis leaves them out
+EVALUATION_SETTINGS = "evaluation_settings"  # of a row: what the scale of its metrics depends on
 Rows = Sequence[dict[str, Any]]
 
 
@@ -92,7 +93,8 @@ def plot_runs(
     from matplotlib.figure import Figure
     from scipy.ndimage import median_filter
 
-    known = sorted({name for rows in runs.values() for row in rows for name in row} - {"step", "seconds"})
+    no_metrics = {"step", "seconds", EVALUATION_SETTINGS}
+    known = sorted({name for rows in runs.values() for row in rows for name in row} - no_metrics)
     for metric in metrics:
         if metric not in known:
             raise InputError(f"metrics={metric!r}: no run has it; they have {', '.join(known)}")

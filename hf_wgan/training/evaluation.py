@@ -1,8 +1,11 @@
 """Evaluation during training: the metrics of the generator as it would be saved now, and the best model so far."""
 
-import shutil
+import hashlib
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -15,8 +18,9 @@ from ..metrics.names import METRICS
 from ..pipelines import WGANPipeline
 from ..utils import files
 from ..utils.errors import InputError, is_out_of_memory, memory_error
+from .best import BestModel, keep_best, read_best
 from .config import TrainingConfig
-from .curves import read_metrics
+from .curves import EVALUATION_SETTINGS, read_metrics
 
 
 class Evaluations:
@@ -50,6 +54,15 @@ class Evaluations:
                 self.features = load_feature_extractor(config.evaluation_features, images, held_out, device, cache_dir)
             except InputError as error:
                 raise InputError(f"evaluation_{error}" if str(error).startswith("features=") else str(error)) from error
+        self.settings = self._settings()
+        """What the scale of the metrics depends on: the features, and the images that samples are compared with."""
+
+    def _settings(self) -> str:
+        name, compared = ("training", self.images) if self.held_out is None else ("held-out", self.held_out)
+        count = min(self.config.num_evaluation_images, len(compared))
+        key = [self.features.fingerprint, self.features.preprocessing, compared.fingerprint, compared.shape]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
+        return f"{self.features.name}; {count} {name} images of {Path(compared.name).name}; {digest}"
 
     def measure(self, pipeline: WGANPipeline, step: int) -> dict[str, float]:
         """Return the metrics of a pipeline for `metrics.jsonl`; an empty dictionary except in the main process.
@@ -79,31 +92,21 @@ class Evaluations:
             return {}
         self._last = step, result
         if self.is_best(result):
-            self._keep(pipeline, step, result)
+            name = config.metric_for_best_model
+            best = BestModel(step, name, float(result.metrics[name]), self.settings)
+            keep_best(self.folder, best, pipeline, result.rows(step=step))
         self._seconds = round(time.monotonic() - began, 3)
         return {**result.metrics, "evaluation_seconds": self._seconds}
 
     def is_best(self, result: Evaluation) -> bool:
-        """Return whether an evaluation is better than all in `metrics.jsonl`."""
+        """Return whether an evaluation is better than that of the model in `best`, or cannot be compared with it."""
         name = self.config.metric_for_best_model
         if name not in result.metrics:
             raise InputError(f"metric_for_best_model={name!r}: is not among the metrics: {', '.join(result.metrics)}")
-        earlier = [row[name] for row in read_metrics(self.folder) if name in row]
-        sign = 1 if METRICS[name].better == "lower" else -1
-        return all(sign * result.metrics[name] < sign * other for other in earlier)
-
-    def _keep(self, pipeline: WGANPipeline, step: int, result: Evaluation) -> None:
-        """Write under another name first, so that there is a whole best model at any time."""
-        best, old, temporary = (self.folder / name for name in (files.BEST, files.OLD_BEST, files.NEW_BEST))
-        shutil.rmtree(temporary, ignore_errors=True)
-        pipeline.save_pretrained(temporary)
-        files.write_text(temporary / files.CONFIG, (self.folder / files.CONFIG).read_text(encoding="utf-8"))
-        record_evaluation(temporary, result.rows(step=step))
-        shutil.rmtree(old, ignore_errors=True)
-        if best.exists():
-            best.rename(old)
-        temporary.rename(best)
-        shutil.rmtree(old, ignore_errors=True)
+        best = read_best(self.folder / files.BEST)
+        if best is None or (best.metric, best.settings) != (name, self.settings):
+            return True
+        return best.is_beaten_by(result.metrics[name])
 
     def record(self, step: int) -> None:
         """Put the metrics of this step, if it was evaluated, into the card of the run's own pipeline."""
@@ -111,18 +114,33 @@ class Evaluations:
             record_evaluation(self.folder, self._last[1].rows(step=step))
 
     def summary(self) -> str:
-        """Return a line about the best model of the run and what its evaluations cost."""
+        """Return a line about the best model of the run, as its folder has it, and what its evaluations cost."""
         reported = read_metrics(self.folder)
         rows = [row for row in reported if "evaluation_seconds" in row]
         if self._last and self._last[0] not in {row["step"] for row in rows}:  # by `trainer.evaluate()`
-            rows.append({"step": self._last[0], "evaluation_seconds": self._seconds, **self._last[1].metrics})
+            evaluated = {"evaluation_seconds": self._seconds, EVALUATION_SETTINGS: self.settings}
+            rows.append({"step": self._last[0], **evaluated, **self._last[1].metrics})
         if not rows:
             return "Nothing has been evaluated yet."
-        name = self.config.metric_for_best_model
-        best = (min if METRICS[name].better == "lower" else max)(rows, key=lambda row: row[name])
         seconds = sum(row["evaluation_seconds"] for row in rows)
         share = seconds / max(seconds, *(row["seconds"] for row in reported[-1:]), 1e-3)
+        return f"{self._best(rows)} Evaluation took {share:.1%} of the time."
+
+    def _best(self, rows: list[dict[str, Any]]) -> str:
+        """Return a sentence about the model in `best`, and about a better one that is there no longer."""
+        folder = self.folder / files.BEST
+        best = read_best(folder)
+        if best is None:
+            return f"There is no best model in {folder}."
+        label = METRICS[best.metric].label
+        comparable = [row for row in rows if row.get(EVALUATION_SETTINGS) == best.settings and best.metric in row]
+        lost = None
+        for row in comparable:
+            if (lost or best).is_beaten_by(row[best.metric]):
+                lost = replace(best, step=row["step"], value=row[best.metric])
+        if lost is None:
+            return f"Best {label}: {best.value:.4g}, at step {best.step}, kept in {folder}."
         return (
-            f"Best {METRICS[name].label}: {best[name]:.4g}, at step {best['step']}, kept in "
-            f"{self.folder / files.BEST}. Evaluation took {share:.1%} of the time."
+            f"{label}: {best.value:.4g}, at step {best.step}, kept in {folder}; the model of step {lost.step} had "
+            f"{lost.value:.4g} and is not kept."
         )

@@ -22,7 +22,7 @@ from .adaptive import AdaptiveAugmentationCallback
 from .advice import AdviceCallback, advice_at_the_start
 from .callbacks import IntervalCallback, TrainerCallback, TrainerControl
 from .config import TrainingConfig
-from .curves import ALWAYS_PLOTTED, PLOTTED_IF_REPORTED, can_plot, plot_runs, read_metrics
+from .curves import ALWAYS_PLOTTED, EVALUATION_SETTINGS, PLOTTED_IF_REPORTED, can_plot, plot_runs, read_metrics
 from .run_folder import command_to_resume
 from .samples import SamplesCallback, first_real_images
 from .setup import has_batch_norm
@@ -103,7 +103,14 @@ class ProgressCallback(TrainerCallback):
 
 
 class MetricsCallback(TrainerCallback):
-    """Appends a line to `metrics.jsonl` for each report. It is kept there and not in memory, as a run may be long."""
+    """Appends a line to `metrics.jsonl` for each report. It is kept there and not in memory, as a run may be long.
+
+    Args:
+        evaluation_settings: Returns what the metrics of an evaluation depend on, for the lines that have some.
+    """
+
+    def __init__(self, evaluation_settings: Callable[[], str]):
+        self.evaluation_settings = evaluation_settings
 
     def on_log(
         self,
@@ -114,8 +121,11 @@ class MetricsCallback(TrainerCallback):
         logs: dict[str, float],
         **kwargs: Any,
     ) -> None:
+        row: dict[str, Any] = {"step": state.global_step, **logs}
+        if "evaluation_seconds" in logs:
+            row[EVALUATION_SETTINGS] = self.evaluation_settings()
         with open(Path(args.output_dir, files.METRICS), "a") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            file.write(json.dumps(row) + "\n")
 
 
 class TrackersCallback(TrainerCallback):
@@ -243,7 +253,7 @@ def built_in_callbacks(trainer: "WGANTrainer") -> tuple[list[TrainerCallback], l
         before.append(AdaptiveAugmentationCallback(trainer, trainer.set_aside))
     if not accelerator.is_main_process:
         return before, []
-    before += [ProgressCallback(), MetricsCallback()]
+    before += [ProgressCallback(), MetricsCallback(lambda: trainer.evaluations.settings)]
     real_images = partial(first_real_images, trainer.real_batches, config.num_validation_images)
     before += [SamplesCallback(real_images), AdviceCallback(trainer)]
     if accelerator.log_with:

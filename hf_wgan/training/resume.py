@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from ..utils import files
 from ..utils.console import say
 from ..utils.errors import InputError, NotFiniteError
+from .best import set_best_aside_after
 from .changes import check_changes
 from .checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint, take_checkpoint
 from .config import TrainingConfig
@@ -114,6 +115,8 @@ class Checkpoints:
         self._say(f"{error}. Restored {folder}; training continues with other random numbers (restore {restores}).")
         if self.accelerator.is_main_process:
             files.write_text(self.output_dir / files.METRICS, self.metrics)
+            for aside in set_best_aside_after(self.output_dir, self.state.global_step):
+                self._say(f"Renamed, as the run returns to an earlier step: {aside}")
 
     def _load(self, folder: Path) -> None:
         checkpoint = load_checkpoint(folder, self.state)

@@ -14,17 +14,18 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from ..data import ImageSet, ImageStream
 from ..hub.card import clear_card, write_card
 from ..pipelines import WGANPipeline
+from ..pipelines.published import pipeline_files
 from ..utils import files
 from ..utils.console import say
 from ..utils.errors import InputError
 from ..utils.own import remember_record
 from ..version import __version__
-from .checkpoint import SET_ASIDE, checkpoints_for, set_aside_after
+from .best import best_files, set_best_aside_after
+from .checkpoint import checkpoints_for, set_aside_after
 from .components import INSTEAD_OF
 from .config import TrainingConfig
 from .snapshot import settings_of
@@ -93,34 +94,17 @@ def replaced_files(config: TrainingConfig) -> list[Path]:
     if not config.overwrite_output_dir or _continues(config) or not is_run(folder):
         return []
     record = json.loads((folder / files.CONFIG).read_text(encoding="utf-8"))
-    paths = [*_pipeline_files(folder), folder / files.METRICS, folder / files.EVALUATION, folder / files.CURVES]
+    paths = [*pipeline_files(folder), folder / files.METRICS, folder / files.EVALUATION, folder / files.CURVES]
     paths += [*files.sample_grids(folder), folder / files.SAMPLES / files.REAL, folder / files.FILM]
-    if is_run(folder / files.BEST):
-        best = folder / files.BEST
-        paths += [*_pipeline_files(best), best / files.EVALUATION, best / files.CARD, best / files.CONFIG]
-    for checkpoint in (*folder.glob(files.CHECKPOINTS), *folder.glob(SET_ASIDE + files.CHECKPOINTS)):
+    for best in filter(is_run, (folder / files.BEST, *folder.glob(f"{files.SET_ASIDE}{files.BEST}*"))):
+        paths += best_files(best)
+    for checkpoint in (*folder.glob(files.CHECKPOINTS), *folder.glob(files.SET_ASIDE + files.CHECKPOINTS)):
         if checkpoint.name.rpartition("-")[2].isdecimal():
             paths += files.manifest_files(checkpoint)
     if record["training"].get("report_to", "none") != "none":
         paths += (folder / LOGS / PROJECT).rglob("*")
     inside = [path for path in paths if path.parent.resolve().is_relative_to(folder.resolve())]  # not behind a link
     return [path for path in inside if path.is_file() or path.is_symlink()]
-
-
-def _pipeline_files(folder: Path) -> list[Path]:
-    """Return the files of a pipeline, the index first: without it the rest is no pipeline any more."""
-    paths = [folder / files.INDEX, *folder.glob(files.CARRIED_CODE)]
-    try:
-        index = json.loads(paths[0].read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        index = {}
-    for network in files.NETWORKS:
-        patterns = ["config.json", f"{Path(SAFETENSORS_WEIGHTS_NAME).stem}*", files.CARRIED_CODE]
-        entry = index.get(network)
-        if isinstance(entry, list) and isinstance(entry[0], str):  # the module with the code of a network
-            patterns.append(f"{entry[0].rpartition('.')[2]}.py")
-        paths += [path for pattern in patterns for path in (folder / network).glob(pattern)]
-    return paths
 
 
 class RunFolder:
@@ -214,11 +198,12 @@ def begin_folder(
         if parent.is_relative_to(folder) and parent != folder:
             with suppress(OSError):  # something else is in it
                 parent.rmdir()
+    step, renamed = state.global_step, []
     if replaced:
         clear_card(folder)
-    elif (folder / files.OLD_BEST).exists() and not (folder / files.BEST).exists():  # the process was killed between
-        (folder / files.OLD_BEST).rename(folder / files.BEST)
-    for aside in set_aside_after(folder, state.global_step):
+    else:
+        renamed += set_best_aside_after(folder, step)
+    for aside in [*renamed, *set_aside_after(folder, step)]:
         say(f"Renamed, as the run resumes from an earlier step: {aside}")
     text = json.dumps(record, indent=2) + "\n"
     remember_record(text)

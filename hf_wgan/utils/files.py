@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ FILM = "training.webp"
 GRID_SUFFIX = ".png"  # of sample grids: the name of any format that Pillow writes
 CURVES = "curves.png"
 BEST = "best"
+BEST_RECORD = "best.json"  # in it: of which step the model is, and by what it was chosen
 NEW_BEST, OLD_BEST = ".best.tmp", ".best.old.tmp"  # while one replaces the other
 NETWORKS = ("generator", "critic")
 STARTING = ".starting"  # while a run in an empty folder has not begun
@@ -33,6 +34,7 @@ LOCK = ".lock"
 TEMPORARY = ".*.tmp*"
 SAVING = ".saving-*"
 CHECKPOINTS = "checkpoint-*"
+SET_ASIDE = "set-aside-"
 MANIFEST = "manifest.json"
 CARRIED_CODE = "hf_wgan_*.py"
 
@@ -83,6 +85,22 @@ def manifest_files(checkpoint: Path) -> list[Path]:
         return [*paths, checkpoint / MANIFEST]
     except (OSError, ValueError, TypeError):
         return []
+
+
+def set_aside(folder: Path, name: str, is_replaceable: Callable[[Path], bool]) -> Path:
+    """Rename a folder of a run, so that it is no part of the run any more, and return the new path.
+
+    Args:
+        folder: The folder.
+        name: The new name. If there is a folder of that name, it is replaced, or a number is added to the name.
+        is_replaceable: Returns whether nothing is lost with a folder of that name.
+    """
+    target, number = folder.with_name(name), 1
+    while os.path.lexists(target) and (target.is_symlink() or not is_replaceable(target)):
+        number += 1
+        target = folder.with_name(f"{name}-{number}")
+    shutil.rmtree(target, ignore_errors=True)
+    return folder.rename(target)
 
 
 @contextmanager

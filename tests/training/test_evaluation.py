@@ -11,7 +11,6 @@ from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer, load_images
 from hf_wgan.data import DataConfig
 from hf_wgan.metrics.evaluate import evaluate
 from hf_wgan.metrics.features import load_feature_extractor
-from hf_wgan.training.evaluation import Evaluations
 from hf_wgan.utils import files
 
 EVALUATED = {"evaluation_steps": 2, "evaluation_features": "pixels", "num_evaluation_images": 20}
@@ -72,22 +71,6 @@ def test_what_is_measured_and_kept_is_the_averaged_generator_of_that_step(tiny_c
         torch.equal(one, other) for one, other in zip(best.state_dict().values(), expected.state_dict().values())
     )
     assert "hf_wgan" in (tmp_path / "run" / "best" / "README.md").read_text()
-
-
-@pytest.mark.parametrize(("name", "sign"), [("frechet_distance", 1), ("coverage", -1)])
-def test_the_best_is_the_smallest_distance_or_the_largest_share(name, sign, tiny_config, tmp_path):
-    values = [3.0, 2.0, 2.0, 5.0, 1.0, 4.0]
-    config = tiny_config(metric_for_best_model=name, **EVALUATED)
-    evaluations = Evaluations(config, tiny_images(), None, torch.device("cpu"), str(tmp_path))
-    (tmp_path / "run").mkdir()
-    found = []
-    with open(tmp_path / "run" / "metrics.jsonl", "w") as file:
-        for step, value in enumerate(values):
-            file.flush()
-            result = type("Result", (), {"metrics": {name: sign * value}})
-            found += [step] * evaluations.is_best(result)
-            print(json.dumps({"step": step, name: sign * value}), file=file)
-    assert found == [0, 1, 4]
 
 
 def test_measuring_does_not_change_the_training(tiny_config, tmp_path):
