@@ -4,11 +4,13 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from ..metrics.names import METRICS
 from ..utils import files
 from ..utils.errors import InputError, one_line
 from .config import TrainingConfig
@@ -113,22 +115,21 @@ def plot_runs(
         for number, (name, rows) in enumerate(runs.items()):
             if constraint not in (None, constraints[name]):
                 continue
-            points = [(row[against], row[metric]) for row in rows if row.get(metric) is not None]
-            if not points:
-                continue
-            places, values = zip(*points)
+            lines = _lines(rows, metric, against)
+            count = sum(len(values) for _, values in lines)
             # A single run has a colour for each metric instead.
             colour = f"C{panel if len(runs) == 1 else number}"
-            if len(points) < len(rows) / 2:  # evaluated now and then
-                axes.plot(places, values, color=colour, marker="o", markersize=4, label=name)
-                continue
-            window = max(3, len(points) // 20) | 1
-            raw = "raw" if len(runs) == 1 else None
-            axes.plot(places, values, color=colour, alpha=0.3, linewidth=0.8, label=raw)
-            smooth = median_filter(values, size=window, mode="mirror")
-            label = f"median of {window} reports" if len(runs) == 1 else name
-            axes.plot(places, smooth, color=colour, linewidth=1.8, label=label)
-            curves.append((values, smooth))
+            window = max(3, count // 20) | 1
+            raw, label = ("raw", f"median of {window} reports") if len(runs) == 1 else (None, name)
+            for line, (places, values) in enumerate(lines):
+                is_named = line == 0  # one entry of the legend for all lines of a curve
+                if count < len(rows) / 2:  # evaluated now and then
+                    axes.plot(places, values, color=colour, marker="o", markersize=4, label=name if is_named else None)
+                    continue
+                axes.plot(places, values, color=colour, alpha=0.3, linewidth=0.8, label=raw if is_named else None)
+                smooth = median_filter(values, size=window, mode="mirror")
+                axes.plot(places, smooth, color=colour, linewidth=1.8, label=label if is_named else None)
+                curves.append((values, smooth))
         if limits := _limits(curves):
             axes.set_ylim(limits)
         if metric == "wasserstein_estimate":
@@ -149,6 +150,16 @@ def plot_runs(
     panels[-1].set_xlabel("step (generator updates)" if against == "step" else "seconds of training")
     with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def _lines(
+    rows: Rows, metric: str, against: Literal["step", "seconds"]
+) -> list[tuple[Sequence[float], Sequence[float]]]:
+    """Return places and values of a curve; a line ends where evaluations with other settings, and scales, begin."""
+    rows = [row for row in rows if row.get(metric) is not None]
+    by_settings = groupby(rows, key=lambda row: row.get(EVALUATION_SETTINGS) if metric in METRICS else None)
+    groups = [list(group) for _, group in by_settings]
+    return [([row[against] for row in group], [row[metric] for row in group]) for group in groups]
 
 
 def _limits(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[float, float] | None:

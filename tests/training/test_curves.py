@@ -55,6 +55,22 @@ def test_runs_are_compared_in_one_picture_that_names_their_differences(tmp_path,
     assert list(points.get_ydata()) == [80.0, 40.0] and points.get_xdata() == pytest.approx([50.0, 100.0])
 
 
+@pytest.mark.parametrize("interval", [1, 8])
+def test_evaluations_with_other_settings_begin_another_line(interval, tmp_path, drawn):
+    """They are on another scale; whatever else is reported goes on in one line."""
+    rows = [{"step": step, "seconds": float(step), "wasserstein_estimate": 1.0, "r_v": 0.5} for step in range(1, 41)]
+    for row in rows[interval - 1 :: interval]:
+        is_late = row["step"] > 20
+        row |= {"frechet_distance": 90.0 if is_late else 2.0, "evaluation_settings": f"features {is_late}"}
+    plot_runs({"": rows}, tmp_path / "curves.png", ["wasserstein_estimate", "frechet_distance"])
+    estimates, distances = drawn[0].axes
+    assert [len(line.get_xdata()) for line in estimates.lines[:2]] == [40, 40]
+    lines = distances.lines if interval > 1 else distances.lines[1::2]
+    assert [set(line.get_ydata()) for line in lines] == [{2.0}, {90.0}]
+    assert len({line.get_color() for line in lines}) == 1
+    assert len([line for line in lines if not line.get_label().startswith("_")]) == int(interval == 1)
+
+
 def test_runs_of_one_constraint_share_their_axes(tmp_path, drawn):
     one, other = run(tmp_path / "one", 1.0, n_critic=1), run(tmp_path / "other", 3.0)
     assert plot([one, other, "--output", str(tmp_path / "runs.png")]) == 0
