@@ -111,9 +111,10 @@ def measured(
         batch_size = max(batch_size, CONDITIONAL_BATCH_SIZE)
         num_batches = max(num_batches, math.ceil(IMAGES_PER_CLASS * num_classes / batch_size))
         if class_labels is None:
-            counts = generator.config.get("class_frequencies") or [1] * num_classes
-            class_labels = labels_of(torch.tensor(counts))
-        labels = iter(_proportional(class_labels.to(rng.device), num_batches * batch_size, rng).split(batch_size))
+            counts = torch.tensor(generator.config.get("class_frequencies") or [1] * num_classes)
+        else:
+            counts = class_labels.bincount()
+        labels = iter(_proportional(counts, num_batches * batch_size, rng).split(batch_size))
     batches = (sample_latents(generator, batch_size, rng) for _ in range(num_batches))
     update_bn((batch.to(generator.dtype) for batch in batches), _WithLabels(generator.train(), labels))
     return generator.eval()
@@ -124,11 +125,12 @@ def labels_of(counts: torch.Tensor) -> torch.Tensor:
     return torch.arange(len(counts)).repeat_interleave(counts)
 
 
-def _proportional(labels: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
-    """Return `(count,)` labels in random order, each class as frequent as in `labels`, up to one image."""
-    quantiles = (2 * torch.arange(count, device=labels.device) + 1) * len(labels) // (2 * count)
-    order = torch.randperm(count, generator=rng, device=labels.device)
-    return labels.sort().values[quantiles][order]
+def _proportional(counts: torch.Tensor, number: int, rng: torch.Generator) -> torch.Tensor:
+    """Return `(number,)` classes in random order, each as frequent as in `(num_classes,)` counts, up to one image."""
+    cumulative = counts.cpu().double().cumsum(0)  # not every device has float64
+    quantiles = (2 * torch.arange(number).double() + 1) * cumulative[-1] / (2 * number)
+    classes = torch.searchsorted(cumulative, quantiles, right=True).clamp(max=len(counts) - 1)
+    return classes.to(rng.device)[torch.randperm(number, generator=rng, device=rng.device)]
 
 
 class _WithLabels(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 
 from hf_wgan import DCGANGenerator
@@ -25,3 +26,13 @@ def test_each_class_looks_as_in_training_with_more_classes_than_a_batch_has_imag
             alone = shipped(torch.randn(LATENTS_PER_CLASS, 8), torch.full((LATENTS_PER_CLASS,), label))
             error = (alone.mean() - trained[batch == label].mean()).abs() * 127.5
             assert error < 1, f"class {label}: {error:.2f} of 255"
+
+
+@pytest.mark.parametrize("unit", [1, 10**15, 0.125])
+def test_statistics_are_of_classes_as_frequent_as_the_generator_says_in_any_unit(unit):
+    torch.manual_seed(0)
+    frequencies = [unit * times for times in (1, 0, 5, 2)]
+    generator = DCGANGenerator(16, 1, 8, 16, num_classes=4, class_frequencies=frequencies)
+    labels = torch.arange(4).repeat_interleave(torch.tensor([1, 0, 5, 2]))
+    by_config, by_labels = measured(copy.deepcopy(generator), 8, 0), measured(generator, 8, 0, class_labels=labels)
+    assert all(torch.equal(one, other) for one, other in zip(by_config.buffers(), by_labels.buffers()))
