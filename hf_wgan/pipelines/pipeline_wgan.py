@@ -800,14 +800,13 @@ def truncated(latents: torch.Tensor, limit: Optional[float]) -> torch.Tensor:  #
         limit: Largest absolute value of the result; None for no truncation.
 
     Raises:
-        InputError: The limit is not positive, or latents are no finite numbers.
+        InputError: The limit is not positive, or latents are no floating-point numbers.
     """
     _check_latent_type(latents)
     if limit is None:
         return latents
     limit = _positive("truncation", limit)
     exact = latents.to("cpu", torch.float64)  # which not every device has
-    _check_finite_latents(exact)
     quantiles = torch.erf(exact / 2**0.5) * math.erf(limit / 2**0.5)
     # Far from 0 a quantile rounds to 1, while the probability to lie farther out keeps all of its digits.
     beyond, beyond_limit = torch.erfc(exact.abs() / 2**0.5), math.erfc(limit / 2**0.5)

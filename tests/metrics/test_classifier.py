@@ -119,7 +119,7 @@ def test_held_out_images_are_numbered_as_the_training_images(tmp_path, monkeypat
     assert figures["linear_probe"] > 0.9
 
 
-def test_images_without_a_label_are_left_out(tmp_path):
+def test_images_without_a_label_are_left_out(tmp_path, short_training):
     images, held_out = named(squares(120, 0), ["a", "b"]), named(squares(60, 1), ["b", "a"])
     assert images.labels is None and held_out.labels is None
     network, accuracy = load_or_train_classifier(tmp_path, images, held_out, num_epochs=4)

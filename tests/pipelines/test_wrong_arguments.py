@@ -113,7 +113,7 @@ CALLS = {
     "truncated": (
         {"latents": LATENTS, "limit": 1.0},
         {
-            "latents": {"tensor", "empty tensor", "tensor of no axis"},
+            "latents": {"tensor", "empty tensor", "tensor of no axis", "latents of NaN", "images of NaN"},
             "limit": {"None"} | NUMBERS,
         },
     ),
