@@ -167,10 +167,10 @@ class AdaptiveAugmentation(Augmentation):
         return {"probability": self.probability, "means": self._means, "sums": self._sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load it in place."""
+        """Load it in place. What an earlier version did not keep starts afresh."""
         self.probability.copy_(state["probability"])
-        self._means.copy_(state["means"])
-        self._sums.copy_(state["sums"])
+        for name, values in {"means": self._means, "sums": self._sums}.items():
+            values.copy_(state[name] if "means" in state else torch.zeros(2))
 
 
 def with_rand(operation: Operation, rand: Rand) -> Callable[[Tensor], Tensor]:

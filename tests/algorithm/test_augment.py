@@ -130,3 +130,10 @@ def test_a_report_has_the_ratio_over_all_adjustments_since_the_last():
     other = AdaptiveAugmentation("cutout", seeded_rand())
     other.load_state_dict(saved)
     assert other.read() == report
+
+
+def test_the_state_of_an_earlier_version_keeps_its_probability_and_starts_afresh():
+    augmentation = AdaptiveAugmentation("cutout", seeded_rand())
+    augmentation.adjust(torch.tensor([3.0, 1.0]), 1)
+    augmentation.load_state_dict({"probability": torch.tensor(0.25), "sums": torch.tensor([5.0, 7.0])})
+    assert augmentation.read() == {"augmentation_probability": 0.25}
