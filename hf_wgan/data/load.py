@@ -66,9 +66,10 @@ def check_same_ranges(images: ImageSet | ImageStream, held_out: ImageSet) -> Non
     if images.config is None or held_out.config is None:
         return
     ours, theirs = Preprocessing.of(images.config), Preprocessing.of(held_out.config)
-    for kind in {values.kind for values in (*ours.ranges, *theirs.ranges)}:
-        limits = ours.known_range(kind), theirs.known_range(kind)
-        if None not in limits and limits[0] != limits[1]:
+    kinds = {values.kind for values in (*ours.ranges, *theirs.ranges)}
+    pairs = [(ours.value_range, theirs.value_range)]  # of all types
+    for one, other in pairs + [(ours.known_range(kind), theirs.known_range(kind)) for kind in kinds]:
+        if None not in (one, other) and one != other:
             raise InputError(
                 f"held_out: {printable(held_out.name)} was read with value_range={held_out.config.value_range!r} and "
                 f"the training images with value_range={images.config.value_range!r}, so that equal values differ in "

@@ -1,5 +1,7 @@
 """The range of values beyond 8 bits, which is that of the training images wherever a picture is read for them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from datasets import Dataset, Features
@@ -135,6 +137,8 @@ def test_sets_of_different_ranges_are_not_compared(sets, tmp_path):
     check_same_ranges(images, load_held_out(sets))
     explicit = DataConfig(train_data_dir=str(tmp_path / "deep" / "test"), resolution=8, value_range="0,16383")
     check_same_ranges(images, load_images(explicit))
+    with pytest.raises(InputError, match=r"value_range='0,16383' and the training images with value_range='0,4095'"):
+        check_same_ranges(load_images(replace(explicit, value_range="0,4095")), load_images(explicit))
 
 
 def test_ranges_as_text_keep_every_digit():
