@@ -120,6 +120,16 @@ def test_a_score_that_depends_on_the_class_alone_says_nothing_of_what_is_memoris
     assert torch.equal(AdaptiveAugmentationCallback(run, run.set_aside).advantages(0), torch.zeros(2))
 
 
+def test_held_out_images_are_numbered_as_the_training_images(tiny_config):
+    images = ImageSet(tiny_images(50).images, labels=torch.arange(50) % 3, label_names=["a", "b", "c"])
+    others = ImageSet(tiny_images(40).images, labels=torch.arange(40) % 4, label_names=["x", "c", "b", "y"])
+    networks = tiny_generator(num_classes=3), tiny_critic(num_classes=3, norm_type="none")
+    config = tiny_config(lipschitz="lp", class_conditional=True, **ADAPTIVE)
+    run = WGANTrainer(*networks, images, config, held_out=others)
+    assert run.set_aside.labels.tolist() == [2, 1] * 10, "the others are of classes that no training image has"
+    run.train()
+
+
 def test_it_adjusts_at_its_interval_by_the_images_since(tiny_config, monkeypatch):
     calls = []
     monkeypatch.setattr(
