@@ -114,7 +114,7 @@ def train_classifier(
     Raises:
         InputError: The images have no labels, or all the same.
     """
-    labels, held_out_labels = _labels(images), _labels(held_out)
+    labels, held_out_labels = _labels(images), _labels(held_out, 1)
     num_classes = max(int(labels.max()) + 1, len(images.label_names or []))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -159,9 +159,10 @@ def _with_labels(images: ImageSet) -> ImageSet:
     return images if images.num_unlabelled == len(images) else images.labelled()
 
 
-def _labels(images: ImageSet) -> torch.Tensor:
+def _labels(images: ImageSet, least: int = 2) -> torch.Tensor:
+    """Return labels of at least so many classes."""
     labels = images.labels
-    if labels is None or images.num_classes == 1:
+    if labels is None or images.num_classes < least:
         number = "no labels" if labels is None else "a single class"
         raise InputError(
             f"features='classifier': {images.name} has {number} to train one on; set label_column, or choose other "
@@ -219,6 +220,8 @@ def load_or_train(
     if held_out is None:
         held_out, images = split_off_held_out(images)
     inputs = {"images": images.fingerprint, "held_out": held_out.fingerprint, **settings}
+    if max(images.shape[1:]) > LARGEST_SIDE:
+        inputs["largest_side"] = LARGEST_SIDE
     if record_path.is_file():
         figures = json.loads(record_path.read_text())
         if inputs == {name: figures.pop(name, None) for name in inputs}:

@@ -133,6 +133,12 @@ def test_held_out_images_without_labels_leave_a_tenth_to_measure_the_accuracy_on
     assert accuracy > 0.95
 
 
+def test_held_out_images_of_one_class_measure_the_accuracy_too(tmp_path):
+    images, held_out = squares(120, 0), squares(60, 1)
+    alone = held_out.subset(held_out.labels.numpy() == 1, "alone")
+    assert load_or_train_classifier(tmp_path, images, alone, num_epochs=4)[1] > 0.95
+
+
 def test_the_only_image_of_a_class_is_trained_on():
     images = squares(21, 0)
     alone = ImageSet(images.images, labels=torch.tensor([2, *[0, 1] * 10]))
