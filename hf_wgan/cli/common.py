@@ -6,6 +6,7 @@ An error is one line on stderr. Exit code 2: a mistake in the input, or a push t
 
 import inspect
 import json
+import math
 import os
 import shlex
 import signal
@@ -13,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -48,6 +49,7 @@ SAMPLED_MODEL_HELP = f"{MODEL_HELP[:-1]}, or a checkpoint's folder."
 IMPORT = "--import"
 OF_MODELS = ("resolution", "width", "channels", "streaming", "shuffle_buffer_size", "dataloader_num_workers")
 """Options of images that commands do not need which compare a model's images with others."""
+SOURCE = ("dataset_name", "dataset_config_name", "dataset_revision", "dataset_split", "train_data_dir")
 PREPARATION = ("center_crop", "background", "value_range")
 """Options by which other images are prepared as those that a model was trained on, unless they are typed."""
 EXPLAINED = (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError, DeviceMemoryError)
@@ -292,8 +294,13 @@ def is_trained_on(model: str, images: "ImageSet") -> bool:
     """Return whether a model was trained on images, or a part of them, as far as its record says."""
     with suppress(ValueError, TypeError, KeyError):
         recorded = json.loads(files.read_text(Path(model) / files.CONFIG, Path(model)) or "")["dataset"]
-        if recorded["config"] and recorded["num_images"] is not None:  # other fingerprints are made otherwise
-            return recorded["fingerprint"].partition("-")[0] == images.fingerprint.partition("-")[0]
+        before, now = recorded["config"], asdict(images.config) if images.config else {}
+        if recorded["fingerprint"].partition("-")[0] == images.fingerprint.partition("-")[0] or not before:
+            return True
+        number, all_of_them = "max_train_samples", math.inf
+        is_part = (now[number] or all_of_them) < (before[number] or all_of_them)
+        is_stream = recorded["num_images"] is None  # whose fingerprint is of its first images alone
+        return (is_part or is_stream) and all(now[name] == before[name] for name in SOURCE)
     return True
 
 

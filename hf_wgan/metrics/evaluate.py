@@ -31,7 +31,7 @@ from .features import FeatureExtractor
 from .names import METRICS, MIN_IMAGES, NUM_MATCHED, check_number
 from .neighbours import copies, copy_threshold, coverage
 
-FORMAT = 1  # of the cached features; part of their key
+FORMAT = 2  # of the cached features; part of their key
 BATCH_SIZE = 500
 
 
@@ -182,7 +182,7 @@ def evaluate(
             "compared_with": f"{kind}images of {Path(reference.name).name}",
         }
         if not trained_on:
-            settings["dataset"] = Path(reference.name).name
+            settings["dataset"] = f"{Path(reference.name).name} {reference.fingerprint[:8]}"  # names are not unique
         if num_classes:
             settings["classes"] = "as frequent as in the real images" if has_clusters or has_labels else "in turn"
         floor = {}

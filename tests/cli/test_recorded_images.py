@@ -136,15 +136,26 @@ def test_figures_of_other_images_are_not_called_those_of_training_images(trained
     assert other["settings"]["compared_with"] == "images of others"
     assert not {"copied_share", "critic_estimate"} & other["figures"].keys()
     assert "critic_estimate_held_out" in other["figures"]
-    results = ModelCard.load(model / "README.md").data.eval_results
-    distances = {
-        result.dataset_name: result.metric_value for result in results if result.metric_type == "frechet_distance"
-    }
+    measures = ModelCard.load(model / "README.md").data.eval_results
+    results = [result for result in measures if result.metric_type == "frechet_distance"]
+    distances = {result.dataset_name.split()[0]: result.metric_value for result in results}
     assert distances == {
         name: round(report["figures"]["frechet_distance"], 4) for name, report in (("photos", own), ("others", other))
     }
     moved = shutil.copytree(trained / "photos", tmp_path / "moved")
     assert measured(capsys, model, "--train_data_dir", str(moved))["settings"]["compared_with"].startswith("training")
+
+
+def test_a_part_of_the_training_images_is_theirs_and_folders_of_one_name_are_two(trained, tmp_path, capsys):
+    model = shutil.copytree(trained / "run", tmp_path / "model")
+    part = measured(capsys, model, "--max_train_samples", "16")
+    assert part["settings"]["compared_with"].startswith("training") and "copied_share" in part["figures"]
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        others = pictures_in(tmp_path / name / "photos", "L", count=20, seed=ord(name))
+        assert measured(capsys, model, "--train_data_dir", others)["settings"]["compared_with"] == "images of photos"
+    results = ModelCard.load(model / "README.md").data.eval_results
+    assert len({result.dataset_name for result in results if result.metric_type == "frechet_distance"}) == 3
 
 
 def test_images_that_are_named_are_prepared_as_those_of_the_run(tmp_path, capsys):
