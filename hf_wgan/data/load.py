@@ -38,13 +38,12 @@ def load_image_set(config: DataConfig) -> ImageSet:
     return _image_set(load_images(config))
 
 
-def load_held_out(config: DataConfig, class_names: list[str] | None = None) -> ImageSet | None:
+def load_held_out(config: DataConfig) -> ImageSet | None:
     """Load the images of `held_out_split`, prepared as those of the training split; None if there is none.
 
     Args:
         config: The options of the training images: `images.config`, which has the range of their values. Without that
             the training images are looked at too, if those of the held-out split have more than 8 bits.
-        class_names: Names of the classes of the training images, to number the classes alike.
 
     Raises:
         InputError: As for `load_image_set`.
@@ -53,8 +52,7 @@ def load_held_out(config: DataConfig, class_names: list[str] | None = None) -> I
         return None
     held_out = replace(config, dataset_split=config.held_out_split, held_out_split=None, max_train_samples=None)
     held_out.check_effects()
-    images = _image_set(_images(open_source(held_out), held_out, range_as=replace(config, held_out_split=None)))
-    return images if class_names is None else images.relabelled(class_names)
+    return _image_set(_images(open_source(held_out), held_out, range_as=replace(config, held_out_split=None)))
 
 
 def check_same_ranges(images: ImageSet | ImageStream, held_out: ImageSet) -> None:

@@ -257,9 +257,7 @@ def held_out_images(
             )
         return held_out
     if held_out is None and dataset.config:
-        held_out = load_held_out(
-            replace(dataset.config, channels=dataset.shape[0]), dataset.without_clusters().label_names
-        )
+        held_out = load_held_out(replace(dataset.config, channels=dataset.shape[0]))
     if held_out is not None:
         held_out = held_out.relabelled(dataset.without_clusters().label_names or [])
         if config.class_conditional and held_out.num_unlabelled < len(held_out):
