@@ -22,7 +22,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from ..pipelines import WGANPipeline
 from ..utils import files
 from ..utils.errors import DiskError, InputError, is_out_of_memory, one_line
-from .snapshot import labels_of, measured, portable_copy
+from .snapshot import measured, portable_copy
 from .state import Progress, TrainingState
 
 STATES = "optimizers.pt"
@@ -47,7 +47,7 @@ def take_checkpoint(
     record: dict[str, Any],
     metrics: str,
     records: torch.Tensor,
-    class_labels: torch.Tensor | None = None,
+    class_counts: torch.Tensor | None = None,
 ) -> Checkpoint:
     """Copy a run to the host.
 
@@ -57,12 +57,12 @@ def take_checkpoint(
         record: The content of `training_config.json`.
         metrics: The lines of `metrics.jsonl`.
         records: Step records that no report has read yet.
-        class_labels: Labels of the training images, `(N,)`, by which batch-norm statistics are measured; None if they
-            are measured without. The checkpoint holds their numbers.
+        class_counts: How many training images each class has, by which batch-norm statistics are measured; None if they
+            are measured without.
     """
     names = (*state.networks, "progress")
     states = {name: value for name, value in state.state_dict().items() if name not in names}
-    counts = {} if class_labels is None else {CLASS_COUNTS: class_labels.bincount()}
+    counts = {} if class_counts is None else {CLASS_COUNTS: class_counts}
     return Checkpoint(
         {name: portable_copy(network).to("cpu") for name, network in state.networks.items()},
         _host_copy({**states, "records": records, **counts}),
@@ -267,8 +267,8 @@ def pipeline_of(folder: Path) -> WGANPipeline:
     if training["use_ema"]:
         for parameter, average in zip(generator.parameters(), states["ema"]["shadow_params"]):
             parameter.data.copy_(average)
-    class_labels = labels_of(states[CLASS_COUNTS]) if CLASS_COUNTS in states else None  # older ones hold none
-    generator = measured(generator, training["train_batch_size"], training["seed"], class_labels)
+    class_counts = states.get(CLASS_COUNTS)  # which older ones do not hold
+    generator = measured(generator, training["train_batch_size"], training["seed"], class_counts)
     return WGANPipeline(generator, networks["critic"].eval())
 
 

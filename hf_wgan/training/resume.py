@@ -59,9 +59,9 @@ class Checkpoints:
         records = self.meter.gather()
         if self.accelerator.is_main_process:
             metrics = (self.output_dir / files.METRICS).read_text()
-            class_labels = self.measurement()["class_labels"]
+            class_counts = self.measurement()["class_counts"]
             checkpoint = take_checkpoint(
-                self.state, self.meter.seconds, self.describe(), metrics, records, class_labels
+                self.state, self.meter.seconds, self.describe(), metrics, records, class_counts
             )
             self.writer.write(folder, checkpoint, self.config.checkpoints_total_limit)
         return folder

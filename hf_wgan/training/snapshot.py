@@ -54,7 +54,7 @@ def build_pipeline(
     ema: EMAModel | None,
     batch_size: int,
     seed: int,
-    class_labels: torch.Tensor | None = None,
+    class_counts: torch.Tensor | None = None,
     num_batches: int = BATCH_NORM_BATCHES,
 ) -> WGANPipeline:
     """Build the pipeline of copies of the networks; the generator has its averaged weights if there are any.
@@ -64,7 +64,7 @@ def build_pipeline(
     generator = portable_copy(generator)
     if ema:
         ema.copy_to(generator.parameters())
-    pipeline = WGANPipeline(measured(generator, batch_size, seed, class_labels, num_batches), portable_copy(critic))
+    pipeline = WGANPipeline(measured(generator, batch_size, seed, class_counts, num_batches), portable_copy(critic))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -74,15 +74,16 @@ def measurement(
 ) -> dict[str, Any]:
     """Return the arguments of `measured` for the generator of a run as it is now."""
     real_batches.go_to(state.progress.images)  # a stream is read up to there, also where a resumed run took no step
-    class_labels = real_batches.class_labels if config.class_conditional else None
-    return {"batch_size": config.train_batch_size, "seed": config.seed, "class_labels": class_labels}
+    labels = real_batches.class_labels if config.class_conditional else None
+    class_counts = None if labels is None else labels.bincount()
+    return {"batch_size": config.train_batch_size, "seed": config.seed, "class_counts": class_counts}
 
 
 def measured(
     generator: ModelMixin,
     batch_size: int,
     seed: int,
-    class_labels: torch.Tensor | None = None,
+    class_counts: torch.Tensor | None = None,
     num_batches: int = BATCH_NORM_BATCHES,
 ) -> ModelMixin:
     """Measure the batch-norm statistics of a generator again and return it in eval mode.
@@ -96,8 +97,8 @@ def measured(
         batch_size: Images of a batch, at least. A batch of a conditional generator holds 64 or more: the average over
             batches leaves out by how much classes differ from batch to batch.
         seed: Seed of latents and of the order of classes.
-        class_labels: Labels of training images, `(N,)`; None if none is known, as before a stream is read: classes
-            are then as frequent as the generator's config says, or else equally frequent.
+        class_counts: How many training images each class has, `(num_classes,)`; None if that is not known, as before a
+            stream is read: classes are then as frequent as the generator's config says, or else equally frequent.
         num_batches: Batches to measure, at least.
 
     Raises:
@@ -110,19 +111,12 @@ def measured(
     if num_classes := generator.config.get("num_classes"):
         batch_size = max(batch_size, CONDITIONAL_BATCH_SIZE)
         num_batches = max(num_batches, math.ceil(IMAGES_PER_CLASS * num_classes / batch_size))
-        if class_labels is None:
-            counts = torch.tensor(generator.config.get("class_frequencies") or [1] * num_classes)
-        else:
-            counts = class_labels.bincount()
-        labels = iter(_proportional(counts, num_batches * batch_size, rng).split(batch_size))
+        if class_counts is None:
+            class_counts = torch.tensor(generator.config.get("class_frequencies") or [1] * num_classes)
+        labels = iter(_proportional(class_counts, num_batches * batch_size, rng).split(batch_size))
     batches = (sample_latents(generator, batch_size, rng) for _ in range(num_batches))
     update_bn((batch.to(generator.dtype) for batch in batches), _WithLabels(generator.train(), labels))
     return generator.eval()
-
-
-def labels_of(counts: torch.Tensor) -> torch.Tensor:
-    """Return labels in order, each class as often as `(num_classes,)` counts say."""
-    return torch.arange(len(counts)).repeat_interleave(counts)
 
 
 def _proportional(counts: torch.Tensor, number: int, rng: torch.Generator) -> torch.Tensor:
