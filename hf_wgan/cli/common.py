@@ -6,7 +6,6 @@ An error is one line on stderr. Exit code 2: a mistake in the input, or a push t
 
 import inspect
 import json
-import math
 import os
 import shlex
 import signal
@@ -14,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -49,7 +48,8 @@ SAMPLED_MODEL_HELP = f"{MODEL_HELP[:-1]}, or a checkpoint's folder."
 IMPORT = "--import"
 OF_MODELS = ("resolution", "width", "channels", "streaming", "shuffle_buffer_size", "dataloader_num_workers")
 """Options of images that commands do not need which compare a model's images with others."""
-SOURCE = ("dataset_name", "dataset_config_name", "dataset_revision", "dataset_split", "train_data_dir")
+SOURCE = ("dataset_name", "dataset_config_name", "dataset_revision", "train_data_dir")
+"""Options that name where images come from, but not which part of them."""
 PREPARATION = ("center_crop", "background", "value_range")
 """Options by which other images are prepared as those that a model was trained on, unless they are typed."""
 EXPLAINED = (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError, DeviceMemoryError)
@@ -242,7 +242,24 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / files.MANIFEST).is_file() and not (folder / files.INDEX).exists()
 
 
-def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str, Any]) -> "DataConfig":
+def record_of(model: str, options: ModelOptions | None = None) -> str:
+    """Return the text of a model's record; empty if it has none, or the Hub cannot be reached for it.
+
+    Args:
+        model: The folder or the name of the model.
+        options: Which model it is.
+    """
+    if Path(model).exists():
+        return files.read_text(Path(model) / files.CONFIG, Path(model))
+    from huggingface_hub import hf_hub_download
+
+    with suppress(OSError, ValueError):
+        path = hf_hub_download(model, files.CONFIG, revision=options.revision if options else None)
+        return Path(path).read_text(encoding="utf-8")
+    return ""
+
+
+def training_data_of(model: str, record: str, pipeline: "WGANPipeline", options: Mapping[str, Any]) -> "DataConfig":
     """Return the data options of a command, or else those that the model was trained with.
 
     Size, channels and, unless an option names another, the range of values are those of the model.
@@ -252,6 +269,7 @@ def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str,
 
     Args:
         model: The folder or the name of the model.
+        record: The text of its record.
         pipeline: The loaded model.
         options: The options that were typed; those of the data override the recorded ones.
 
@@ -261,17 +279,16 @@ def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str,
     from ..data import DataConfig
     from ..models.factory import shape_of
 
-    text = files.read_text(Path(model) / files.CONFIG, Path(model))
     explicit = {name: value for name, value in options.items() if name in DataConfig.__dataclass_fields__}
     if explicit.keys() & {"dataset_name", "train_data_dir"}:
         prepared = {}
         with suppress(InputError):  # there is no record
-            recorded = _recorded(text, model)
+            recorded = _recorded(record, model)
             prepared = {name: getattr(recorded, name) for name in PREPARATION}
         config = DataConfig(**prepared | explicit)
     else:
-        config = _recorded(text, model)
-        if not is_own_record(text):
+        config = _recorded(record, model)
+        if not is_own_record(record):
             if config.dataset_name is not None or config.train_data_dir is not None:
                 raise InputError(
                     f"{model!r} was not trained here, so the images that its record names are not read by themselves; "
@@ -290,18 +307,29 @@ def training_data_of(model: str, pipeline: "WGANPipeline", options: Mapping[str,
     )
 
 
-def is_trained_on(model: str, images: "ImageSet") -> bool:
-    """Return whether a model was trained on images, or a part of them, as far as its record says."""
-    with suppress(ValueError, TypeError, KeyError):
-        recorded = json.loads(files.read_text(Path(model) / files.CONFIG, Path(model)) or "")["dataset"]
-        before, now = recorded["config"], asdict(images.config) if images.config else {}
-        if recorded["fingerprint"].partition("-")[0] == images.fingerprint.partition("-")[0] or not before:
+def is_trained_on(record: str, images: "ImageSet") -> bool | None:
+    """Return whether a model was trained on images, or a part of them; None if its record does not say."""
+    from ..data.splits import is_part_of
+
+    with suppress(ValueError, TypeError, KeyError, AttributeError, InputError):  # whoever wrote it, wrote anything
+        dataset = json.loads(record)["dataset"]
+        if dataset["fingerprint"].partition("-")[0] == images.fingerprint.partition("-")[0]:
             return True
-        number, all_of_them = "max_train_samples", math.inf
-        is_part = (now[number] or all_of_them) < (before[number] or all_of_them)
-        is_stream = recorded["num_images"] is None  # whose fingerprint is of its first images alone
-        return (is_part or is_stream) and all(now[name] == before[name] for name in SOURCE)
-    return True
+        if dataset["config"] is None:  # images of Python
+            return None
+        before, now = _recorded(record, "").__dict__, images.config.__dict__ if images.config else {}
+        if any(now[name] != before[name] for name in SOURCE):
+            return False
+        (limit, split), (old_limit, old_split) = (
+            (of["max_train_samples"], of["dataset_split"]) for of in (now, before)
+        )
+        # All of them again, with another fingerprint, are others, but for a stream, whose fingerprint is of its first.
+        if (limit, split) == (old_limit, old_split):
+            return dataset["num_images"] is None
+        if old_limit is not None:
+            return limit is not None and limit <= old_limit and split == old_split
+        return is_part_of(split, old_split)
+    return None
 
 
 def _recorded(text: str, model: str) -> "DataConfig":

@@ -24,6 +24,7 @@ from .common import (
     is_trained_on,
     load_pipeline,
     parser_for,
+    record_of,
     training_data_of,
 )
 
@@ -67,11 +68,17 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         state = this_process()
         pipeline = load_pipeline(model, model_options).to(state.device)
         pipeline.set_progress_bar_config(disable=True)
-        data_config = training_data_of(model, pipeline, parsed.options)
+        record = record_of(model, model_options)
+        data_config = training_data_of(model, record, pipeline, parsed.options)
         images = load_image_set(data_config)
         held_out = load_held_out(images.config or data_config)
         images, held_out = evaluated_sets(pipeline, images, held_out)
-        trained_on = is_trained_on(model, images)
+        trained_on = is_trained_on(record, images)
+        if trained_on is None and state.is_main_process:
+            say(
+                f"{model} has no record of what it was trained on: the images of {images.name} are not called its "
+                "training images, and no figure is of copies."
+            )
         with state.main_process_first():  # which may train the extractor, while the others wait
             features = load_feature_extractor(config.features, images, held_out, state.device, data_config.cache_dir)
         result = measure(
@@ -84,7 +91,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
             batch_size=config.batch_size,
             cache_dir=data_config.cache_dir,
             progress=True,
-            trained_on=trained_on,
+            trained_on=bool(trained_on),
         )
         state.destroy_process_group()
         if state.is_main_process:

@@ -18,6 +18,7 @@ from .common import (
     empty_folder,
     load_pipeline,
     parser_for,
+    record_of,
     training_data_of,
 )
 
@@ -134,7 +135,8 @@ def generate(args: Sequence[str] | None = None) -> int:
         raise InputError(f"scores=True: {model!r} has no critic; leave it out, or name a model that was saved with one")
     training_images = None
     if config.num_neighbours:
-        training_images = load_image_set(training_data_of(model, pipeline, parsed.options))
+        record = record_of(model, model_options)
+        training_images = load_image_set(training_data_of(model, record, pipeline, parsed.options))
         if config.num_neighbours > len(training_images):
             raise InputError(
                 f"num_neighbours={config.num_neighbours}: must be at most {len(training_images)}, the number of "

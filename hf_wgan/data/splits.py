@@ -38,6 +38,12 @@ def parse_split(text: str) -> list[Part]:
     return [_part(word.strip(), text) for word in text.split("+") if word.strip()]
 
 
+def is_part_of(text: str, other: str) -> bool:
+    """Return whether all rows that one text names are certainly among those of another."""
+    whole = parse_split(other)
+    return all(part in whole or Part(part.name) in whole for part in parse_split(text))
+
+
 def concatenated(parts: Sequence[tuple[Part, Sequence[T]]]) -> list[T]:
     """Return the rows of parts of splits, given all rows of each split."""
     result: list[T] = []

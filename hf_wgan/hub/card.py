@@ -116,7 +116,7 @@ def make_card(folder: Path, name: str) -> str:
         InputError: A file of the run cannot be read.
     """
     index = _read(folder, files.INDEX)
-    run = _read(folder, files.CONFIG)
+    run = _record(folder)
     networks = {part: _network(folder, part, index[part][1]) for part in files.NETWORKS if index.get(part)}
     last = _last_line(files.read_text(folder / files.METRICS, folder))
     dataset = {**run["dataset"], "label": _label(run["dataset"])} if run else None
@@ -381,6 +381,14 @@ def _read(folder: Path, name: str) -> Any:
         return json.loads(files.read_text(folder / name, folder) or "{}")
     except ValueError as error:
         raise InputError(f"{folder / name} is not valid JSON ({one_line(error)}): remove or correct it") from error
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """Return the record of a run; an empty dict if there is none."""
+    run = _read(folder, files.CONFIG)
+    if run != {} and not (isinstance(run, dict) and isinstance(run.get("dataset"), dict) and "name" in run["dataset"]):
+        raise InputError(f"{folder / files.CONFIG}: is damaged: it is not what a run records; remove or correct it")
+    return run
 
 
 def _last_line(text: str) -> dict[str, Any] | None:

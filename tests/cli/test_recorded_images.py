@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from conftest import pictures
+from hub_server import hub
 from huggingface_hub import ModelCard
 from PIL import Image
 
@@ -13,7 +15,9 @@ from hf_wgan import WGANPipeline
 from hf_wgan.cli import common
 from hf_wgan.cli.evaluate import evaluate
 from hf_wgan.cli.generate import generate
+from hf_wgan.cli.publish import push
 from hf_wgan.cli.train import train
+from hf_wgan.data import DataConfig
 from hf_wgan.utils import files
 
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 4 --n_critic 1 --max_train_steps 1"
@@ -77,7 +81,7 @@ def test_the_images_that_a_strangers_model_names_are_shown_and_not_read(
 
 def test_a_strangers_model_of_the_embedded_digits_reads_no_file_and_writes_nowhere(strangers, tmp_path):
     model = strangers(train_data_dir=None, max_train_samples=40, cache_dir=str(tmp_path / "autostart"))
-    config = common.training_data_of(str(model), WGANPipeline.from_pretrained(model), {})
+    config = common.training_data_of(str(model), common.record_of(str(model)), WGANPipeline.from_pretrained(model), {})
     assert (config.max_train_samples, config.cache_dir) == (40, None)
 
 
@@ -101,9 +105,19 @@ def test_a_record_that_makes_no_sense_is_one_line(kind, strangers, capsys, tmp_p
     assert error.count("\n") == 1 and "record that cannot be used" in error and "name the images with" in error
 
 
+@pytest.mark.parametrize("kind", ["a list", "no dataset"])
+def test_figures_are_not_written_into_a_record_that_makes_no_sense(kind, trained, strangers, capsys):
+    model = strangers()
+    (model / files.CONFIG).write_text(RECORDS[kind])
+    assert evaluate([str(model), "--features", "pixels", "--train_data_dir", str(trained / "photos")]) == 2
+    output = capsys.readouterr()
+    assert "frechet_distance" in json.loads(output.out)["figures"]
+    assert output.err.splitlines()[-1].endswith("is damaged: it is not what a run records; remove or correct it")
+
+
 def test_options_that_this_version_does_not_know_are_left_out(strangers, tmp_path):
     model = strangers(train_data_dir=None, new_option=5)
-    common.training_data_of(str(model), WGANPipeline.from_pretrained(model), {})
+    common.training_data_of(str(model), common.record_of(str(model)), WGANPipeline.from_pretrained(model), {})
 
 
 def test_a_record_behind_a_link_is_not_read(trained, strangers, tmp_path, capsys):
@@ -158,6 +172,24 @@ def test_a_part_of_the_training_images_is_theirs_and_folders_of_one_name_are_two
     assert len({result.dataset_name for result in results if result.metric_type == "frechet_distance"}) == 3
 
 
+SPLITS = {
+    ("train", "train[:50%]"): True,
+    ("train+test", "test[10:]"): True,
+    ("train[:50%]", "train[:25%]"): False,  # which nothing but the images tells
+    ("train", "test"): False,
+    ("train", "train+test"): False,
+}
+
+
+@pytest.mark.parametrize(("before", "now"), SPLITS)
+def test_parts_of_the_training_split_are_of_the_training_images(before, now, strangers):
+    record = json.loads((strangers() / files.CONFIG).read_text())
+    record["dataset"]["config"] |= {"dataset_split": before}
+    config = DataConfig(train_data_dir=record["dataset"]["config"]["train_data_dir"], dataset_split=now)
+    images = SimpleNamespace(fingerprint="another", config=config)
+    assert common.is_trained_on(json.dumps(record), images) is SPLITS[before, now]
+
+
 def test_images_that_are_named_are_prepared_as_those_of_the_run(tmp_path, capsys):
     photos = pictures_in(tmp_path / "photos", "RGBA", count=20)
     for number, path in enumerate(sorted((tmp_path / "photos").iterdir())):
@@ -170,6 +202,35 @@ def test_images_that_are_named_are_prepared_as_those_of_the_run(tmp_path, capsys
     assert measured(capsys, tmp_path / "run", "--train_data_dir", photos) == own
     white = measured(capsys, tmp_path / "run", "--train_data_dir", photos, "--background", "white")
     assert white["settings"]["compared_with"] == "images of photos"
+
+
+def test_the_record_of_a_model_on_the_hub_is_followed_as_far_as_how_images_are_prepared(tmp_path, capsys):
+    photos = pictures_in(tmp_path / "photos", "RGBA", count=20)
+    options = ["--channels", "3", "--background", "black", "--train_data_dir", photos]
+    assert train([*TINY.split(), *options, "--output_dir", str(tmp_path / "run")]) == 0
+    own = measured(capsys, tmp_path / "run")
+    with hub() as server, server.online("hf_me", tmp_path / "cache"):
+        assert push([str(tmp_path / "run"), "--hub_model_id", "me/model"]) == 0
+        assert measured(capsys, "me/model", "--train_data_dir", photos) == own
+        other = measured(capsys, "me/model", "--train_data_dir", photos, "--background", "white")
+        assert other["settings"]["compared_with"] == "images of photos"
+        assert evaluate(["me/model"]) == 2
+        assert "was not trained here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("record", ["missing", "of images of Python"])
+def test_without_a_record_nothing_is_called_the_training_images(record, trained, strangers, capsys):
+    model = strangers()
+    written = json.loads((model / files.CONFIG).read_text())
+    written["dataset"] |= {"config": None, "fingerprint": "of a tensor"}
+    (model / files.CONFIG).unlink()
+    if record != "missing":
+        (model / files.CONFIG).write_text(json.dumps(written))
+    assert evaluate([str(model), "--features", "pixels", "--train_data_dir", str(trained / "photos")]) == 0
+    output = capsys.readouterr()
+    result = json.loads(output.out)
+    assert result["settings"]["compared_with"] == "images of photos" and "copied_share" not in result["figures"]
+    assert "has no record of what it was trained on" in output.err
 
 
 def test_too_few_images_are_named_before_features_are_trained(trained, tmp_path, monkeypatch, capsys):
