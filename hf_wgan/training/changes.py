@@ -28,6 +28,17 @@ IN_THE_FINGERPRINT = (
     "generator.value_range",
 )
 NOT_IN_THE_FINGERPRINT = ("dataset.config.random_flip",)
+NOT_IN_THAT_OF_A_STREAM = (
+    "dataset.config.background",
+    "dataset.config.center_crop",
+    "dataset.config.channels",
+    "dataset.config.resolution",
+    "dataset.config.shuffle_buffer_size",
+    "dataset.config.value_range",
+    "dataset.config.width",
+    "generator.value_range",
+)
+"""The fingerprint of a stream is of its first files as they are read, and not of the pixels that are made of them."""
 OF_THE_START = ("resume_from_checkpoint", "overwrite_output_dir", "allow_config_change")  # how a run was started
 SECTIONS = ("training", "constraint", "augmentation", "generator", "critic", "dataset", "machine", "versions")
 
@@ -59,7 +70,8 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
             ends = (now.get(f"training.{option}") for option in ("gradient_penalty_weight_end", "adam_beta2_end"))
             return now["training.lr_scheduler"] not in schedules_with("decays") and not any(ends)
         if same_images and name.startswith(IN_THE_FINGERPRINT):
-            return name not in NOT_IN_THE_FINGERPRINT
+            others = NOT_IN_THAT_OF_A_STREAM if now.get("dataset.config.streaming") else ()
+            return name not in NOT_IN_THE_FINGERPRINT + others
         return name in HARMLESS or name.startswith("versions.")
 
     return [

@@ -1,14 +1,17 @@
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import tiny_critic, tiny_generator, tiny_images
+from conftest import pictures, tiny_critic, tiny_generator, tiny_images
 from processes import ended, outcome, start_run
 from test_faults import Signalling
 
 from hf_wgan import InputError, WGANTrainer
+from hf_wgan.cli.train import train
+from hf_wgan.data import DataConfig
 from hf_wgan.training.changes import changes
 
 
@@ -136,6 +139,48 @@ def test_networks_that_draw_random_numbers_resume_exactly_too(tiny_config, tmp_p
         outcome(tmp_path / "whole")["generator/diffusion_pytorch_model.safetensors"]
         == (outcome(tmp_path / "parts")["generator/diffusion_pytorch_model.safetensors"])
     )
+
+
+MADE_OF_STREAMS = {
+    "background": "black",
+    "center_crop": False,
+    "channels": 1,
+    "random_flip": True,
+    "resolution": 8,
+    "shuffle_buffer_size": 5,
+    "value_range": "0,1",
+    "width": 9,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(DataConfig) if field.name != "streaming"])
+def test_what_is_made_of_the_same_stream_is_part_of_the_experiment(name):
+    def record(**options):
+        return {"dataset": {"fingerprint": "1", "config": {"streaming": True, name: "as before", **options}}}
+
+    (change,) = changes(record(), record(**{name: MADE_OF_STREAMS.get(name, "another")}))
+    assert change.harmless is (name not in MADE_OF_STREAMS)
+
+
+def test_a_stream_is_resumed_on_the_background_that_it_had(tmp_path, capsys):
+    for number, picture in enumerate(pictures(8, mode="RGBA")):
+        picture.putalpha(30 * number)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        picture.save(tmp_path / "photos" / f"{number}.png")
+    tiny = ["--generator_width", "8", "--critic_width", "8", "--resolution", "8", "--train_batch_size", "4"]
+    options = [
+        *tiny,
+        "--train_data_dir",
+        str(tmp_path / "photos"),
+        "--streaming",
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
+    assert train([*options, "--max_train_steps", "1", "--checkpointing_steps", "1"]) == 0
+    resumed = [*options, "--max_train_steps", "2", "--resume_from_checkpoint", "latest"]
+    assert train([*resumed, "--background", "black"]) == 2
+    assert "dataset.config.background is 'black', was 'white'" in capsys.readouterr().err
+    assert train(resumed) == 0
 
 
 def test_the_range_of_values_is_part_of_the_pixels():
