@@ -144,7 +144,7 @@ def _classes(dataset: ImageSet | ImageStream) -> tuple[int, list[str] | None]:
 
 
 def _data_for(published: WGANPipeline, config: RunConfig) -> DataConfig:
-    """Return the data options with the size and the channels of networks that exist already.
+    """Return the data options with size, channels and, by default, the range of values of networks that exist already.
 
     Raises:
         InputError: An explicit option contradicts these networks.
@@ -171,4 +171,10 @@ def _data_for(published: WGANPipeline, config: RunConfig) -> DataConfig:
         requested = getattr(config.data, option)
         if option in config.explicit and requested not in (None, value):
             raise InputError(f"{option}={requested}: {name} generates images with {value}; leave it out")
-    return replace(config.data, resolution=height, width=None if width == height else width, channels=channels)
+    return replace(
+        config.data,
+        resolution=height,
+        width=None if width == height else width,
+        channels=channels,
+        value_range=config.data.value_range or published.generator.config.get("value_range"),
+    )

@@ -86,6 +86,15 @@ def test_a_run_repeated_from_its_record_or_resumed_has_its_range(trained, tmp_pa
     assert train([*words(trained), *more, *explicit]) == 0, "the pixels are the same"
 
 
+@pytest.mark.parametrize(("options", "expected"), [([], RANGE), (["--value_range", "0,3000"], "0,3000")])
+def test_a_model_is_trained_further_in_its_range_unless_another_is_named(options, expected, trained, tmp_path):
+    further = ["--pretrained_model_name_or_path", str(trained / "run"), "--train_data_dir", str(trained / "other")]
+    tiny = ["--train_batch_size", "4", "--max_train_steps", "1"]
+    assert train([*further, *tiny, *options, "--output_dir", str(tmp_path / "run")]) == 0
+    record = record_of(tmp_path / "run")
+    assert record["dataset"]["config"]["value_range"] == record["generator"]["value_range"] == expected
+
+
 def measured(model, options, capsys):
     capsys.readouterr()
     assert evaluate([str(model), "--features", "pixels", "--num_images", "20", *options]) == 0
