@@ -42,7 +42,7 @@ class Evaluation:
     metrics: dict[str, float]  # by name, as in `METRICS`
     floor: dict[str, float]  # the same between two halves of the real images: the best value to expect
     settings: dict[str, Any]
-    nearest: np.ndarray = field(  # (N,) index of the training image nearest to each sample
+    nearest: np.ndarray = field(  # (N,) index of the training image nearest to each sample, if the images are those
         repr=False, default_factory=lambda: np.empty(0, int)
     )
 
@@ -159,10 +159,12 @@ def evaluate(
         compared = compared[shuffled(reference)]
         bar.set_description("metrics")
         metrics = compare_features(compared[:num_images], generated, seed)
-        threshold = _cached(images, features, "copy-distance", cache_dir, lambda: np.array(copy_threshold(training)))
-        copied = copies(training, generated, float(threshold))
+        nearest = np.empty(0, int)
         if trained_on:
-            metrics["copied_share"] = copied.share
+            threshold = _cached(
+                images, features, "copy-distance", cache_dir, lambda: np.array(copy_threshold(training))
+            )
+            metrics["copied_share"], nearest, _ = copies(training, generated, float(threshold))
         if features.classify:
             shares = class_shares(*features.classes(generated))
             if len(shares) > 1:  # with one class there is nothing to compare
@@ -191,7 +193,7 @@ def evaluate(
             if num_floor >= MIN_IMAGES:
                 floor = compare_features(compared[:num_floor], compared[-num_floor:], seed)
                 settings["floor_num_images"] = num_floor
-    return Evaluation(metrics, floor, settings, copied.nearest)
+    return Evaluation(metrics, floor, settings, nearest)
 
 
 def evaluated_sets(
