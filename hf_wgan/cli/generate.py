@@ -216,8 +216,7 @@ def _write_neighbours(
     pipeline: "WGANPipeline", config: GenerateConfig, folder: Path, images: "list[Image]", training_images: "ImageSet"
 ) -> None:
     """Write neighbours.png: rows of an image and its nearest training images."""
-    from PIL import Image
-
+    from ..data.decode import as_picture
     from ..utils.grids import image_grid, save_image
 
     images = images[:IMAGES_WITH_NEIGHBOURS]
@@ -226,7 +225,7 @@ def _write_neighbours(
     rows = []
     for image, nearest in zip(images, numbers):
         arrays = references[nearest].permute(0, 2, 3, 1).numpy()
-        rows += [image, *(Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array) for array in arrays)]
+        rows += [image, *map(as_picture, arrays)]
     save_image(image_grid(rows, columns=2 * (1 + config.num_neighbours)), folder / "neighbours.png")
     print(
         f"Saved neighbours.png: the nearest of {len(references):,} training images are {distances.mean():.3g} away, "
@@ -282,10 +281,9 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
     """Write the latents whose images are nearest to those of a file or folder, and the pairs of images."""
     import safetensors.torch
     import torch
-    from PIL import Image
 
     from ..data import DataConfig
-    from ..data.decode import decode, reason
+    from ..data.decode import as_picture, decode, reason
     from ..data.folders import open_folder
     from ..utils.grids import image_grid, save_image
 
@@ -306,7 +304,7 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
             raise InputError(
                 f"invert={config.invert!r}: {name} is no picture that can be read ({reason(error)})"
             ) from error
-        targets.append(Image.fromarray(pixels.squeeze(-1) if how.channels == 1 else pixels))
+        targets.append(as_picture(pixels))
     labels = split_labels(config.class_labels, pipeline)
     rng = torch.Generator().manual_seed(config.seed)
     classes: list[Any] | None = labels and [labels[number % len(labels)] for number in range(len(targets))]

@@ -202,7 +202,7 @@ def decode_or_range(picture: Any, how: Preprocessing, infer: bool = False) -> np
                 return values
             low, high = known or conventional(values)[1:]
             image = _to_bytes(image, low, high, transparent)
-        image = Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image)
+        image = as_picture(image)
     image = _in_mode(image, MODES[how.channels], how.background)
     image = _scaled(image, how)
     return np.asarray(image).reshape(image.height, image.width, how.channels)
@@ -312,6 +312,11 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, (ConnectionError, TimeoutError)) or (
         isinstance(error, OSError) and error.errno is not None
     )
+
+
+def as_picture(pixels: np.ndarray) -> Image.Image:
+    """Return pixels `(H, W, C)` or `(H, W)`, uint8, as an image of PIL."""
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[2:] == (1,) else pixels)
 
 
 def is_grey(pixels: np.ndarray) -> bool:

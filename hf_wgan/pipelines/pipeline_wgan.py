@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from PIL import Image
 
 from ..algorithm.latents import latents_of, prior_of, sample_normals
-from ..data.decode import Preprocessing, decode, reason
+from ..data.decode import Preprocessing, as_picture, decode, reason
 from ..utils.errors import InputError, NotFiniteError
 
 PIXELS_PER_CHUNK = 2**20  # that pass through a network at once
@@ -873,7 +873,7 @@ class _Results:
         images = images.mul(0.5).add_(0.5).clamp_(0, 1)  # VaeImageProcessor.denormalize, with one copy instead of three
         if self.output_type == "pil":
             pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-            self.pil += [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in pixels]
+            self.pil += [as_picture(image) for image in pixels]
             return
         if self.output_type == "np":
             images = images.permute(0, 2, 3, 1).float().cpu()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..algorithm.latents import sample_normals
 from ..data import RealBatches, StreamedBatches
+from ..data.decode import as_picture
 from ..utils import files
 from ..utils.console import in_notebook, say
 from ..utils.errors import one_line
@@ -120,4 +121,4 @@ def first_real_images(batches: RealBatches | StreamedBatches, number: int) -> li
 def _pictures(images: torch.Tensor) -> list[Image.Image]:
     """Convert images `(N, C, H, W)` in [-1, 1]."""
     pixels = images.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in pixels]
+    return [as_picture(image) for image in pixels]
