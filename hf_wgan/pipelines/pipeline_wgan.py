@@ -329,7 +329,7 @@ class WGANPipeline(DiffusionPipeline):
         return self.critic
 
     @torch.no_grad()
-    def score(self, images: Any, class_labels: Any = None, chunk_size: int = 256) -> torch.Tensor:
+    def score(self, images: Any, class_labels: Any = None, chunk_size: int | None = None) -> torch.Tensor:
         """Score images with the critic: high for images that look real.
 
         Only differences are meaningful, and only between scores of one critic. A critic with batch normalisation uses
@@ -340,7 +340,7 @@ class WGANPipeline(DiffusionPipeline):
                 `(N, H, W, C)` or a tensor `(N, C, H, W)` in [0, 1], or of uint8, of the pipeline's size and channels.
             class_labels: As for `__call__`, for a critic with classes. They have to be given where the model draws its
                 classes; `class_numbers` draws some to give to `__call__` too.
-            chunk_size: Number of images that pass through the network at once.
+            chunk_size: Number of images that pass through the network at once; by default as for `__call__`.
 
         Returns:
             Scores, `(N,)` float32, unbounded.
@@ -349,7 +349,7 @@ class WGANPipeline(DiffusionPipeline):
             InputError: The pipeline has no critic, or the images do not fit it.
         """
         self._need_critic("score")
-        chunk_size = _whole("chunk_size", chunk_size)
+        chunk_size = self._images_per_chunk() if chunk_size is None else _whole("chunk_size", chunk_size)
         tensor = self.pixels(images) * 2 - 1
         if class_labels is None and self.generator.config.get("class_frequencies"):
             raise InputError(
@@ -450,8 +450,9 @@ class WGANPipeline(DiffusionPipeline):
                 f"num_neighbours={num_neighbours} of {len(references)} references: must be from 1 to as many"
             )
         distances, numbers = torch.empty(len(pixels), 0), torch.empty(len(pixels), 0, dtype=torch.long)
-        for start in range(0, len(references), REFERENCES_PER_CHUNK):
-            others = self._pixels("references", references[start : start + REFERENCES_PER_CHUNK]).cpu().flatten(1)
+        at_once = min(REFERENCES_PER_CHUNK, 16 * self._images_per_chunk())  # fewer above 64 pixels
+        for start in range(0, len(references), at_once):
+            others = self._pixels("references", references[start : start + at_once]).cpu().flatten(1)
             # The faster mode, by matrix products, is off by a thousandth where a copy has the distance 0.
             more = torch.cdist(pixels, others, compute_mode="donot_use_mm_for_euclid_dist")
             distances = torch.cat([distances, more], dim=1)

@@ -243,6 +243,18 @@ def test_rejection_says_what_is_wrong():
         WGANPipeline(tiny_generator())(rejection_temperature=1)
 
 
+def test_as_many_pixels_at_once_are_scored_and_compared_at_every_size(monkeypatch):
+    monkeypatch.setattr(pipeline_wgan, "PIXELS_PER_CHUNK", 2 * 8 * 8)
+    pipeline, sizes = make(), []
+    images = torch.rand(70, 1, 8, 8, generator=seeded())
+    pipeline.critic.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    assert len(pipeline.score(images[:5])) == 5 and sizes == [2, 2, 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "cdist", lambda a, b, **_: sizes.append(len(b)) or torch.zeros(len(a), len(b)))
+        pipeline.neighbours(images[:1], images)
+    assert sizes[3:] == [32, 32, 6]
+
+
 def test_neighbours_are_the_nearest_by_pixels(monkeypatch):
     monkeypatch.setattr(pipeline_wgan, "REFERENCES_PER_CHUNK", 7)
     pipeline = make()

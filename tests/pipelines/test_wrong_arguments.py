@@ -68,7 +68,7 @@ CALLS = {
     ),
     "score": (
         {"images": IMAGES},
-        {"images": set(), "class_labels": {"None", "0", "number as text"}, "chunk_size": set()},
+        {"images": set(), "class_labels": {"None", "0", "number as text"}, "chunk_size": {"None"}},
     ),
     "pixels": ({}, {"images": set()}),
     "neighbours": (
