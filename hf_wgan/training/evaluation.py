@@ -91,22 +91,18 @@ class Evaluations:
         if not state.is_main_process:
             return {}
         self._last = step, result
-        if self.is_best(result):
-            name = config.metric_for_best_model
-            best = BestModel(step, name, float(result.metrics[name]), self.settings)
-            keep_best(self.folder, best, pipeline, result.rows(step=step))
+        candidate, best = self._candidate(step, result), read_best(self.folder / files.BEST)
+        if best is None or not best.is_comparable(candidate) or best.is_beaten_by(candidate.value):
+            keep_best(self.folder, candidate, pipeline, result.rows(step=step))
         self._seconds = round(time.monotonic() - began, 3)
         return {**result.metrics, "evaluation_seconds": self._seconds}
 
-    def is_best(self, result: Evaluation) -> bool:
-        """Return whether an evaluation is better than that of the model in `best`, or cannot be compared with it."""
+    def _candidate(self, step: int, result: Evaluation) -> BestModel:
+        """Return what an evaluated model would be as the best one."""
         name = self.config.metric_for_best_model
         if name not in result.metrics:
             raise InputError(f"metric_for_best_model={name!r}: is not among the metrics: {', '.join(result.metrics)}")
-        best = read_best(self.folder / files.BEST)
-        if best is None or (best.metric, best.settings) != (name, self.settings):
-            return True
-        return best.is_beaten_by(result.metrics[name])
+        return BestModel(step, name, float(result.metrics[name]), self.settings)
 
     def record(self, step: int) -> None:
         """Put the metrics of this step, if it was evaluated, into the card of the run's own pipeline."""
