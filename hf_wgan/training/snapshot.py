@@ -55,7 +55,7 @@ def build_pipeline(
     batch_size: int,
     seed: int,
     class_counts: torch.Tensor | None = None,
-    num_batches: int = BATCH_NORM_BATCHES,
+    num_batches: int | None = None,
 ) -> WGANPipeline:
     """Build the pipeline of copies of the networks; the generator has its averaged weights if there are any.
 
@@ -84,7 +84,7 @@ def measured(
     batch_size: int,
     seed: int,
     class_counts: torch.Tensor | None = None,
-    num_batches: int = BATCH_NORM_BATCHES,
+    num_batches: int | None = None,
 ) -> ModelMixin:
     """Measure the batch-norm statistics of a generator again and return it in eval mode.
 
@@ -99,18 +99,19 @@ def measured(
         seed: Seed of latents and of the order of classes.
         class_counts: How many training images each class has, `(num_classes,)`; None if that is not known, as before a
             stream is read: classes are then as frequent as the generator's config says, or else equally frequent.
-        num_batches: Batches to measure, at least.
+        num_batches: Batches to measure; by default at least 50, and enough for eight images of each class.
 
     Raises:
         InputError: `num_batches` is no whole number, or below 1.
     """
-    if not isinstance(num_batches, int) or num_batches < 1:
+    if num_batches is not None and (not isinstance(num_batches, int) or num_batches < 1):
         raise InputError(f"num_batches={num_batches!r}: must be a whole number at least 1")
     rng = torch.Generator(generator.device).manual_seed(seed)
-    labels = None
-    if num_classes := generator.config.get("num_classes"):
+    labels, num_classes = None, generator.config.get("num_classes") or 0
+    if num_classes:
         batch_size = max(batch_size, CONDITIONAL_BATCH_SIZE)
-        num_batches = max(num_batches, math.ceil(IMAGES_PER_CLASS * num_classes / batch_size))
+    num_batches = num_batches or max(BATCH_NORM_BATCHES, math.ceil(IMAGES_PER_CLASS * num_classes / batch_size))
+    if num_classes:
         if class_counts is None:
             class_counts = torch.tensor(generator.config.get("class_frequencies") or [1] * num_classes)
         labels = iter(_proportional(class_counts, num_batches * batch_size, rng).split(batch_size))

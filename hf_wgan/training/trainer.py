@@ -48,7 +48,7 @@ from .setup import (
     held_out_images,
     training_images,
 )
-from .snapshot import BATCH_NORM_BATCHES, build_pipeline, measured, measurement, portable_copy
+from .snapshot import build_pipeline, measured, measurement, portable_copy
 
 
 class WGANTrainer:
@@ -244,11 +244,11 @@ class WGANTrainer:
         self.state.advance(num_critic_steps, num_critic_steps * self.global_batch_size)
         return record
 
-    def pipeline(self, num_batches: int = BATCH_NORM_BATCHES) -> WGANPipeline:
+    def pipeline(self, num_batches: int | None = None) -> WGANPipeline:
         """Return what would be saved now: copies of the networks, the generator with its averaged weights if any.
 
         Args:
-            num_batches: Batches by which batch-norm statistics are measured, at least; fewer are faster.
+            num_batches: Batches by which batch-norm statistics are measured; fewer than the default are faster.
         """
         networks = self.generator, self.critic, self.state.ema
         return build_pipeline(*networks, **self._measurement(), num_batches=num_batches)

@@ -36,3 +36,15 @@ def test_statistics_are_of_classes_as_frequent_as_the_generator_says_in_any_unit
     counts = torch.tensor([1, 0, 5, 2])
     by_config, by_counts = measured(copy.deepcopy(generator), 8, 0), measured(generator, 8, 0, class_counts=counts)
     assert all(torch.equal(one, other) for one, other in zip(by_config.buffers(), by_counts.buffers()))
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "num_batches", "expected"), [(None, None, 50), (3, None, 50), (1000, None, 125), (1000, 1, 1)]
+)
+def test_statistics_are_of_enough_batches_for_the_classes_unless_a_number_is_asked_for(
+    num_classes, num_batches, expected
+):
+    generator, sizes = DCGANGenerator(16, 1, 8, 8, num_classes=num_classes), []
+    generator.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    measured(generator, 64, seed=0, num_batches=num_batches)
+    assert sizes == [64] * expected
