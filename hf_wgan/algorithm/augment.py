@@ -115,12 +115,12 @@ class AdaptiveAugmentation(Augmentation):
         rand: Likewise.
         target: The value of r_v to keep.
         num_images: Real images, as the critic sees them, over which the probability can change by 1.
+        limit: The highest probability. From about 0.8 on the generator learns to make augmented images (section 2.2 of
+            the paper).
         device: Where the images are.
     """
 
     probability: Tensor  # changed in place, as a recorded graph needs
-    MAX_PROBABILITY = 0.8
-    """From about here on the generator learns to make augmented images (section 2.2 of the paper)."""
     AVERAGED_SHARE = 1 / 8
     """Share of `num_images` over which the advantages are averaged, as those of single batches vary more than r_v."""
 
@@ -131,10 +131,11 @@ class AdaptiveAugmentation(Augmentation):
         *,
         target: float = 0.5,
         num_images: int = 20_000,
+        limit: float = 0.3,
         device: torch.device | str = "cpu",
     ):
         super().__init__(policy, rand, torch.zeros((), device=device))
-        self.target, self.num_images = target, num_images
+        self.target, self.num_images, self.limit = target, num_images, limit
         self._means = torch.zeros(2, device=device)  # of the advantages, over the last images
         self._sums = torch.zeros(2, device=device)  # of the advantages, since `read`
 
@@ -153,7 +154,7 @@ class AdaptiveAugmentation(Augmentation):
         train, held_out = self._means
         # Not the quotient: the critic's advantage may be about 0, or negative.
         self.probability += torch.sign((train - held_out) - self.target * train) * share
-        self.probability.clamp_(0, self.MAX_PROBABILITY)
+        self.probability.clamp_(0, self.limit)
 
     def read(self) -> dict[str, float]:
         """Return the probability, and r_v over the calls of `adjust` since the last `read`, if there were any."""

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..algorithm.augment import AdaptiveAugmentation
 from ..data import ImageSet
 from ..data.batches import normalised
 from ..pipelines import WGANPipeline
@@ -124,15 +123,14 @@ class AdviceCallback(TrainerCallback):
                 f"the Wasserstein estimate has been {estimates[-1]:.3g} for {REPORTS} reports, so the critic learns "
                 f"nothing: try {'a larger --clip_value' if args.lipschitz == 'clip' else 'other learning rates'}",
             )
-        if (
-            logs.get("augmentation_probability", 0) >= AdaptiveAugmentation.MAX_PROBABILITY
-            and logs.get("r_v", 0) > FAR_AHEAD
-        ):
+        limit = args.adaptive_augmentation_limit
+        is_highest = logs.get("augmentation_probability", 0) >= limit - 1e-6  # which is kept in float32
+        if is_highest and logs.get("r_v", 0) > FAR_AHEAD:
             self._say(
                 "by heart",
                 state,
-                "the critic knows the training images by heart in spite of the strongest augmentation "
-                f"(r_v = {logs['r_v']:.2f}): more images would help most, else a shorter run",
+                "the critic knows the training images by heart in spite of the highest probability of augmentation "
+                f"({limit:g}; r_v = {logs['r_v']:.2f}): more images would help most, else a shorter run",
             )
 
     def on_sample(

@@ -67,6 +67,7 @@ def choose_augmentation(
             rand,
             target=config.adaptive_augmentation_target,
             num_images=config.adaptive_augmentation_images,
+            limit=config.adaptive_augmentation_limit,
             device=device,
         )
     if augmentation is None:

@@ -218,6 +218,14 @@ class TrainingConfig(Options):
         minimum=1,
         needs={"adaptive_augmentation": True},
     )
+    adaptive_augmentation_limit: float = option(
+        0.3,
+        "Highest probability. A critic of few images may know them in spite of any, and a high one slows learning; "
+        "from about 0.8 on the generator learns to make augmented images.",
+        above=0,
+        maximum=1,
+        needs={"adaptive_augmentation": True},
+    )
 
     # The optimizers.
     optimizer: str = option(

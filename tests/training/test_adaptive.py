@@ -88,7 +88,7 @@ def test_the_probability_follows_the_scores_of_held_out_images(level, rises, tin
     probabilities, ratios = ([row[name] for row in rows] for name in ("augmentation_probability", "r_v"))
     assert len(probabilities) == 10
     if rises:
-        assert probabilities[-1] == pytest.approx(0.8) and min(ratios) > 0.5
+        assert probabilities[-1] == pytest.approx(0.3) and min(ratios) > 0.5
     else:
         assert max(probabilities) == 0 and max(map(abs, ratios)) < 0.01
 

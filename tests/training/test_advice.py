@@ -211,7 +211,8 @@ def test_images_known_by_heart_in_spite_of_the_augmentation_are_said_once(
     rows = [
         {**logs, "wasserstein_estimate": float(step)} | ({} if ratio is None else {"r_v": ratio}) for step in range(30)
     ]
+    adaptive = {"augmentation": "cutout", "adaptive_augmentation": True, "adaptive_augmentation_limit": 0.8}
     for row in rows:
-        advice.on_log(tiny_config(), State, None, logs=row)
+        advice.on_log(tiny_config(**adaptive), State, None, logs=row)
     said = capsys.readouterr().err
-    assert said.count("the critic knows the training images by heart in spite of the strongest") == lines
+    assert said.count("by heart in spite of the highest probability of augmentation (0.8; r_v = 0.70)") == lines
