@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils.errors import InputError
@@ -33,15 +32,12 @@ def color(images: Tensor, rand: Rand) -> Tensor:
 
 
 def translation(images: Tensor, rand: Rand) -> Tensor:
-    """Shift by up to an eighth of each side, with zeros (grey) at the border."""
+    """Shift by up to an eighth of each side, with the image mirrored beyond its border as in Karras et al. 2020."""
     number, _, height, width = images.shape
-    down, right = max(1, round(height / 8)), max(1, round(width / 8))
-    padded = F.pad(images, (right, right, down, down))
-    top, left = (_integers(2 * limit + 1, number, images, rand) for limit in (down, right))
-    rows = top[:, None] + torch.arange(height, device=images.device)  # (N, H)
-    columns = left[:, None] + torch.arange(width, device=images.device)  # (N, W)
+    rows, columns = (_shifted(side, number, images, rand) for side in (height, width))
     index = torch.arange(number, device=images.device)[:, None, None]
-    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (N, H, W, C) to (N, C, H, W)
+    # (N, H, W, C) to (N, C, H, W)
+    return images[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def cutout(images: Tensor, rand: Rand) -> Tensor:
@@ -182,6 +178,14 @@ def with_rand(operation: Operation, rand: Rand) -> Callable[[Tensor], Tensor]:
     except ValueError:  # a builtin such as torch.sin has no signature
         takes_rand = False
     return partial(operation, rand=rand) if takes_rand else operation
+
+
+def _shifted(side: int, number: int, images: Tensor, rand: Rand) -> Tensor:
+    """Return which places along a side, `(N, side)` int64, are at 0, 1, 2, … after a random shift of each image."""
+    limit = max(1, round(side / 8))
+    shifts = _integers(2 * limit + 1, number, images, rand) - limit
+    places = (shifts[:, None] + torch.arange(side, device=images.device)).abs()
+    return torch.minimum(places, 2 * (side - 1) - places)
 
 
 def _uniform(images: Tensor, rand: Rand) -> Tensor:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from conftest import seeded_rand
@@ -47,6 +48,19 @@ def test_translation_shifts_by_at_most_an_eighth():
     assert {tuple(place) for place in places.tolist()} == {
         (down, right) for down in range(-2, 3) for right in range(-2, 3)
     }
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 20)])
+def test_beyond_the_border_a_shifted_image_is_mirrored(size):
+    height, width = size
+    batch = torch.arange(height * width).float().reshape(1, 1, *size).repeat(200, 1, 1, 1)
+    rows, columns = (np.pad(np.arange(side), max(1, side // 8), "reflect") for side in size)
+    expected = {
+        tuple(batch[0, 0][rows[top : top + height]][:, columns[left : left + width]].flatten().tolist())
+        for top in range(len(rows) - height + 1)
+        for left in range(len(columns) - width + 1)
+    }
+    assert {tuple(image.flatten().tolist()) for image in augmented("translation", batch)} == expected
 
 
 def test_cutout_takes_a_square_of_half_the_side_that_may_reach_over_the_edge():
