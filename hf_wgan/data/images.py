@@ -119,6 +119,12 @@ class ImageSet:
         return None if numbers is None or (numbers == UNLABELLED).any() else torch.from_numpy(numbers)
 
     @property
+    def labels_fingerprint(self) -> str | None:
+        """Return a digest of the labels, which `fingerprint` does not depend on; None if there are none."""
+        numbers = self.label_numbers
+        return None if numbers is None else hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()[:16]
+
+    @property
     def num_classes(self) -> int:
         """Return the number of different labels; 0 if there are none or an image has none."""
         labels = self.labels

@@ -181,7 +181,7 @@ def load_or_train_classifier(
 ) -> tuple[SmallClassifier, float]:
     """Load the classifier in a folder, or train it and save it there.
 
-    A saved classifier is replaced if it was trained with other images, another seed or another number of epochs.
+    A saved classifier is replaced if it was trained with other images, labels, seed or number of epochs.
     Without `held_out`, or if it has no labels, a tenth of the images is held out. Images without a label are left out.
     See `train_classifier` for the arguments.
     """
@@ -207,7 +207,7 @@ def load_or_train(
     held_out: ImageSet | None,
     settings: dict[str, Any],
 ) -> tuple[Network, dict[str, float]]:
-    """Load a network and its figures if they were trained with these images and settings; else train and save both.
+    """Load a network and its figures if they are of these images, labels and settings; else train and save both.
 
     Args:
         record_path: The file of the inputs and figures, in the network's folder.
@@ -220,6 +220,7 @@ def load_or_train(
     if held_out is None:
         held_out, images = split_off_held_out(images)
     inputs = {"images": images.fingerprint, "held_out": held_out.fingerprint, **settings}
+    inputs |= {"labels": images.labels_fingerprint, "held_out_labels": held_out.labels_fingerprint}
     if max(images.shape[1:]) > LARGEST_SIDE:
         inputs["largest_side"] = LARGEST_SIDE
     if record_path.is_file():

@@ -199,7 +199,8 @@ def _classifier(folder: str, resources: Resources) -> FeatureExtractor:
     if folder:
         network, accuracy = load_classifier(folder)
     else:
-        key = f"{images.fingerprint}-{held_out.fingerprint}" if held_out else images.fingerprint
+        parts = images.fingerprint, images.labels_fingerprint, held_out.fingerprint if held_out else None
+        key = "-".join(filter(None, parts))
         cache = cache_folder(resources.cache_dir) / f"classifier-{key}"
         network, accuracy = load_or_train_classifier(cache, images, held_out, device=device)
     if network.config.channels != images.shape[0]:

@@ -86,6 +86,25 @@ def test_the_classifier_is_trained_once_a_folder_and_anew_for_other_images(tmp_p
     assert len(made) == 1
 
 
+def test_the_same_images_with_other_labels_have_features_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "MIN_STEPS", 2)
+    images = squares(24, seed=0)
+    others = ImageSet(images.images, labels=(images.labels == 0).long())
+    names = [load_feature_extractor("classifier", of, cache_dir=tmp_path).name for of in (images, others, images)]
+    assert "of 3 classes" in names[0] and "of 2 classes" in names[1] and names[2] == names[0]
+
+
+def test_a_saved_classifier_is_of_the_labels_of_training_and_held_out_images(tmp_path, monkeypatch):
+    made = []
+    network = SmallClassifier(1, 3).eval()
+    monkeypatch.setattr(classifier, "train_classifier", lambda *args: made.append(args) or (network, 0.5))
+    images, held_out = squares(12, seed=0), squares(6, seed=1)
+    other, other_held_out = (ImageSet(of.images, labels=of.labels.flip(0)) for of in (images, held_out))
+    for arguments in [(images, held_out)] * 2 + [(other, held_out)] * 2 + [(other, other_held_out)] * 2:
+        load_or_train_classifier(tmp_path, *arguments)
+    assert len(made) == 3
+
+
 def test_the_seed_decides_and_the_random_state_is_left_alone():
     before = torch.get_rng_state()
     networks = [train_classifier(squares(12, 0), squares(6, 1), seed, num_epochs=1)[0] for seed in (0, 0, 1)]
