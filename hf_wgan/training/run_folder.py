@@ -231,6 +231,9 @@ def describe_run(
     """
     training = asdict(config)
     del training["hub_token"]
+    labels = {}
+    if config.class_conditional and isinstance(dataset, ImageSet):  # a stream's own fingerprint is of its labels too
+        labels["labels_fingerprint"] = dataset.labels_fingerprint
     for name in components:
         training |= dict.fromkeys(INSTEAD_OF[name])
     return {
@@ -242,6 +245,7 @@ def describe_run(
             "hub_id": dataset.config.hub_id if dataset.config else None,
             "num_images": None if isinstance(dataset, ImageStream) else len(dataset),
             "fingerprint": dataset.fingerprint,
+            **labels,
             "config": asdict(dataset.config) if dataset.config else None,
         },
         "machine": {

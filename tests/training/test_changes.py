@@ -9,7 +9,7 @@ from conftest import pictures, tiny_critic, tiny_generator, tiny_images
 from processes import ended, outcome, start_run
 from test_faults import Signalling
 
-from hf_wgan import InputError, WGANTrainer
+from hf_wgan import ImageSet, InputError, WGANTrainer
 from hf_wgan.cli.train import train
 from hf_wgan.data import DataConfig
 from hf_wgan.training.changes import changes
@@ -75,6 +75,22 @@ def test_other_images_networks_or_a_longer_schedule_are_another_experiment(tiny_
         trainer(tiny_config(**config), generator=tiny_generator(width=4)).train()
     with pytest.raises(InputError, match="max_train_steps is 9, was 4"):
         trainer(tiny_config(**config, max_train_steps=9)).train()
+
+
+def test_other_labels_of_the_same_images_are_another_experiment_where_they_are_trained_on(tiny_config):
+    def train(labels, conditional=True, **options):
+        images = ImageSet(tiny_images().images, labels=torch.tensor(labels))
+        networks = {"num_classes": 2 if conditional else None}
+        config = tiny_config(class_conditional=conditional, **options)
+        trainer(config, images, generator=tiny_generator(**networks), critic=tiny_critic(**networks)).train()
+
+    resumed, labels = {"resume_from_checkpoint": "latest"}, [0, 1] * (len(tiny_images()) // 2)
+    train(labels)
+    train(labels, **resumed)
+    with pytest.raises(InputError, match=r"dataset\.labels_fingerprint is"):
+        train(labels[::-1], **resumed)
+    train(labels, conditional=False, overwrite_output_dir=True)
+    train(labels[::-1], conditional=False, **resumed)
 
 
 def test_a_batch_divided_otherwise_is_the_same_experiment():
