@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 
 from ..utils.errors import InputError, one_line
 
-CONFIG_ONLY = ("value_range",)
-"""Entries of a generator's config that are no arguments: the range of its training images, if of more than 8 bits."""
+CONFIG_ONLY = ("value_range", "class_names")
+"""Entries that training puts into a generator's config, also where its constructor does not take them: the range of
+values of more than 8 bits, and the names of classes."""
 
 
 class Network(ModelMixin, ConfigMixin):
@@ -55,7 +56,8 @@ class Network(ModelMixin, ConfigMixin):
     @classmethod
     def extract_init_dict(cls, config_dict: Any, **options: Any) -> Any:
         """Keep what only the config holds, which diffusers would warn about."""
-        kept = {name: value for name, value in config_dict.items() if name in CONFIG_ONLY}
+        names = set(CONFIG_ONLY) - cls._get_init_keys(cls)
+        kept = {name: value for name, value in config_dict.items() if name in names}
         others = {name: value for name, value in config_dict.items() if name not in kept}
         arguments, unused, hidden = super().extract_init_dict(others, **options)
         return arguments, unused, hidden | kept

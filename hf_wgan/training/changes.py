@@ -69,6 +69,8 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
         if name == "training.max_train_steps":  # the length of the schedules
             ends = (now.get(f"training.{option}") for option in ("gradient_penalty_weight_end", "adam_beta2_end"))
             return now["training.lr_scheduler"] not in schedules_with("decays") and not any(ends)
+        if name == "generator.class_names" and before[name] is None:  # training names the classes since then
+            return True
         if same_images and name.startswith(IN_THE_FINGERPRINT):
             others = NOT_IN_THAT_OF_A_STREAM if now.get("dataset.config.streaming") else ()
             return name not in NOT_IN_THE_FINGERPRINT + others

@@ -135,11 +135,12 @@ def choose_tf32(allowed: bool) -> None:
 def training_images(config: TrainingConfig, dataset: Any, generator: ModelMixin) -> ImageSet | ImageStream:
     """Return the training images, scaled and cropped to what the generator makes.
 
-    A class-conditional run trains on those that have a class. The generator's config keeps the range of values of more
-    than 8 bits, for whatever reads pictures for the model.
+    A class-conditional run trains on those that have a class, numbered as the generator's config names them. The config
+    keeps the range of values of more than 8 bits, for whatever reads pictures for the model, and the names of the
+    classes if it has none.
 
     Raises:
-        InputError: The dataset has no images, or images of another shape.
+        InputError: The dataset has no images, images of another shape, or classes that the generator does not name.
     """
     shape = channels, height, width = shape_of(generator)
     if isinstance(dataset, torch.Tensor):
@@ -152,7 +153,25 @@ def training_images(config: TrainingConfig, dataset: Any, generator: ModelMixin)
         raise InputError(f"dataset with images of shape {dataset.shape}: the generator makes {shape}")
     if dataset.config and dataset.config.value_range:
         generator.register_to_config(value_range=dataset.config.value_range)
-    return dataset.labelled() if config.class_conditional and dataset.label_names else dataset
+    return _in_classes_of(generator, dataset) if config.class_conditional and dataset.label_names else dataset
+
+
+def _in_classes_of(generator: ModelMixin, dataset: ImageSet | ImageStream) -> ImageSet | ImageStream:
+    names, present = list(generator.config.get("class_names") or []), dataset.label_names or []
+    if not names:
+        if len(present) == generator.config.get("num_classes"):
+            generator.register_to_config(class_names=present)
+        return dataset.labelled()
+    fits = names[: len(present)] == present  # a stream numbers its classes by itself
+    if isinstance(dataset, ImageSet):
+        num_unlabelled, dataset = dataset.num_unlabelled, dataset.relabelled(names)
+        fits = dataset.num_unlabelled == num_unlabelled
+    if not fits:
+        raise InputError(
+            f"generator with class_names={names}: {dataset.name} has the classes {present}; name these, or leave "
+            "class_names out"
+        )
+    return dataset.labelled()
 
 
 def build_batches(

@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +20,7 @@ from hf_wgan import (
 )
 from hf_wgan.models.factory import shape_of
 from hf_wgan.models.layers import MapToVector, ModulatedBatchNorm2d, PooledConv2d, UpsampledConv2d, VectorToMap
+from hf_wgan.models.network import Network
 from hf_wgan.training.snapshot import portable_copy
 
 PAIRS = [
@@ -495,3 +497,19 @@ def test_wrong_shapes_are_named(pair):
     message = rf"images of shape \(2, 1, {size}, {size}\): must be \(N, 3, {size}, {size}\)"
     with pytest.raises(InputError, match=message):
         critic(torch.randn(2, 1, size, size))
+
+
+class Bias(Network):
+    @register_to_config
+    def __init__(self, latent_dim: int = 4):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(latent_dim))
+
+
+def test_a_config_keeps_what_training_puts_there_also_where_the_constructor_does_not_know_of_it(tmp_path, caplog):
+    network, entries = Bias(latent_dim=3), {"value_range": "uint16:0,4095", "class_names": ["a", "b"]}
+    network.register_to_config(**entries)
+    network.save_pretrained(tmp_path)
+    config = Bias.from_pretrained(tmp_path).config
+    assert config.latent_dim == 3 and entries.items() <= dict(config).items()
+    assert not caplog.text, "diffusers warns of entries that it does not expect"

@@ -93,6 +93,14 @@ def test_other_labels_of_the_same_images_are_another_experiment_where_they_are_t
     train(labels[::-1], conditional=False, **resumed)
 
 
+def test_names_of_classes_that_an_earlier_version_did_not_keep_are_no_other_experiment():
+    def record(*names):
+        return {"generator": {"class_names": names or None}}
+
+    assert all(change.harmless for change in changes(record(), record("a", "b")))
+    assert not any(change.harmless for change in changes(record("b", "a"), record("a", "b")))
+
+
 def test_a_batch_divided_otherwise_is_the_same_experiment():
     def record(size, steps, processes):
         training = {"train_batch_size": size, "gradient_accumulation_steps": steps, "lr_scheduler": "constant"}

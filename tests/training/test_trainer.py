@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_critic, tiny_generator, tiny_images
+from conftest import pictures, tiny_critic, tiny_generator, tiny_images
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from processes import outcome
@@ -234,6 +234,10 @@ def conditional_pair(num_classes=3):
     return {"generator": generator, "critic": tiny_critic(num_classes=num_classes)}
 
 
+def unnamed_pair(num_classes=3):
+    return {"generator": tiny_generator(num_classes=num_classes), "critic": tiny_critic(num_classes=num_classes)}
+
+
 def test_a_conditional_pair_trains_on_labels_and_ships_its_classes(tiny_config, tmp_path):
     trainer(tiny_config(class_conditional=True), labelled_images(), **conditional_pair()).train()
     pipeline = WGANPipeline.from_pretrained(tmp_path / "run")
@@ -243,6 +247,31 @@ def test_a_conditional_pair_trains_on_labels_and_ships_its_classes(tiny_config, 
     for label in (1, "kind 1", [1, "kind 1", 1], torch.tensor([1, 1, 1])):
         same = pipeline(latents=latents, class_labels=label, output_type="pt").images
         assert torch.equal(same, different[1:2].expand_as(same))
+
+
+def test_a_generator_without_names_of_its_classes_gets_those_of_the_images(tiny_config, tmp_path):
+    trainer(tiny_config(class_conditional=True), labelled_images(), **unnamed_pair()).train()
+    pipeline = WGANPipeline.from_pretrained(tmp_path / "run")
+    latents = torch.randn(2, 4)
+    by_name, by_number = (pipeline(latents=latents, class_labels=of, output_type="pt").images for of in ("kind 2", 2))
+    assert torch.equal(by_name, by_number)
+    config = tiny_config(class_conditional=True, output_dir=str(tmp_path / "more"))
+    assert trainer(config, labelled_images(), **unnamed_pair(4)).generator.config.class_names is None
+
+
+def test_classes_are_numbered_as_the_generator_names_them(tiny_config):
+    images, names = labelled_images(), ["kind 2", "kind 0", "another", "kind 1"]
+    pair = unnamed_pair(4) | {"generator": tiny_generator(num_classes=4, class_names=names)}
+    numbered = trainer(tiny_config(class_conditional=True), images, **pair).dataset
+    assert [names[number] for number in numbered.labels] == [images.label_names[number] for number in images.labels]
+    labels = [images.label_names[number] for number in images.labels]
+    stream = Dataset.from_dict({"image": pictures(24), "label": labels}).to_iterable_dataset()
+    pair = unnamed_pair() | {"generator": tiny_generator(num_classes=3, class_names=["kind 0", "kind 1", "kind 3"])}
+    for of in (images, stream):
+        with pytest.raises(
+            InputError, match=r"class_names=.*'kind 3'.*has the classes \['kind 0', 'kind 1', 'kind 2'\]"
+        ):
+            trainer(tiny_config(class_conditional=True), of, **pair)
 
 
 def test_the_statistics_of_a_conditional_generator_are_those_of_the_classes_of_the_images(tiny_config):
@@ -282,7 +311,8 @@ def test_classes_that_are_not_there_are_named(labels, message):
         ({"class_conditional": True}, {}, labelled_images, "num_classes=None"),
         ({}, conditional_pair, labelled_images, "class_conditional=False with a generator of num_classes=3"),
         ({"class_conditional": True}, conditional_pair, tiny_images, "has no labels"),
-        ({"class_conditional": True}, conditional_pair, lambda: labelled_images(5), "from 0 to 4"),
+        ({"class_conditional": True}, conditional_pair, lambda: labelled_images(5), "has the classes .*'kind 4'"),
+        ({"class_conditional": True}, unnamed_pair, lambda: labelled_images(5), "from 0 to 4"),
         ({"lipschitz": "gp"}, {}, tiny_images, "batch normalisation in the critic"),
         ({"lipschitz": "spectral"}, {}, tiny_images, "spectral_norm=True"),
     ],
