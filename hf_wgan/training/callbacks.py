@@ -170,6 +170,8 @@ class CallbackHandler:
     def __init__(self, args: TrainingConfig, state: TrainingState, control: TrainerControl):
         self.args, self.state, self.control = args, state, control
         self.failure: CallbackError | None = None  # of the first callback that raised an error
+        self._failed: list[TrainerCallback] = []  # in this run, in which they are called no more
+        self._in_run = False
         self._before: list[TrainerCallback] = []
         self._callbacks: list[TrainerCallback] = []
         self._after: list[TrainerCallback] = []
@@ -225,45 +227,52 @@ class CallbackHandler:
         """Return whether any callback handles an event."""
         return any(_handles(callback, event) for callback in self._all())
 
+    def begin(self) -> None:
+        """Begin a run, with all callbacks, whatever became of them in an earlier one."""
+        self.failure, self._failed, self._in_run = None, [], True
+
     def call(self, event: str, **values: Any) -> None:
         """Call the method of an event of every callback.
 
         Raises:
-            CallbackError: A callback raised an error at the beginning of training.
+            CallbackError: A callback raised an error at the beginning of training, or outside of a run.
         """
         values |= self.state.networks
         for callback in self._all():
-            if not _handles(callback, event):
+            if callback in self._failed or not _handles(callback, event):
                 continue
             try:
                 getattr(callback, event)(self.args, self.state, self.control, **values)
             except Exception as error:
                 if callback not in self._callbacks:
                     raise
-                self._drop(callback, event, error)
+                self._note(callback, event, error)
 
     def close(self) -> None:
-        """Close every callback."""
+        """Close every callback, and end the run."""
         for callback in self._all():
+            if callback in self._failed:
+                continue
             try:
                 callback.close()
             except Exception as error:
                 if callback not in self._callbacks:
                     raise
-                self._drop(callback, "close", error)
+                self._note(callback, "close", error)
+        self._in_run = False
 
     def _all(self) -> list[TrainerCallback]:
         return [*self._before, *self._callbacks, *self._after]
 
-    def _drop(self, callback: TrainerCallback, event: str, error: Exception) -> None:
-        """Call a callback no more, and end the run."""
-        self._callbacks.remove(callback)
+    def _note(self, callback: TrainerCallback, event: str, error: Exception) -> None:
+        """Call a callback no more in this run, and end it."""
         failure = (
             f"{type(callback).__name__}.{event} failed at step {self.state.global_step} "
             f"({type(error).__name__}: {one_line(error)})"
         )
-        if event == "on_train_begin":
+        if event == "on_train_begin" or not self._in_run:
             raise CallbackError(failure) from error
+        self._failed.append(callback)
         if self.failure is None:
             self.failure = CallbackError(f"{failure}; the run ended there and is saved in {self.args.output_dir}")
             self.failure.__cause__ = error

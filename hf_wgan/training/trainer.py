@@ -192,8 +192,8 @@ class WGANTrainer:
         ```
         """
         self.control.reset()
-        self.callbacks.failure = None
         self._begin()
+        self.callbacks.begin()
         with (
             closing(self.folder),
             explained_errors(self.config, self.accelerator, self.checkpoints.writer),
@@ -289,6 +289,7 @@ class WGANTrainer:
         Raises:
             NotFiniteError: A value since the last report is not finite. No checkpoint ever holds such a value.
             DiskError: The checkpoint cannot be written. Earlier ones stay.
+            CallbackError: A callback raised an error. The checkpoint is written.
         """
         self._begin_writing()
         folder = self._save()

@@ -185,6 +185,35 @@ def test_a_callback_that_fails_at_the_beginning_ends_the_run_at_once(tiny_config
     assert run.state.global_step == 0
 
 
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_callback_that_failed_is_called_again_in_the_next_run_of_the_trainer(event, tiny_config, tmp_path):
+    def fail(state, control, **kwargs):
+        failures.append(state.global_step)
+        if len(failures) == 1:
+            raise ValueError("once")
+
+    failures = []
+    run = trainer(tiny_config(max_train_steps=4, **EVALUATED), acting(event, fail))
+    with pytest.raises(CallbackError, match="once"):
+        run.train()
+    run.train()
+    assert run.state.global_step == 4 and failures[1:]
+    assert json.loads((tmp_path / "run" / "training_config.json").read_text())["callbacks"]
+
+
+@pytest.mark.parametrize("event, method", [("on_evaluate", "evaluate"), ("on_save", "save_checkpoint")])
+def test_an_error_of_a_callback_outside_of_a_run_is_raised_at_once(event, method, tiny_config, tmp_path):
+    def fail(state, control, **kwargs):
+        raise ValueError("no")
+
+    run = trainer(tiny_config(**EVALUATED), acting(event, fail))
+    for _ in range(2):
+        run.step()
+        with pytest.raises(CallbackError, match=rf"Acting\.{event} failed at step \d \(ValueError: no\)$"):
+            getattr(run, method)()
+    assert event != "on_save" or not damage(tmp_path / "run" / "checkpoint-000002")
+
+
 class Patience(TrainerCallback):
     def __init__(self):
         self.reports = 0
