@@ -28,6 +28,11 @@ class TrainerControl:
     should_sample: bool = False  # generate a sample grid
     should_save: bool = False  # write a checkpoint
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in FLAGS:
+            raise AttributeError(f"control.{name}: must be one of {', '.join(FLAGS)}")
+        super().__setattr__(name, value)
+
     def reset(self) -> None:
         """Unset all fields."""
         for flag in fields(self):
@@ -158,6 +163,9 @@ class IntervalCallback(TrainerCallback):
             control.should_sample = True
 
 
+EVENTS = tuple(name for name in vars(TrainerCallback) if name.startswith("on_"))
+
+
 class CallbackHandler:
     """Calls the callbacks of a run in their order.
 
@@ -195,12 +203,17 @@ class CallbackHandler:
         """Add a callback, an instance or a class that is built without arguments.
 
         Raises:
-            InputError: It is no `TrainerCallback`.
+            InputError: It is no `TrainerCallback`, or has a method for an event that there is not.
         """
         if isinstance(callback, type) and issubclass(callback, TrainerCallback):
             callback = callback()
         if not isinstance(callback, TrainerCallback):
             raise InputError(f"callbacks: {callback!r} is of type {type(callback).__name__}, not a TrainerCallback")
+        if unknown := sorted(name for name in set(dir(callback)) - set(EVENTS) if name.startswith("on_")):
+            raise InputError(
+                f"callbacks: {type(callback).__name__}.{unknown[0]} would never be called; the events are "
+                f"{', '.join(EVENTS)}"
+            )
         if any(other is callback for other in self._callbacks):
             raise InputError(f"callbacks: {type(callback).__name__} is there already; add another instance")
         names = [type(other).__name__ for other in self._callbacks]

@@ -243,6 +243,26 @@ def test_a_class_will_do_and_anything_else_is_refused(tiny_config):
         run.add_callback(3)
 
 
+def test_an_event_or_a_field_that_there_is_not_is_named(tiny_config):
+    class OfEpochs(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            control.should_training_stop = True
+
+    with pytest.raises(
+        InputError, match=r"OfEpochs\.on_epoch_end would never be called; the events are on_train_begin, "
+    ):
+        trainer(tiny_config(), OfEpochs)
+
+    def stop(state, control, **kwargs):
+        control.should_stop = True
+
+    with pytest.raises(
+        CallbackError,
+        match=r"failed at step 1 \(AttributeError: control\.should_stop: must be one of should_training_stop, ",
+    ):
+        trainer(tiny_config(), acting("on_step_end", stop)).train()
+
+
 def test_a_control_is_unset_at_first():
     assert not any(vars(TrainerControl()).values())
 
