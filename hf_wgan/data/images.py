@@ -24,7 +24,7 @@ class ImageSet:
     Args:
         images: `(N, C, H, W)` uint8.
         name: What to call the dataset in logs and cards.
-        labels: `(N,)` whole numbers, if there are any.
+        labels: `(N,)` whole numbers from 0, or -1 of an image without a label; None without labels.
         label_names: The name of each class, if that is known.
         config: Where they came from, how their values were read (`value_range`), and what batches do with them
             (`random_flip`, `memory_limit_gb`).
@@ -33,7 +33,7 @@ class ImageSet:
         left_out: How many files or rows of the source are not used, by reason.
 
     Raises:
-        InputError: The images are of another type or shape, or there are none.
+        InputError: The images or labels are of another type or shape, there are no images, or labels have no name.
     """
 
     # Labels and their names before there were clusters, and what tells these in the fingerprint.
@@ -47,18 +47,18 @@ class ImageSet:
         label_names: list[str] | None = None,
         config: DataConfig | None = None,
     ):
+        if not isinstance(images, torch.Tensor):
+            raise InputError(f"images of type {type(images).__name__}: must be a torch.uint8 tensor (N, C, H, W)")
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
             raise InputError(
                 f"images of type {images.dtype} and shape {tuple(images.shape)}: must be torch.uint8, (N, C, H, W), "
                 "and at least one"
             )
-        if labels is not None and labels.shape != (len(images),):
-            raise InputError(f"labels of shape {tuple(labels.shape)} for {len(images)} images: must be one an image")
         self._pixels = images.detach().cpu().permute(0, 2, 3, 1).contiguous().numpy()
         self._sizes: np.ndarray | None = None
         self._order = np.arange(len(images))
         self._starts = np.zeros(0, np.int64)  # of each image in the pixels, where sizes differ
-        self._labels = None if labels is None else labels.cpu().numpy().astype(np.int64)
+        self._labels = None if labels is None else _numbers(labels, len(images), label_names)
         self.name, self.label_names = name, label_names
         self.config = config
         self.left_out: Counter[str] = Counter()
@@ -260,6 +260,21 @@ class ImageSet:
         mapping = getattr(self._pixels.base, "_mmap", None) or getattr(self._pixels, "_mmap", None)
         if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
             mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _numbers(labels: torch.Tensor, num_images: int, names: list[str] | None) -> np.ndarray:
+    if not isinstance(labels, torch.Tensor):
+        raise InputError(f"labels of type {type(labels).__name__}: must be a tensor ({num_images},) of whole numbers")
+    if labels.shape != (num_images,):
+        raise InputError(f"labels of shape {tuple(labels.shape)} for {num_images} images: must be one an image")
+    values = labels.detach().cpu().numpy()
+    with np.errstate(invalid="ignore"):  # NaN, which is refused below
+        numbers = values.astype(np.int64)
+    lowest, highest = UNLABELLED, len(names) - 1 if names else np.iinfo(np.int64).max
+    if len(wrong := values[(numbers != values) | (numbers < lowest) | (numbers > highest)]):
+        upper = f" to {highest}, the last of label_names" if names else ""
+        raise InputError(f"labels with {wrong[0]}: must be whole numbers from 0{upper}, or -1 for no label")
+    return numbers
 
 
 def _present_classes(labels: np.ndarray | None, names: list[str] | None) -> tuple[np.ndarray | None, list[str] | None]:

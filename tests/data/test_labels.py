@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from hf_wgan import InputError
+from hf_wgan import ImageSet, InputError
 from hf_wgan.data.labels import census, labels_of, printable
 
 
@@ -78,3 +79,32 @@ def test_missing_labels_and_rare_classes_are_said():
 def test_names_are_shown_without_terminal_escapes():
     assert printable("a\x1b[31mb\nc") == "a\N{REPLACEMENT CHARACTER}[31mb\N{REPLACEMENT CHARACTER}c"
     assert printable("写真 é") == "写真 é"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([0, 1, 0], r"labels of type list: must be a tensor \(3,\) of whole numbers"),
+        (np.zeros(3, np.int64), "labels of type ndarray"),
+        (torch.zeros(3, 1), r"labels of shape \(3, 1\) for 3 images"),
+        (torch.tensor([0.0, 0.5, 1.0]), "labels with 0.5: must be whole numbers from 0"),
+        (torch.tensor([0.0, 1.0, math.nan]), "labels with nan"),
+        (torch.tensor([0, -2, 1]), "labels with -2: .*or -1 for no label"),
+        (torch.tensor([0, 1, 2]), "labels with 2: must be whole numbers from 0 to 1, the last of label_names"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, message):
+    with pytest.raises(InputError, match=message):
+        ImageSet(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), labels=labels, label_names=["a", "b"])
+
+
+@pytest.mark.parametrize("labels", [[True, False, True], [1.0, 0.0, 1.0], [1, 0, -1]])
+def test_labels_of_any_type_of_whole_numbers_are_classes(labels):
+    images = ImageSet(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), labels=torch.tensor(labels), label_names=["a", "b"])
+    assert images.label_numbers.tolist() == labels
+
+
+def test_images_of_another_type_are_named():
+    with pytest.raises(InputError, match=r"images of type ndarray: must be a torch\.uint8 tensor"):
+        ImageSet(np.zeros((3, 1, 8, 8), np.uint8))
