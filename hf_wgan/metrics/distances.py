@@ -1,11 +1,40 @@
-"""Distances between two sets of features `(N, D)` and `(M, D)`; zero for equal distributions, up to sampling error."""
+"""Distances between two sets of features `(N, D)` and `(M, D)`; zero for equal distributions, up to sampling error.
+
+Every one raises an `InputError` for features of another shape, too few of them, or such that are not finite.
+"""
+
+from typing import Any
 
 import numpy as np
 import ot
 from sklearn.metrics.pairwise import polynomial_kernel
 
+from ..utils.errors import InputError
+
 NUM_SUBSETS, SUBSET_SIZE = 100, 1000  # as in Bińkowski et al. 2018
 NUM_PROJECTIONS = 500
+
+
+def checked_features(least: int = 1, **sets: Any) -> list[np.ndarray]:
+    """Return sets of features as arrays.
+
+    Args:
+        least: The least number of points in a set.
+        sets: Each set by its name, `(N, D)`.
+
+    Raises:
+        InputError: A set has another shape, too few points, or values that are not finite.
+    """
+    arrays = {name: np.asarray(points) for name, points in sets.items()}
+    for name, points in arrays.items():
+        if points.ndim != 2 or len(points) < least:
+            raise InputError(f"{name}: features of shape {points.shape}: must be (N, D), with N at least {least}")
+        if not np.isfinite(points).all():
+            raise InputError(f"{name}: the features hold NaN or infinity: must be finite")
+    if len({points.shape[1] for points in arrays.values()}) > 1:
+        shapes = ", ".join(f"{name} {points.shape}" for name, points in arrays.items())
+        raise InputError(f"features of different lengths, {shapes}: must be (N, D) and (M, D)")
+    return list(arrays.values())
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
@@ -18,7 +47,8 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
         real: `(N, D)`, N at least 2.
         generated: `(M, D)`, M at least 2.
     """
-    a, b = (np.asarray(features, np.float64) for features in (real, generated))
+    sets = checked_features(2, real=real, generated=generated)
+    a, b = (features.astype(np.float64) for features in sets)
     between_means = ((a.mean(0) - b.mean(0)) ** 2).sum()
     # Scale such that the covariances are a.T @ a and b.T @ b.
     a, b = ((features - features.mean(0)) / np.sqrt(len(features) - 1) for features in (a, b))
@@ -45,8 +75,8 @@ def kernel_distance(
     This is the mean over random subsets of `squared_mmd`.
 
     Args:
-        real: `(N, D)`.
-        generated: `(M, D)`.
+        real: `(N, D)`, N at least 2.
+        generated: `(M, D)`, M at least 2.
         seed: Seed of the random subsets.
         num_subsets: Number of subsets.
         subset_size: Points per set in a subset, at most half of the smaller set: subsets of all points are all one.
@@ -55,7 +85,8 @@ def kernel_distance(
         The mean and the standard deviation over the subsets.
     """
     rng = np.random.default_rng(seed)
-    a, b = (np.asarray(features, np.float64) for features in (real, generated))
+    sets = checked_features(2, real=real, generated=generated)
+    a, b = (features.astype(np.float64) for features in sets)
     size = min(subset_size, max(2, min(len(a), len(b)) // 2))
     estimates = [
         squared_mmd(*(features[rng.choice(len(features), size, replace=False)] for features in (a, b)))
@@ -73,6 +104,7 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
         x: `(N, D)`, N at least 2.
         y: `(M, D)`, M at least 2.
     """
+    x, y = checked_features(2, x=x, y=y)
     within = sum(_mean_off_diagonal(polynomial_kernel(points, coef0=1)) for points in (x, y))
     return float(within - 2 * polynomial_kernel(x, y, coef0=1).mean())
 
@@ -93,7 +125,8 @@ def sliced_wasserstein_distance(
         seed: Seed of the projections.
         num_projections: Number of projections.
     """
-    a, b = (np.asarray(features, np.float64) for features in (real, generated))
+    sets = checked_features(real=real, generated=generated)
+    a, b = (features.astype(np.float64) for features in sets)
     return float(ot.sliced_wasserstein_distance(a, b, n_projections=num_projections, seed=seed))
 
 
@@ -106,5 +139,6 @@ def wasserstein_1(real: np.ndarray, generated: np.ndarray) -> float:
         real: `(N, D)`.
         generated: `(M, D)`.
     """
-    costs = ot.dist(np.asarray(real, np.float64), np.asarray(generated, np.float64), metric="euclidean")
+    sets = checked_features(real=real, generated=generated)
+    costs = ot.dist(*(features.astype(np.float64) for features in sets), metric="euclidean")
     return float(ot.emd2([], [], costs, numItermax=10_000_000))

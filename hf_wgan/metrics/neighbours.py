@@ -7,6 +7,7 @@ from sklearn.metrics import pairwise_distances_argmin, pairwise_distances_chunke
 from sklearn.neighbors import NearestNeighbors
 
 from ..utils.errors import InputError
+from .distances import checked_features
 
 PRECISION_NEIGHBOURS = 3  # as in Kynkäänniemi et al. 2019
 DENSITY_NEIGHBOURS = 5  # as in Naeem et al. 2020
@@ -45,8 +46,10 @@ def coverage(
         density_neighbours: k of density and coverage.
 
     Raises:
-        InputError: A set has too few points for this number of neighbours.
+        InputError: A set has too few points for this number of neighbours, another shape, or values that are not
+            finite.
     """
+    real, generated = checked_features(real=real, generated=generated)
     max_neighbours = max(precision_neighbours, density_neighbours)
     for name, points in {"real": real, "generated": generated}.items():
         if len(points) <= max_neighbours:
@@ -95,7 +98,11 @@ def copy_threshold(training: np.ndarray) -> float:
 
     This is the 1 % quantile of the distances from training images `(N, D)` to their nearest neighbours, those that are
     the same image twice left out. Features of one image may differ by rounding, which counts as a copy too.
+
+    Raises:
+        InputError: The features have another shape, or values that are not finite.
     """
+    (training,) = checked_features(training=training)
     rounding = ROUNDING * float(np.linalg.norm(training.std(axis=0)))
     points = np.unique(training - training.mean(axis=0), axis=0)
     if len(points) == 1:
@@ -116,7 +123,11 @@ def copies(training: np.ndarray, generated: np.ndarray, threshold: float) -> Cop
         training: `(N, D)`, all training images.
         generated: `(M, D)`.
         threshold: The `copy_threshold` of the same training images.
+
+    Raises:
+        InputError: A set has another shape, no point, or values that are not finite.
     """
+    training, generated = checked_features(training=training, generated=generated)
     mean = training.mean(axis=0)  # without which scikit-learn's distances would be rounded more
     nearest = pairwise_distances_argmin(generated - mean, training - mean)
     distances = np.linalg.norm(generated - training[nearest], axis=1)

@@ -1,12 +1,16 @@
 """Each distance against another implementation of it, on the same features."""
 
+from functools import partial
+
 import numpy as np
 import ot
 import pytest
 import scipy.linalg
 import scipy.optimize
 import scipy.stats
+import torch
 
+from hf_wgan import InputError
 from hf_wgan.metrics import distances
 from hf_wgan.metrics.distances import (
     frechet_distance,
@@ -15,6 +19,7 @@ from hf_wgan.metrics.distances import (
     squared_mmd,
     wasserstein_1,
 )
+from hf_wgan.metrics.neighbours import copies, coverage
 
 
 def on_gaussians(mean, deviations, seed, num=20_000):
@@ -116,3 +121,36 @@ def test_a_set_is_at_no_distance_from_itself_and_a_shift_is_its_length(distance)
     expected = {frechet_distance: 9, wasserstein_1: 3}.get(distance)
     if expected:
         assert distance(a, a + shift) == pytest.approx(expected, rel=1e-5)
+
+
+COMPARISONS = [frechet_distance, kernel_distance, sliced_wasserstein_distance, squared_mmd, wasserstein_1, coverage]
+COMPARISONS.append(partial(copies, threshold=1.0))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("compare", COMPARISONS)
+def test_features_that_cannot_be_compared_are_named(compare):
+    points = on_gaussians([0, 1], [1, 1], seed=0, num=20)
+    with pytest.raises(InputError, match=r"features of different lengths, .* \(20, 2\), .* \(20, 1\)"):
+        compare(points, points[:, :1])
+    for others in (points[:, 0], points[:0]):
+        with pytest.raises(InputError, match=r"features of shape .*: must be \(N, D\), with N at least"):
+            compare(points, others)
+    for value in (np.nan, np.inf):
+        broken = points.copy()
+        broken[3, 1] = value
+        with pytest.raises(InputError, match="the features hold NaN or infinity"):
+            compare(broken, points)
+
+
+@pytest.mark.parametrize("compare", [frechet_distance, kernel_distance, squared_mmd])
+def test_one_point_has_no_variance(compare):
+    points = on_gaussians([0, 1], [1, 1], seed=0, num=20)
+    with pytest.raises(InputError, match="with N at least 2"):
+        compare(points[:1], points)
+
+
+def test_features_in_tensors_are_compared_as_in_arrays():
+    points, others = (on_gaussians([0, 1], [1, 1], seed, num=20) for seed in (0, 1))
+    for compare in COMPARISONS:
+        assert str(compare(torch.from_numpy(points), torch.from_numpy(others))) == str(compare(points, others))
