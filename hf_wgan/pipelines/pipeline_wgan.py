@@ -673,10 +673,14 @@ class WGANPipeline(DiffusionPipeline):
         return numbers
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
-        """Save the pipeline as `DiffusionPipeline.save_pretrained` does, with its arguments.
+        """Save the pipeline as `DiffusionPipeline.save_pretrained` does.
 
         The folder carries the code of the pipeline and of its networks, with which diffusers alone loads it, by
         `trust_remote_code=True`.
+
+        Args:
+            save_directory: The folder.
+            options: `variant`, `max_shard_size`, and `push_to_hub=True` with the arguments of `push_to_hub`.
         """
         super().save_pretrained(save_directory, **options)
         folder = Path(save_directory)

@@ -128,6 +128,12 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
             raise InputError("safe_serialization=False: pickled weights can run code, so only safetensors are written")
         push_options = {name: options.pop(name) for name in _PUSH_OPTIONS if name in options}
         push_to_hub = options.pop("push_to_hub", False)
+        for name, value in options.items():
+            if name not in _SAVE_OPTIONS:
+                known = ", ".join((*_SAVE_OPTIONS, "push_to_hub", *_PUSH_OPTIONS))
+                raise InputError(f"{name}={value!r}: WGANPipeline.save_pretrained takes {known}")
+        if push_options and not push_to_hub:
+            raise InputError(f"{next(iter(push_options))}: has no effect without push_to_hub=True")
         if Path(save_directory).is_file():
             raise InputError(f"save_directory={str(save_directory)!r}: is a file, must be a folder")
         with files.replacing_in(Path(save_directory)) as temporary:
@@ -240,6 +246,7 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
             return push_folder(folder, push, remedy, called=str(saved or "The pipeline"))
 
 
+_SAVE_OPTIONS = ("variant", "max_shard_size")
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr", "revision")
 _DTYPE_OPTIONS = ("dtype", "torch_dtype")
 # diffusers calls it `dtype` since it deprecates `torch_dtype`; older versions do not know `dtype`.

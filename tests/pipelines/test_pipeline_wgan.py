@@ -120,6 +120,16 @@ def test_a_saved_pipeline_makes_the_same_images(with_critic, tmp_path):
     assert np.array_equal(*images)
 
 
+def test_an_option_of_saving_that_has_no_effect_is_refused(pipeline, tmp_path):
+    for options, message in [
+        ({"varient": "fp16"}, r"varient='fp16': WGANPipeline\.save_pretrained takes variant, "),
+        ({"repo_id": "me/model"}, "repo_id: has no effect without push_to_hub=True"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            pipeline.save_pretrained(tmp_path / "saved", **options)
+    assert not (tmp_path / "saved").exists()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_shows_the_same_image_for_a_seed(dtype, tmp_path):
     WGANPipeline(tiny_generator()).save_pretrained(tmp_path)
