@@ -498,6 +498,7 @@ class WGANPipeline(DiffusionPipeline):
         _check_latents(latents, self.generator.config.latent_dim, 2)
         return self(latents=latent_path(latents, num_frames, method, loop), **options)
 
+    @torch.inference_mode(False)  # in which a caller may be, and where there are no gradients
     def invert(
         self,
         images: Any,

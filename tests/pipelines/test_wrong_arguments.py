@@ -163,6 +163,15 @@ def test_arrays_of_any_order_and_type_are_images(pipeline):
     assert pipeline.pixels(integers).unique().tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_images_are_inverted_where_gradients_are_off(mode, pipeline):
+    expected = pipeline.invert(IMAGES, 2, 3, 1, class_labels=0, generator=torch.Generator().manual_seed(0))
+    with mode():
+        images = IMAGES.clone()
+        latents = pipeline.invert(images, 2, 3, 1, class_labels=0, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(latents, expected) and not latents.requires_grad
+
+
 def test_images_with_a_gradient_are_inverted(pipeline):
     latents = pipeline.invert(IMAGES.clone().requires_grad_(), 2, 3, 1, class_labels=0)
     assert latents.shape == (2, 4)
