@@ -350,3 +350,10 @@ def test_a_run_beside_a_marker_of_one_that_has_not_begun_is_not_replaced(tiny_co
     (tmp_path / "run" / files.STARTING).touch()
     with pytest.raises(InputError, match="is not empty"):
         train(tiny_config())
+
+
+def test_a_run_where_a_checkpoint_should_be_is_named_with_its_newest(finished, tiny_config):
+    newest = files.checkpoints(finished)[-1]
+    with pytest.raises(InputError, match=f"is the folder of a run; name a checkpoint in it, such as {newest}, or"):
+        train(tiny_config(resume_from_checkpoint=str(finished)))
+    train(tiny_config(resume_from_checkpoint=str(newest), max_train_steps=5))
