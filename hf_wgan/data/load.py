@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..utils.console import is_first_process, say
-from ..utils.errors import InputError
+from ..utils.errors import InputError, check_type
 from .cache import Cached, open_cache
 from .config import DataConfig
 from .decode import Preprocessing, range_sentence, too_many_bad
@@ -15,6 +15,7 @@ from .sources import ArraySource, Source, Stream, open_source, source_of
 from .streaming import ImageStream
 
 BAD_TO_NAME = 50
+OF_IMAGES = ", such as DataConfig(train_data_dir=...)"
 
 
 def load_images(config: DataConfig) -> ImageSet | ImageStream:
@@ -25,6 +26,7 @@ def load_images(config: DataConfig) -> ImageSet | ImageStream:
         InputError: There is no such dataset, it leaves open which column holds the images, too many of them are bad,
             none are left, or an option has no effect on them.
     """
+    check_type("config", config, DataConfig, OF_IMAGES)
     config.check_effects()
     return _images(open_source(config), config)
 
@@ -48,6 +50,7 @@ def load_held_out(config: DataConfig) -> ImageSet | None:
     Raises:
         InputError: As for `load_image_set`.
     """
+    check_type("config", config, DataConfig, OF_IMAGES)
     if config.held_out_split is None:
         return None
     held_out = replace(config, dataset_split=config.held_out_split, held_out_split=None, max_train_samples=None)

@@ -25,7 +25,7 @@ from ..hub.card import metadata
 from ..hub.publish import published_text
 from ..models.factory import shape_of
 from ..utils import files
-from ..utils.errors import ExportError, InputError, one_line
+from ..utils.errors import ExportError, InputError, check_type, one_line
 from ..version import __version__
 from . import WGANPipeline
 
@@ -82,6 +82,7 @@ def export_pipeline(pipeline: WGANPipeline, path: str | Path, component: str = "
         InputError: An argument is out of its range, or packages are missing.
         ExportError: The difference is above 1e-4; the file was not written.
     """
+    check_type("pipeline", pipeline, WGANPipeline, "")
     path = Path(path)
     if path.suffix not in SUFFIXES.values():
         raise InputError(f"path={str(path)!r}: must end in {' or '.join(SUFFIXES.values())}")

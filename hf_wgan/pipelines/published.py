@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -73,6 +74,9 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
                 known = ", ".join((*_DTYPE_OPTIONS, "variant", *_NETWORK_OPTIONS, *_HUB_OPTIONS))
                 raise InputError(f"{name}={value!r}: WGANPipeline.from_pretrained takes {known}")
 
+        if not isinstance(pretrained_model_name_or_path, (str, os.PathLike)):
+            name = f"pretrained_model_name_or_path={pretrained_model_name_or_path!r}"
+            raise InputError(f"{name}: must be a folder, or a name on the Hub")
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             folder = cls.download(pretrained_model_name_or_path, variant, arguments, **hub_options)

@@ -17,7 +17,7 @@ from ..models.layers import initialise_class_embeddings
 from ..pipelines import WGANPipeline
 from ..pipelines.loading import load_pipeline
 from ..utils.console import say, say_once
-from ..utils.errors import InputError
+from ..utils.errors import InputError, check_type
 from .resolve import RunConfig
 from .run_folder import check_output_dir
 from .trainer import WGANTrainer
@@ -42,6 +42,7 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
     >>> pipeline = trainer.train()
     ```
     """
+    check_type("config", config, RunConfig, ", as RunConfig.resolve returns")
     # What can be wrong is found before the images are decoded, which may take long.
     check_output_dir(config.training)
     constraint = objects.get("constraint")

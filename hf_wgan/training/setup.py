@@ -26,7 +26,7 @@ from ..data import (
 from ..metrics.names import check_number
 from ..models.factory import shape_of
 from ..utils.console import say_once
-from ..utils.errors import InputError, one_line
+from ..utils.errors import InputError, check_type, one_line
 from ..utils.launcher import drop_empty_variables, number_of
 from ..utils.processes import this_process
 from .agreement import choose_interface
@@ -263,9 +263,8 @@ def held_out_images(
     Raises:
         InputError: They, or else the training images, are too few or do not fit.
     """
-    if not (held_out is None or isinstance(held_out, ImageSet)):
-        raise InputError(f"held_out={held_out!r}: must be an ImageSet, as load_images returns")
     if held_out is not None:
+        check_type("held_out", held_out, ImageSet, ", as load_images returns")
         check_same_ranges(dataset, held_out)
     if not (config.evaluation_steps or config.adaptive_augmentation):
         return held_out

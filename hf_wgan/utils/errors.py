@@ -39,6 +39,20 @@ class PushError(RuntimeError):
     """A push to the Hub that failed. The message says why, and the one command that finishes it."""
 
 
+def check_type(name: str, value: object, expected: type, remedy: str) -> None:
+    """Check the type of an argument.
+
+    Raises:
+        InputError: It is another one. The remedy follows "must be a TYPE".
+    """
+    if isinstance(value, expected):
+        return
+    shown = repr(value)
+    argument = f"{name}={shown}" if len(shown) <= 60 and "\n" not in shown else f"{name} of type {type(value).__name__}"
+    article = "an" if expected.__name__[0] in "AEIOU" else "a"
+    raise InputError(f"{argument}: must be {article} {expected.__name__}{remedy}")
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of another library's error on one line, without colours, to be part of a message of ours."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]

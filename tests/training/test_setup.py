@@ -9,7 +9,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from processes import ended, free_port, join, start
 from torch import nn
 
-from hf_wgan import ImageSet, InputError, TrainingConfig, WGANPipeline, WGANTrainer
+from hf_wgan import ImageSet, InputError, TrainingConfig, WGANPipeline, WGANTrainer, build_trainer, load_images
+from hf_wgan.data import load_held_out
+from hf_wgan.pipelines.export import export_pipeline
 from hf_wgan.training.optimizers import OPTIMIZERS, SCHEDULES, Schedule, build_scheduler
 from hf_wgan.utils.errors import DeviceMemoryError
 from hf_wgan.utils.options import OptionParser
@@ -298,3 +300,26 @@ def test_every_optimizer_and_schedule_trains(optimizer, lr_scheduler, tiny_confi
     assert not all(map(torch.equal, before, run.critic.parameters()))
     rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in run.state.optimizers.values()]
     assert all(rate < 5e-5 if SCHEDULES[lr_scheduler].decays else rate == 5e-5 for rate in rates)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: build_trainer({"max_train_steps": 1}), "config={'max_train_steps': 1}: must be a RunConfig, as "),
+        (lambda: build_trainer(TrainingConfig()), "config of type TrainingConfig: must be a RunConfig"),
+        (lambda: load_images("photos"), "config='photos': must be a DataConfig, such as DataConfig"),
+        (lambda: load_held_out(None), "config=None: must be a DataConfig"),
+        (lambda: export_pipeline(tiny_generator(), "model.onnx"), "pipeline of type .*: must be a WGANPipeline"),
+        (lambda: WGANPipeline.from_pretrained(None), "pretrained_model_name_or_path=None: must be a folder, or a name"),
+        (
+            lambda: WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), held_out=tiny_images().images),
+            "held_out of type Tensor: must be an ImageSet, as load_images returns",
+        ),
+    ],
+)
+def test_an_object_of_another_type_is_one_line(call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
