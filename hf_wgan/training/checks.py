@@ -14,6 +14,7 @@ from ..data import ImageSet, ImageStream
 from ..models.factory import shape_of
 from ..utils.console import say_once
 from ..utils.errors import InputError, is_out_of_memory, one_line
+from .changes import SECTIONS
 from .config import TrainingConfig
 
 BOUNDED = (nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.Softmax)
@@ -34,8 +35,10 @@ def check_arguments(config: Any, callbacks: Any, record: Any, generator: Any, cr
         raise InputError(f"callbacks={callbacks!r}: must be a list of callbacks")
     if not (record is None or isinstance(record, dict)):
         raise InputError(f"record={record!r}: must be a dictionary")
+    if taken := [name for name in record or () if name in SECTIONS]:
+        raise InputError(f"record: {taken[0]!r} is an entry that the run writes itself; choose another name")
     try:
-        json.dumps(record)
+        json.dumps(record, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"record={record!r}: must be what JSON can hold ({one_line(error)})") from error
     check_networks(generator, critic)

@@ -515,6 +515,11 @@ def test_wrong_arguments_of_the_methods_are_one_line(tiny_config):
         trainer(tiny_config(overwrite_output_dir=True), held_out=5)
     with pytest.raises(InputError, match=r"^record=.*: must be what JSON can hold"):
         trainer(tiny_config(overwrite_output_dir=True), record={"command": object()})
+    with pytest.raises(InputError, match=r"^record=.*: must be what JSON can hold"):
+        trainer(tiny_config(overwrite_output_dir=True), record={"score": float("nan")})
+    for name in trainer(tiny_config(overwrite_output_dir=True)).describe():
+        with pytest.raises(InputError, match=f"^record: '{name}' is an entry that the run writes itself"):
+            trainer(tiny_config(overwrite_output_dir=True), record={"note": 1, name: "mine"})
 
 
 def test_options_that_an_object_replaces_are_said(tiny_config, capsys):
