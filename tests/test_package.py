@@ -5,6 +5,7 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Self, get_type_hints
 
 import pytest
 from diffusers.pipelines import pipeline_loading_utils
@@ -36,6 +37,10 @@ def test_every_public_name_is_there():
         assert getattr(hf_wgan, name) is not None
     with pytest.raises(AttributeError, match="discriminator"):
         hf_wgan.discriminator  # noqa: B018
+
+
+def test_a_loaded_pipeline_has_a_type():
+    assert get_type_hints(hf_wgan.WGANPipeline.from_pretrained)["return"] is Self
 
 
 def test_what_is_imported_is_declared():

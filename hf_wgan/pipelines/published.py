@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Self
 
 import torch
 from diffusers import ModelMixin
@@ -31,7 +31,7 @@ class WGANPipeline(pipeline_wgan.WGANPipeline):
         super().__init__(generator, critic)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Self:
         """Load a pipeline from a folder or from the Hub.
 
         No code is ever taken from the folder or the repository: the networks are built from classes that this process
