@@ -24,6 +24,7 @@ from datasets import Dataset
 from hub_server import hub
 from test_convert import Run as OriginalRun
 
+import hf_wgan
 from hf_wgan.algorithm.augment import OPERATIONS
 from hf_wgan.algorithm.latents import PRIORS
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
@@ -31,6 +32,7 @@ from hf_wgan.cli.launch import LaunchOptions
 from hf_wgan.cli.main import COMMANDS
 from hf_wgan.cli.train import train as train_command
 from hf_wgan.hub.publish import Push, push_folder
+from hf_wgan.utils import errors
 from hf_wgan.utils.options import OptionParser
 
 ROOT = Path(__file__).parents[1]
@@ -249,6 +251,13 @@ def test_a_card_has_its_pictures_and_is_of_the_command_in_the_recipes(card):
     assert in_short(made_by) in map(in_short, recipes)
     pictures_of_card = re.findall(r"!\[.*?\]\((.*?)\)", card.read_text())
     assert pictures_of_card and all((card.parent / picture).is_file() for picture in pictures_of_card)
+
+
+def test_every_public_name_and_every_error_is_in_the_reference():
+    reference = (ROOT / "docs" / "api.md").read_text()
+    raised = [name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)]
+    for name in [*hf_wgan.__all__, *raised]:
+        assert name == "__version__" or re.search(rf"\b{name}\b", reference), name
 
 
 def test_the_site_is_built_without_a_warning(tmp_path):
