@@ -1,6 +1,7 @@
 """Checks of arguments and shapes that all networks share, so that their messages are the same."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def check_num_parameters(network: Any, about: int) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    if value not in choices:
+    if value not in choices or type(value) not in map(type, choices):  # 8.0 and True are no sizes
         raise InputError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
 
 
@@ -37,6 +38,9 @@ def check_classes(num_classes: Any, class_names: Any = None, class_frequencies: 
     if class_names is not None:
         if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
             raise InputError(f"class_names={class_names!r}: must be a list of strings")
+        name, count = Counter(class_names).most_common(1)[0] if class_names else ("", 0)
+        if count > 1:
+            raise InputError(f"class_names: {name!r} names {count} classes; give each a name of its own")
         _check_one_for_each_class("class_names", class_names, num_classes)
     if class_frequencies is not None:
         if not isinstance(class_frequencies, (list, tuple)) or not _are_frequencies(class_frequencies):
@@ -109,6 +113,8 @@ def check_labels(class_labels: torch.Tensor | None, num_images: int, num_classes
         raise InputError(
             f"class_labels are missing: the network has {num_classes} classes; give one label for each image, (N,)"
         )
+    elif not isinstance(class_labels, torch.Tensor):
+        raise InputError(f"class_labels of type {type(class_labels).__name__}: must be a tensor ({num_images},), int64")
     elif class_labels.dtype != torch.int64 or class_labels.shape != (num_images,):
         kind = str(class_labels.dtype).removeprefix("torch.")
         raise InputError(f"class_labels of shape {tuple(class_labels.shape)}, {kind}: must be ({num_images},), int64")

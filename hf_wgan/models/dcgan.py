@@ -257,7 +257,7 @@ def _initialize(module: nn.Module) -> None:
 
 
 def _check_architecture(sample_size: int, width: int, num_extra_layers: int) -> None:
-    if sample_size not in (8, 16, 32, 64, 128, 256):
+    if type(sample_size) is not int or sample_size not in (8, 16, 32, 64, 128, 256):
         raise InputError(
             f"sample_size={sample_size!r}: a DCGAN makes square images of 8, 16, 32, 64, 128 or 256 pixels; "
             "choose one of these, or other networks: resnet and r3gan for sides in multiples of 32 and 16, mlp for any"

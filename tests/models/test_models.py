@@ -280,6 +280,8 @@ def test_labels_that_do_not_fit_are_named(pair, index):
     for labels in (LABELS[:1], LABELS[:, None], LABELS.int(), LABELS.float()):
         with pytest.raises(InputError, match=r"class_labels of shape .*: must be \(2,\), int64"):
             run(conditional, labels)
+    with pytest.raises(InputError, match=r"class_labels of type list: must be a tensor \(2,\), int64"):
+        run(conditional, LABELS.tolist())
     assert run(conditional, LABELS).isfinite().all()
 
 
@@ -470,6 +472,9 @@ def test_networks_survive_save_pretrained_in_every_variant_and_type(pair, index,
         ),
         (lambda: DCGANGenerator(class_names=["a"]), "1 class_names for num_classes=None"),
         (lambda: DCGANGenerator(num_classes=2, class_names=[1, 2]), "must be a list of strings"),
+        (lambda: MLPGenerator(num_classes=3, class_names=["b", "a", "a"]), "class_names: 'a' names 2 classes"),
+        (lambda: DCGANGenerator(sample_size=8.0), "sample_size=8.0"),
+        (lambda: DCGANCritic(in_channels=True), "in_channels=True: must be one of 1, 2, 3, 4"),
         *(
             (lambda c=each: c(num_classes=2, class_frequencies=[1]), "1 class_frequencies for num_classes=2")
             for each in GENERATORS
