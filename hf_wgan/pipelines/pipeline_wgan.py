@@ -54,6 +54,10 @@ class WGANPipeline(DiffusionPipeline):
                     f"{name}: {type(network).__name__} has no config; must be a ModelMixin and ConfigMixin of "
                     "diffusers, such as a subclass of hf_wgan.models.network.Network"
                 )
+        if generator is not None and not hasattr(generator.config, "latent_dim"):
+            raise InputError(
+                f"generator: the config of {type(generator).__name__} has no latent_dim, as a generator's has"
+            )
         self.register_modules(generator=generator, critic=critic)
 
     @classmethod

@@ -120,6 +120,11 @@ def test_a_saved_pipeline_makes_the_same_images(with_critic, tmp_path):
     assert np.array_equal(*images)
 
 
+def test_a_pipeline_of_networks_in_the_wrong_order_is_refused():
+    with pytest.raises(InputError, match=r"^generator: the config of DCGANCritic has no latent_dim"):
+        WGANPipeline(tiny_critic(), tiny_generator())
+
+
 def test_an_option_of_saving_that_has_no_effect_is_refused(pipeline, tmp_path):
     for options, message in [
         ({"varient": "fp16"}, r"varient='fp16': WGANPipeline\.save_pretrained takes variant, "),
