@@ -226,18 +226,26 @@ def open_source(config: DataConfig) -> Source | Stream:
     """Open the images that the options name.
 
     Raises:
-        InputError: There is no such dataset, it leaves open which column holds what, or a revision is of no Hub's.
+        InputError: There is no such dataset, it leaves open which column holds what, or an option has no effect on it.
     """
+    source = _opened(config)
+    is_table = isinstance(source.rows if isinstance(source, Stream) else source, (TableRows, DatasetSource))
+    if not is_table:
+        _check_unset(config, "image_column", source.name, "which has no columns")
+        _check_unset(config, "dataset_config_name", source.name, "which has no configurations")
+    if isinstance(source, IdxSource):
+        _check_unset(config, "label_column", source.name, "whose labels are in a file beside it")
+    return source
+
+
+def _opened(config: DataConfig) -> Source | Stream:
     if config.train_data_dir:
         return _folder(config.train_data_dir, config)
     if config.dataset_name is None:
         return _arrays("scikit-learn digits", *_digits(), config)
     path = Path(config.dataset_name)
-    if config.dataset_revision and path.exists():
-        raise InputError(
-            f"dataset_revision={config.dataset_revision!r}: has no effect with dataset_name={config.dataset_name!r}, "
-            "which is here and not on the Hub; leave it out"
-        )
+    if path.exists():
+        _check_unset(config, "dataset_revision", config.dataset_name, "which is here and not on the Hub")
     if path.is_file() and idx.num_dimensions(path) is not None:
         return IdxSource([path], config)
     if path.is_dir():
@@ -253,6 +261,16 @@ def open_source(config: DataConfig) -> Source | Stream:
         return _folder_of(source, config, num_shards=min(SAVED_SHARDS, len(source)))
     dataset, reach = _load_dataset(config)
     return source_of(dataset, config, config.dataset_name, reach)
+
+
+def _check_unset(config: DataConfig, option: str, name: str, reason: str) -> None:
+    """Check that an option is left out where it has no effect.
+
+    Raises:
+        InputError: It is not.
+    """
+    if (value := getattr(config, option)) is not None:
+        raise InputError(f"{option}={value!r}: has no effect with {name!r}, {reason}; leave it out")
 
 
 def source_of(dataset: Any, config: DataConfig, name: str, reach: Reach | None = None) -> Source | Stream:
@@ -411,7 +429,10 @@ def _load_dataset(config: DataConfig) -> tuple[Any, Reach]:
     assert name is not None
     path = Path(name)
     names = list(dict.fromkeys(part.name for part in parse_split(config.dataset_split)))
-    if any((path / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
+    is_saved = any((path / marker).is_file() for marker in ("state.json", "dataset_dict.json"))
+    if is_saved or path.is_file():
+        _check_unset(config, "dataset_config_name", name, "which has no configurations")
+    if is_saved:
         saved = _loaded("dataset_name", name, lambda: datasets.load_from_disk(name))
         if config.streaming:
             splits = saved if isinstance(saved, datasets.DatasetDict) else {"": saved}

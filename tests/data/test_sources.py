@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -250,3 +251,30 @@ def test_an_iterable_dataset_from_python_streams():
     assert isinstance(dataset, IterableDataset)
     images = images_of(dataset, DataConfig(resolution=8))
     assert images.shape == (3, 8, 8)
+
+
+def test_an_option_of_tables_is_refused_for_sources_that_are_none(tmp_path):
+    array = np.stack([np.asarray(image.convert("L").resize((8, 8))) for image in pictures(3)])
+    write_idx(tmp_path / "idx" / "train-images-idx3-ubyte", array)
+    saved(tmp_path / "files", pictures(3))
+    with zipfile.ZipFile(tmp_path / "files.zip", "w") as archive:
+        for file in (tmp_path / "files").iterdir():
+            archive.write(file, file.name)
+    as_dataset(image=pictures(3)).save_to_disk(tmp_path / "saved")
+    as_dataset(image=pictures(3)).to_parquet(tmp_path / "file.parquet")
+
+    def refused(name, **option):
+        with pytest.raises(InputError, match=f"{next(iter(option))}='x': has no effect with .*{name}.*leave it out"):
+            load(dataset_name=str(tmp_path / name), **option)
+
+    for name in ("files", "files.zip", "idx", "idx/train-images-idx3-ubyte"):
+        refused(name, image_column="x")
+        refused(name, dataset_config_name="x")
+    for name in ("idx", "idx/train-images-idx3-ubyte"):
+        refused(name, label_column="x")
+    for name in ("saved", "file.parquet"):
+        refused(name, dataset_config_name="x")
+        refused(name, dataset_revision="x")
+    for options in ({}, {"streaming": True}):
+        with pytest.raises(InputError, match=r"image_column='x': has no effect with .*files.*has no columns"):
+            load(train_data_dir=str(tmp_path / "files"), image_column="x", **options)

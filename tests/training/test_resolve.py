@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from conftest import pictures
+from datasets import Dataset, Image
 
 from hf_wgan import (
     DCGANCritic,
@@ -137,13 +138,20 @@ def material(tmp_path_factory):
         path = folder / "photos" / ("test" if number % 2 else "train") / f"{number % 3}" / f"{number:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
+    (folder / "table").mkdir()
+    Dataset.from_dict({"image": pictures(24, mode="L")}).cast_column("image", Image()).to_parquet(
+        folder / "table" / "train.parquet"
+    )
+    (folder / "table" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: some-text\n  data_files: train.parquet\n---\n"
+    )
     generator = DCGANGenerator(sample_size=8, out_channels=1, width=8)
     WGANPipeline(generator, DCGANCritic(sample_size=8, in_channels=1, width=8)).save_pretrained(folder / "model")
     images = {name: str(folder / "photos") for name in ("dataset_name", "train_data_dir")}
     splits = {"dataset_split": "test", "held_out_split": "test"}
     columns = {"image_column": "image", "label_column": "label"}
     sizes = {"max_train_samples": 20, "resolution": 16, "width": 12, "dataloader_num_workers": 0}
-    rest = {"cache_dir": str(folder / "cache"), "resume_from_checkpoint": "latest"}
+    rest = {"cache_dir": str(folder / "cache"), "resume_from_checkpoint": "latest", "table": str(folder / "table")}
     return {**images, **splits, **columns, **sizes, **rest, "pretrained_model_name_or_path": str(folder / "model")}
 
 
@@ -158,6 +166,8 @@ def test_an_option_trains_the_same_weights_and_leaves_the_same_record_whichever_
     if options.get("streaming") or name == "streaming":
         options["dataloader_num_workers"] = 0
     options[name] = another_value(FIELDS[name])
+    if name in ("image_column", "dataset_config_name"):
+        options["dataset_name"] = material["table"]
     if "pretrained_model_name_or_path" in options:
         options = {option: value for option, value in options.items() if not option.endswith("_width")}
     expected = outcome(RunConfig.resolve(**options))
