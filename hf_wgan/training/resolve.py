@@ -16,6 +16,7 @@ from ..utils.console import say_once
 from ..utils.errors import InputError
 from ..utils.options import (
     Options,
+    check_typed,
     checked,
     depends_on,
     from_file,
@@ -165,6 +166,7 @@ class RunConfig:
         for _ in range(2):  # a preset may depend on the size of the images, which any layer may name
             values, ranks, preset = _merged(layers, resolution)
             resolution = values.get("resolution", resolution)
+        check_typed(FIELDS.values(), layers[-1].keys() & values, _with_defaults(values))
         values = effective(values, ranks)
         explicit = {name for layer in layers for name in with_learning_rate(layer)}
         for name in OF_ARCHITECTURES:
@@ -236,7 +238,7 @@ def effective(values: dict[str, Any], ranks: Mapping[str, tuple[int, bool]]) -> 
 
     Those that have none beside the options of their own layer stay, and are an error.
     """
-    everything = {name: field.default for name, field in FIELDS.items()} | values
+    everything = _with_defaults(values)
 
     def is_overridden(name: str) -> bool:
         lowest = (-1, False)
@@ -247,16 +249,26 @@ def effective(values: dict[str, Any], ranks: Mapping[str, tuple[int, bool]]) -> 
     return {name: value for name, value in values.items() if not is_overridden(name)}
 
 
+def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: field.default for name, field in FIELDS.items()}, **values}
+
+
 def _replaced_by(options: Mapping[str, Any]) -> set[str]:
     """Return the options whose place is taken by others that are given."""
     return {replaced for name, replaced in REPLACES if options.get(name) and not options.get(replaced)}
 
 
 def with_learning_rate(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with `learning_rate` replaced by those of the two networks, which override it."""
+    """Return options with `learning_rate` replaced by those of the two networks, which override it.
+
+    Raises:
+        InputError: All three are there.
+    """
     options = dict(options)
     both = options.pop("learning_rate", None)
     rates = {} if both is None else dict.fromkeys(("generator_learning_rate", "critic_learning_rate"), both)
+    if rates and rates.keys() <= options.keys():
+        raise InputError(f"learning_rate={both!r}: has no effect beside {' and '.join(rates)}; leave it out")
     return rates | options
 
 

@@ -143,10 +143,7 @@ class Options:
 
     def _check_effects(self, fields: Iterable[Field[Any]]) -> None:
         values = vars(self)
-        for field in fields:
-            if values[field.name] != field.default and not has_effect(field, values):
-                shown = field.name if field.metadata["secret"] else f"{field.name}={values[field.name]!r}"
-                raise InputError(f"{shown}: has no effect {_without_effect(field, values)}")
+        check_effects((field for field in fields if values[field.name] != field.default), values)
 
     @classmethod
     def hints(cls) -> Mapping[str, str]:
@@ -175,6 +172,33 @@ def has_effect(field: Field[Any], values: Mapping[str, Any]) -> bool:
     needs: Needs = field.metadata["needs"]
     is_needed = not needs or any(_is_met(need, values[name]) for name, need in needs.items())
     return is_needed and not any(values[name] for name in field.metadata["unless"])
+
+
+def check_effects(fields: Iterable[Field[Any]], values: Mapping[str, Any]) -> None:
+    """Check that options have an effect beside the values of all options of their class, by name.
+
+    Raises:
+        InputError: One has none.
+    """
+    for field in fields:
+        if not has_effect(field, values):
+            shown = field.name if field.metadata["secret"] else f"{field.name}={values[field.name]!r}"
+            raise InputError(f"{shown}: has no effect {_without_effect(field, values)}")
+
+
+def check_typed(fields: Iterable[Field[Any]], names: Collection[str], values: Mapping[str, Any]) -> None:
+    """Check that options which somebody typed have an effect, also where the value is the default.
+
+    Args:
+        fields: The options.
+        names: Which of them were typed.
+        values: The values of all options of their class, by name.
+
+    Raises:
+        InputError: One has none.
+    """
+    expected = (field for field in fields if field.name in names and values[field.name] not in (None, False))
+    check_effects(expected, values)
 
 
 def depends_on(field: Field[Any]) -> set[str]:
@@ -398,7 +422,9 @@ class Parsed:
         """Return an instance of an options dataclass from the explicit options, over other defaults than its own."""
         names = _names(option_class)
         explicit = {name: value for name, value in self.options.items() if name in names}
-        return option_class(**{**defaults, **explicit})
+        built = option_class(**{**defaults, **explicit})
+        check_typed(option_fields(option_class), explicit, vars(built))
+        return built
 
 
 class OptionParser(argparse.ArgumentParser):

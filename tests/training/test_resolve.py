@@ -216,6 +216,32 @@ def test_an_option_without_effect_is_one_line_by_every_way_unless_a_higher_layer
     assert config.options().get(name) == FIELDS[name].default
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, field in FIELDS.items() if depends_on(field) and field.default not in (None, False)]
+)
+def test_a_default_that_is_typed_where_it_has_no_effect_is_one_line_but_not_in_a_file_of_all_options(name, tmp_path):
+    options = {**without_needs(name), name: FIELDS[name].default}
+    for attempt in (lambda: RunConfig.resolve(**options), lambda: by_command_line(options)):
+        with pytest.raises(InputError, match=f"^{name}=.*: has no effect ") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    assert by_file(options, tmp_path / "run.yaml").options()[name] == FIELDS[name].default
+
+
+def test_the_learning_rate_of_both_networks_beside_that_of_each_is_one_line():
+    rates = {"learning_rate": 1e-3, "generator_learning_rate": 2e-4, "critic_learning_rate": 3e-4}
+    for attempt in (
+        lambda: RunConfig.resolve(**rates),
+        lambda: RunConfig.resolve(rates),
+        lambda: by_command_line(rates),
+        lambda: TrainingConfig.from_preset("wgan-fast", **rates),
+    ):
+        with pytest.raises(InputError, match=r"^learning_rate=0.001: has no effect beside generator_learning_rate and"):
+            attempt()
+    config = RunConfig.resolve({"learning_rate": 1e-3}, generator_learning_rate=2e-4, critic_learning_rate=3e-4)
+    assert (config.training.generator_learning_rate, config.training.critic_learning_rate) == (2e-4, 3e-4)
+
+
 WRONG = {
     bool: ["maybe", 2, 0.5],
     int: [2.5, -1, "five", float("nan"), True, [1]],

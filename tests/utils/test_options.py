@@ -8,7 +8,7 @@ import pytest
 
 import hf_wgan
 from hf_wgan import InputError
-from hf_wgan.utils.options import Options, choices_of, kind_of, option_fields
+from hf_wgan.utils.options import OptionParser, Options, choices_of, has_effect, kind_of, option_fields
 
 WRONG = {bool: "maybe", int: 2.5, float: float("nan"), str: 3.5}
 
@@ -40,6 +40,18 @@ def test_an_option_that_does_not_exist_is_one_line_that_names_the_nearest(option
     with pytest.raises(InputError, match=f"no option '{name}x'.*{name}") as caught:
         option_class(**{f"{name}x": 1})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option_class", CLASSES)
+def test_a_default_that_is_typed_where_it_has_no_effect_is_one_line(option_class):
+    defaults = {field.name: field.default for field in option_fields(option_class)}
+    for field in option_fields(option_class):
+        if field.default in (None, False) or has_effect(field, defaults):
+            continue
+        parsed = OptionParser(option_class).parse([f"--{field.name}={field.default}"])
+        with pytest.raises(InputError, match=f"^{field.name}=.*: has no effect ") as caught:
+            parsed.build(option_class)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_classes_are_those_of_all_commands():
