@@ -6,7 +6,7 @@ from typing import Any
 
 from ..utils.errors import InputError
 from ..utils.launcher import end_with_launcher
-from ..utils.options import OptionParser
+from ..utils.options import LastCounts, OptionParser
 from .common import check_unused, command, parser_for
 
 OF_EVALUATIONS = ("evaluation_features", "num_evaluation_images", "metric_for_best_model")
@@ -45,7 +45,10 @@ def train(args: Sequence[str] | None = None) -> int:
         + " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in DIGITS_DEFAULTS.items())
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML or JSON file of options, or the training_config.json of an earlier run."
+        "--config",
+        metavar="FILE",
+        action=LastCounts,
+        help="YAML or JSON file of options, or the training_config.json of an earlier run.",
     )
     parser.add_argument(
         "--dry_run",

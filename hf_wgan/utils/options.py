@@ -23,8 +23,10 @@ from typing import Any, Literal, NoReturn, Self, TypeVar
 
 import yaml
 
+from .console import say_once
 from .errors import InputError, one_line
 from .hints import called_here
+from .launcher import number_of
 
 T = TypeVar("T", bound="Options")
 
@@ -577,6 +579,21 @@ class OptionParser(argparse.ArgumentParser):
         return action.dest in self._rare
 
 
+class LastCounts(argparse.Action):
+    """Take the last of several values, and say so. The line shows none of them: one may be a token."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        earlier = getattr(namespace, self.dest, None)
+        if earlier not in (None, values) and not number_of("size", 0):  # the processes of a run need not repeat it
+            say_once(f"--{self.dest} is there twice with different values: only the last counts.")
+        setattr(namespace, self.dest, values)
+
+
+class _LastFlagCounts(argparse.BooleanOptionalAction):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        LastCounts.__call__(self, parser, namespace, option_string == self.option_strings[0])  # type: ignore[arg-type]
+
+
 class _HelpAll(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None, **_: Any):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
@@ -591,10 +608,10 @@ def _argument(field: Field[Any]) -> dict[str, Any]:
     """Return the `add_argument` keywords of a field. Values stay texts; `parsed` and `checked` see to them."""
     kind, _ = kind_of(field)
     if kind is bool:
-        return {"action": argparse.BooleanOptionalAction, "default": argparse.SUPPRESS}
+        return {"action": _LastFlagCounts, "default": argparse.SUPPRESS}
     choices = choices_of(field)
     metavar = "{" + ",".join(map(str, choices)) + "}" if choices is not None else kind.__name__.upper()
-    return {"default": argparse.SUPPRESS, "metavar": metavar}
+    return {"action": LastCounts, "default": argparse.SUPPRESS, "metavar": metavar}
 
 
 def _help(field: Field[Any]) -> str:

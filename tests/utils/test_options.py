@@ -54,6 +54,33 @@ def test_a_default_that_is_typed_where_it_has_no_effect_is_one_line(option_class
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("option_class", CLASSES)
+def test_of_an_option_that_is_there_twice_the_last_counts_and_a_line_says_so_without_the_values(option_class, capsys):
+    parser = OptionParser(option_class)
+
+    def outcome(*words):
+        try:
+            return parser.parse(words).options
+        except InputError as error:  # the value is out of the option's range
+            return str(error)
+
+    for field in option_fields(option_class):
+        if kind_of(field)[0] is bool:
+            pairs = [f"--{field.name}"], [f"--no-{field.name}"]
+        elif choices_of(field) is not None:
+            pairs = [[f"--{field.name}", str(word)] for word in list(choices_of(field))[:2]]
+        else:
+            pairs = [f"--{field.name}", "7"], [f"--{field.name}=8"]
+        for first, second in (pairs, pairs[::-1]):
+            assert outcome(*first, *second) == outcome(*second)
+            assert (
+                capsys.readouterr().err
+                == f"--{field.name} is there twice with different values: only the last counts.\n"
+            )
+            outcome(*first, *first)
+            assert capsys.readouterr().err == ""
+
+
 def test_the_classes_are_those_of_all_commands():
     assert {"TrainingConfig", "DataConfig", "NetworkConfig", "LaunchOptions", "PlotConfig", "DemoConfig"} <= {
         option_class.__name__ for option_class in CLASSES
