@@ -33,7 +33,7 @@ def push(args: Sequence[str] | None = None) -> int:
     """
     from ..hub.publish import Push, push_folder
 
-    parser = parser_for(push, "push", PushConfig)
+    parser = parser_for(push, "push", PushConfig, stray="--hub_model_id names the repository")
     parser.add_argument("folder", help="Folder left by training or save_pretrained.")
     parsed = parser.parse(args)
     (config,), folder = parsed.configs, Path(parsed.others["folder"])
@@ -68,7 +68,7 @@ def space(args: Sequence[str] | None = None) -> int:
     """
     from ..hub.space import SpacePush, needs_token, push_space
 
-    parser = parser_for(space, "space", PushSpaceConfig)
+    parser = parser_for(space, "space", PushSpaceConfig, stray="--hub_space_id names the Space")
     parser.add_argument("model", help=MODEL_HELP)
     parsed = parser.parse(args)
     (config,), model = parsed.configs, parsed.others["model"]

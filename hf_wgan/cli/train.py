@@ -37,7 +37,13 @@ def train(args: Sequence[str] | None = None) -> int:
     from .dry_run import dry_run
 
     parser = parser_for(
-        train, "train", *OPTION_CLASSES, launch.LaunchOptions, hints=launch.hints() | HINTS, common_only=True
+        train,
+        "train",
+        *OPTION_CLASSES,
+        launch.LaunchOptions,
+        hints=launch.hints() | HINTS,
+        stray="--train_data_dir names a folder of images, --dataset_name a dataset; put a name with spaces in quotes",
+        common_only=True,
     )
     parser.epilog = (
         "Without --dataset_name and --train_data_dir the images are scikit-learn's 1,797 handwritten digits, and the "

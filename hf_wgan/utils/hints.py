@@ -23,13 +23,26 @@ HINTS = {
     "tracker_project_name": "trackers name the project hf_wgan and the run after output_dir",
     "model_config_name_or_path": "architecture and its options shape new networks; pretrained_model_name_or_path "
     "continues from a model",
+    "metrics": "an evaluation computes all metrics, every evaluation_steps steps; metric_for_best_model names one",
+    "kimg": "max_train_steps counts generator updates; one takes train_batch_size × n_critic real images",
+    "snap": "checkpointing_steps and validation_steps count generator updates",
+    "strategy": "hf-wgan train starts its processes by itself; --num_processes says how many",
+    "loss": "every run has the Wasserstein loss; lipschitz names the constraint of the critic",
+    "max_grad_norm": "gradients are not clipped; lipschitz=clip with clip_value bounds the critic's weights",
+    "callbacks": "callbacks are objects that WGANTrainer takes in Python",
+    "img_height": "resolution is the height, and width the width where it differs",
     "gradient_checkpointing": "these networks are small enough to keep their activations; a smaller train_batch_size, "
     "with gradient_accumulation_steps, takes less memory",
 }
 """Answers to options of diffusers' example scripts and of other GAN code that are no options here."""
 HINTS |= dict.fromkeys(("fp16", "bf16"), "use mixed_precision")
 HINTS |= dict.fromkeys(("use_cpu", "cuda", "use_cuda", "no_cuda"), HINTS["device"])
+HINTS |= dict.fromkeys(("gpu", "accelerator"), HINTS["device"])
 HINTS["penalty"] = HINTS["gradient_penalty"]
+HINTS["img_width"] = HINTS["img_height"]
+HINTS |= dict.fromkeys(("gradient_clip_val", "grad_clip", "clip_grad_norm"), HINTS["max_grad_norm"])
+HINTS |= dict.fromkeys(("gan_mode", "gan_type", "loss_type"), HINTS["loss"])
+HINTS |= dict.fromkeys(("workers", "n_cpu"), HINTS["num_workers"])
 HINTS |= dict.fromkeys(
     ("enable_xformers_memory_efficient_attention", "use_8bit_adam", "set_grads_to_none"),
     "it speeds up or shrinks large models, and these networks do without it",
@@ -51,40 +64,59 @@ HINTS |= {
 HINTS |= {name: f"--{name} is for the command line: hf-wgan train --{name}" for name in ("dry_run", "import", "config")}
 
 WITHOUT_LAUNCH = dict.fromkeys(
-    ("device", "cpu", "gpu_ids", "use_cpu", "cuda", "use_cuda", "no_cuda"),
+    ("device", "gpu", "cpu", "gpu_ids", "use_cpu", "cuda", "use_cuda", "no_cuda"),
     "a GPU is used where there is one; the environment variable ACCELERATE_USE_CPU=true keeps to the CPU",
 )
+WITHOUT_LAUNCH["seeds"] = "image k depends on seed + k alone: --seed 0 --num_images 36 makes those of the seeds 0 to 35"
+WITHOUT_LAUNCH["metrics"] = "all metrics are computed in one pass"
 """Answers of commands that start no processes."""
 
 OTHER_NAMES = {
     "learning_rate": ("lr",),
-    "generator_learning_rate": ("lr_g", "lrG", "g_lr", "generator_lr"),
-    "critic_learning_rate": ("lr_d", "lrD", "d_lr", "critic_lr", "discriminator_lr", "discriminator_learning_rate"),
-    "train_batch_size": ("batch_size", "batchSize", "per_device_train_batch_size", "per_gpu_batch_size"),
-    "resolution": ("image_size", "imageSize", "img_size", "size"),
-    "latent_dim": ("nz", "z_dim", "latent_size"),
+    "generator_learning_rate": ("lr_g", "lrG", "g_lr", "generator_lr", "glr"),
+    "critic_learning_rate": (
+        "lr_d",
+        "lrD",
+        "d_lr",
+        "critic_lr",
+        "discriminator_lr",
+        "discriminator_learning_rate",
+        "dlr",
+    ),
+    "train_batch_size": ("batch_size", "batchSize", "per_device_train_batch_size", "per_gpu_batch_size", "batch"),
+    "resolution": ("image_size", "imageSize", "img_size", "size", "img_resolution"),
+    "latent_dim": ("nz", "z_dim", "latent_size", "noise_dim", "codings_size"),
     "generator_width": ("ngf",),
     "critic_width": ("ndf",),
     "channels": ("nc",),
-    "train_data_dir": ("dataroot", "data_dir"),
+    "train_data_dir": ("dataroot", "data_dir", "data", "data_path", "data_root"),
     "dataset_name": ("dataset", "dataset_id"),
-    "output_dir": ("outf", "output", "experiment", "outdir"),
+    "output_dir": ("outf", "output", "experiment", "outdir", "default_root_dir", "save_dir", "log_dir"),
     "adam_beta1": ("beta1",),
     "adam_beta2": ("beta2",),
     "adam_weight_decay": ("weight_decay",),
     "adam_epsilon": ("eps",),
     "lr_warmup_steps": ("warmup_steps", "warmup_ratio"),
     "checkpoints_total_limit": ("save_total_limit",),
-    "checkpointing_steps": ("save_steps",),
+    "checkpointing_steps": ("save_steps", "save_every"),
     "evaluation_steps": ("eval_steps",),
-    "logging_steps": ("log_interval",),
-    "max_train_steps": ("max_steps",),
-    "seed": ("manualSeed",),
-    "n_critic": ("Diters", "critic_iters", "critic_iterations"),
+    "logging_steps": ("log_interval", "log_every_n_steps"),
+    "max_train_steps": ("max_steps", "num_steps", "iterations", "num_iterations", "n_iter"),
+    "seed": ("manualSeed", "random_seed"),
+    "n_critic": (
+        "Diters",
+        "critic_iters",
+        "critic_iterations",
+        "critic_steps",
+        "d_steps",
+        "discriminator_steps",
+        "discriminator_extra_steps",
+        "n_dis",
+    ),
     "clip_value": ("clip", "clip_lower", "clip_upper", "weight_clip"),
     "gradient_penalty_weight": ("lambda_gp", "gp_weight", "gp_lambda", "lambda", "gamma", "r1_gamma"),
     "architecture": ("model",),
-    "resume_from_checkpoint": ("checkpoint", "resume"),
+    "resume_from_checkpoint": ("checkpoint", "resume", "ckpt_path"),
     "report_to": ("tracker",),
     "use_ema": ("ema",),
     "hub_model_id": ("repo_id",),
@@ -93,7 +125,7 @@ OTHER_NAMES = {
     "commit_message": ("message",),
     "revision": ("branch",),
     "num_images": ("num_samples", "n", "count", "samples", "n_samples"),
-    "class_labels": ("class_label",),
+    "class_labels": ("class_label", "class", "label", "labels"),
     "truncation": ("truncation_psi", "trunc"),
     "output": ("out", "output_file", "output_path"),
     "dataset_split": ("split",),
@@ -104,10 +136,22 @@ OTHER_NAMES = {
     "hub_space_id": ("repo_id", "space_id"),
     "features": ("feature_extractor", "extractor"),
     "batch_size": ("eval_batch_size", "per_device_eval_batch_size"),
+    "random_flip": ("mirror",),
+    "class_conditional": ("cond", "conditional"),
+    "augmentation": ("aug", "augment"),
+    "gradient_accumulation_steps": ("accumulate_grad_batches",),
+    "mixed_precision": ("precision", "amp"),
+    "num_processes": ("gpus", "devices", "num_gpus", "n_gpus", "ngpu", "nproc_per_node"),
+    "num_machines": ("num_nodes", "nnodes"),
+    "validation_steps": ("sample_interval", "sample_every"),
+    "preset": ("cfg",),
+    "lipschitz": ("constraint",),
+    "num_frames": ("frames",),
+    "invert": ("project", "projection"),
 }
 """Options of this or that command, and what other programs call them."""
 
-EPOCHS = ("num_epochs", "num_train_epochs", "epochs", "n_epochs", "niter")
+EPOCHS = ("num_epochs", "num_train_epochs", "epochs", "n_epochs", "niter", "max_epochs", "nb_epochs")
 HINTS |= dict.fromkeys(EPOCHS, HINTS["num_epochs"])
 
 

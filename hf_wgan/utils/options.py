@@ -436,6 +436,7 @@ class OptionParser(argparse.ArgumentParser):
         option_classes: The dataclasses; their field names must differ.
         exclude: Fields that this command has no use for.
         hints: What to answer to options of other programs, by name.
+        stray: What to answer to a word too many that is no option.
         common_only: Whether `--help` lists common options alone, and nothing of a dataclass that has none.
         kwargs: Arguments of `argparse.ArgumentParser`.
     """
@@ -445,12 +446,13 @@ class OptionParser(argparse.ArgumentParser):
         *option_classes: type,
         exclude: Collection[str] = (),
         hints: Mapping[str, str] | None = None,
+        stray: str = "put a name with spaces in quotes",
         common_only: bool = False,
         **kwargs: Any,
     ):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=formatter, allow_abbrev=False, add_help=False, **kwargs)
-        self.option_classes, self.hints = option_classes, hints or {}
+        self.option_classes, self.hints, self._stray = option_classes, hints or {}, stray
         self._fields: dict[str, Field[Any]] = {}
         self._rare: set[str] = set()  # options that `--help` leaves out
         self.add_argument("-h", "--help", action="help", help="Show the most used options and exit.")
@@ -534,11 +536,19 @@ class OptionParser(argparse.ArgumentParser):
     def _unknown(self, words: list[str]) -> str:
         options = [word.partition("=")[0].lstrip("-") for word in words if word.startswith("-")]
         known = [name.lstrip("-") for action in self._actions for name in action.option_strings]
-        said = (
-            f"did you mean --{spelt}?" if spelt in known else nearest(spelt, known, self.hints)
-            for spelt in (name.replace("-", "_") for name in options)
-        )
-        answer = "; ".join(filter(None, said))
+        positional = [action.dest for action in self._actions if not action.option_strings]
+
+        def answer_to(name: str) -> str:
+            if name in known:
+                return f"did you mean --{name}?"
+            return (
+                f"{name} is no option; leave --{name} out" if name in positional else nearest(name, known, self.hints)
+            )
+
+        said = [answer_to(name.replace("-", "_")) for name in options]
+        if not words[0].startswith("-"):
+            said.append(self._stray)
+        answer = "; ".join(dict.fromkeys(filter(None, said)))
         return f"unrecognized arguments: {' '.join(words)}" + (f": {answer}" if answer else "")
 
     def error(self, message: str) -> NoReturn:

@@ -91,6 +91,11 @@ def test_an_option_of_evaluations_needs_some(option, folder, capsys):
         ("--multi_gpu", "every GPU is used by default"),
         ("--use_deepspeed", "accelerate launch has it: accelerate launch --use_deepspeed"),
         ("--no_cuda", "--cpu keeps to the CPU"),
+        ("--gpus 8", "gpus is called num_processes here"),
+        ("--precision bf16-mixed", "precision is called mixed_precision here"),
+        ("--strategy ddp", "--num_processes says how many"),
+        ("--kimg 25000", "one takes train_batch_size × n_critic real images"),
+        ("photos", "--train_data_dir names a folder of images, --dataset_name a dataset"),
     ],
 )
 def test_options_of_other_programs_are_answered(option, answer, folder, capsys):

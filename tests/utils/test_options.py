@@ -8,6 +8,7 @@ import pytest
 
 import hf_wgan
 from hf_wgan import InputError
+from hf_wgan.utils.hints import OTHER_NAMES
 from hf_wgan.utils.options import OptionParser, Options, choices_of, has_effect, kind_of, option_fields
 
 WRONG = {bool: "maybe", int: 2.5, float: float("nan"), str: 3.5}
@@ -79,6 +80,13 @@ def test_of_an_option_that_is_there_twice_the_last_counts_and_a_line_says_so_wit
             )
             outcome(*first, *first)
             assert capsys.readouterr().err == ""
+
+
+def test_what_other_programs_call_an_option_is_no_name_of_it_and_belongs_to_one_of_ours():
+    ours = {field.name for option_class in CLASSES for field in option_fields(option_class)}
+    assert OTHER_NAMES.keys() <= ours
+    for name, others in OTHER_NAMES.items():
+        assert len(set(others)) == len(others) and name not in others
 
 
 def test_the_classes_are_those_of_all_commands():
