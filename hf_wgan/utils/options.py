@@ -258,7 +258,9 @@ def parsed(field: Field[Any], text: str) -> Any:
     A text that is no value of the field's type is returned as it is.
     """
     kind, optional = kind_of(field)
-    if optional and kind is not str and text.lower() in ("none", "null"):
+    words = choices_of(field)
+    is_name = kind is str and (words is None or text in words)  # which none may be too
+    if optional and not is_name and text.lower() in ("none", "null"):
         return None
     try:
         if kind is bool:
@@ -506,6 +508,9 @@ class OptionParser(argparse.ArgumentParser):
         """Return the words as argparse takes them: values that begin with a dash, and of flags that are true or false.
 
         `--value_range -1,3` becomes `--value_range=-1,3`, and `--use_ema=false` becomes `--no-use_ema`.
+
+        Raises:
+            InputError: A flag has another value.
         """
 
         def flag(name: str, is_true: bool) -> str:
@@ -519,7 +524,11 @@ class OptionParser(argparse.ArgumentParser):
         for word in words:
             name, is_value, value = word.removeprefix("--").partition("=")
             before = joined[-1][2:] if joined and joined[-1].startswith("--") else None  # the option, if it is one
-            if word.startswith("--") and is_value and name in flags and value.lower() in BOOLEANS:
+            if word.startswith("--") and is_value and name.removeprefix("no-") in flags:
+                if name not in flags:
+                    raise InputError(f"--{name} takes no value; leave {value!r} out")
+                if value.lower() not in BOOLEANS:
+                    raise InputError(f"{name}={value!r}: must be true or false")
                 joined.append(flag(name, BOOLEANS[value.lower()]))
             elif before in flags and word.lower() in booleans:
                 joined[-1] = flag(str(before), BOOLEANS[word.lower()])

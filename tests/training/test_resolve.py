@@ -242,6 +242,19 @@ def test_the_learning_rate_of_both_networks_beside_that_of_each_is_one_line():
     assert (config.training.generator_learning_rate, config.training.critic_learning_rate) == (2e-4, 3e-4)
 
 
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if kind_of(field)[1]])
+def test_none_can_be_typed_where_a_message_says_that_it_may_be(name, tmp_path):
+    words = choices_of(FIELDS[name])
+    if kind_of(FIELDS[name])[0] is str and (words is None or "none" in words):
+        return
+    (tmp_path / "run.yaml").write_text(f"{name}: None\n")
+    configs = [RunConfig.resolve(tmp_path / "run.yaml")]
+    if kind_of(FIELDS[name])[0] is not bool:  # a flag is left out
+        configs.append(by_command_line({name: "none"}))
+    for config in configs:
+        assert config.options().get(name) is None
+
+
 WRONG = {
     bool: ["maybe", 2, 0.5],
     int: [2.5, -1, "five", float("nan"), True, [1]],

@@ -82,6 +82,16 @@ def test_of_an_option_that_is_there_twice_the_last_counts_and_a_line_says_so_wit
             assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("option_class", CLASSES)
+def test_a_flag_with_another_value_than_true_or_false_is_one_line(option_class):
+    for field in option_fields(option_class):
+        if kind_of(field)[0] is bool:
+            with pytest.raises(InputError, match=f"^{field.name}='1': must be true or false$"):
+                OptionParser(option_class).parse([f"--{field.name}=1"])
+            with pytest.raises(InputError, match=f"^--no-{field.name} takes no value; leave 'true' out$"):
+                OptionParser(option_class).parse([f"--no-{field.name}=true"])
+
+
 def test_what_other_programs_call_an_option_is_no_name_of_it_and_belongs_to_one_of_ours():
     ours = {field.name for option_class in CLASSES for field in option_fields(option_class)}
     assert OTHER_NAMES.keys() <= ours
