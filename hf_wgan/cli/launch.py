@@ -106,12 +106,17 @@ def choose(options: LaunchOptions) -> LaunchOptions:
     Raises:
         InputError: The options ask for something that cannot be started.
     """
+    typed = options.gpu_ids if options.gpu_ids != "all" else None
     options = _with_configuration(options)
+    if options.cpu and typed:
+        raise InputError(f"gpu_ids={typed!r}: has no effect with cpu; leave one of them out")
     if options.cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     if options.gpu_ids not in (None, "all"):
         os.environ["CUDA_VISIBLE_DEVICES"] = str(options.gpu_ids)
     num_gpus = 0 if options.cpu else torch.cuda.device_count()
+    if typed and num_gpus < len(typed.split(",")):
+        raise InputError(f"gpu_ids={typed!r}: this machine has {num_gpus} of these GPUs; name those, or --cpu")
     num_processes, num_machines = options.num_processes or max(num_gpus, 1), options.num_machines or 1
     if num_processes % num_machines:
         number = options.num_processes or f"None (here {num_processes})"
