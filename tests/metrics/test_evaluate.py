@@ -233,6 +233,18 @@ def test_images_of_another_shape_or_without_needed_labels_are_named(training, tm
         evaluate(pipeline, tiny_images(), load_feature_extractor("pixels", tiny_images()), cache_dir=tmp_path)
 
 
+def test_images_of_other_classes_than_the_models_are_named(tmp_path):
+    names = ["cat", "dog", "cow"]
+    pipeline = WGANPipeline(tiny_generator(num_classes=3, class_names=names), tiny_critic(num_classes=3))
+    pixels = tiny_images(40).images
+    others = ImageSet(pixels, labels=torch.arange(40) % 7, label_names=list("abcdefg"))
+    for model in (pipeline, WGANPipeline(pipeline.generator)):
+        with pytest.raises(
+            InputError, match=r"its classes \(a, b, c, d, e, …\) are none of the model's \(cat, dog, cow\)"
+        ):
+            evaluate(model, others, load_feature_extractor("pixels", others), cache_dir=tmp_path)
+
+
 def test_samples_of_a_model_with_clusters_have_their_frequencies(tmp_path, monkeypatch):
     generator = tiny_generator(num_classes=3, class_frequencies=[10, 60, 30])
     pipeline = WGANPipeline(generator, tiny_critic(num_classes=3))
