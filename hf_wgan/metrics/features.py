@@ -116,7 +116,7 @@ def register_extractor(usage: str, summary: str, is_external: bool = False) -> C
 
 
 def describe_features() -> str:
-    """Return the names that `load_feature_extractor` accepts, with what they mean, for help texts and messages."""
+    """Return the names that `load_feature_extractor` accepts, with what they mean, for help texts."""
     *others, last = (f"{kind.usage} ({kind.summary})" for kind in EXTRACTORS.values())
     return f"{', '.join(others)} or {last}"
 
@@ -130,7 +130,8 @@ def extractor_kind(name: str) -> tuple[ExtractorKind, str]:
     prefix, colon, argument = name.partition(":")
     kind = EXTRACTORS.get(prefix)
     if kind is None or not kind.accepts(colon, argument):
-        raise InputError(f"features={name!r}: must be {describe_features()}")
+        *others, last = (kind.usage for kind in EXTRACTORS.values())
+        raise InputError(f"features={name!r}: must be {', '.join(others)} or {last}")
     return kind, argument
 
 

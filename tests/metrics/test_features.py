@@ -85,7 +85,10 @@ def test_a_network_of_timm_gets_colour_photographs_of_its_size_and_colours(image
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("inceptoin", r"features='inceptoin': must be auto .*classifier\[:FOLDER\] .* pixels"),
+        (
+            "inceptoin",
+            r"features='inceptoin': must be auto, classifier\[:FOLDER\], .*pixels, .* or module:PACKAGE.MODULE:NAME$",
+        ),
         ("timm:", "features='timm:': must be auto"),
         ("module:nowhere:Network", "requires a library that is not installed .*nowhere"),
         ("module:torch.nn:Nothing", "features='module:torch.nn:Nothing': cannot be loaded"),
