@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 
 from ..utils.console import say_once
-from ..utils.errors import InputError, one_line
+from ..utils.errors import InputError, check_is_name, one_line
 from . import idx
 from .cells import Cells, Reach, can_hold_images, dtype_of, hub_reach, image_columns, looks_like_image, reach_of
 from .config import DataConfig
@@ -228,6 +228,8 @@ def open_source(config: DataConfig) -> Source | Stream:
     Raises:
         InputError: There is no such dataset, it leaves open which column holds what, or an option has no effect on it.
     """
+    for option in ("dataset_name", "train_data_dir"):
+        check_is_name(option, getattr(config, option) or "")
     source = _opened(config)
     is_table = isinstance(source.rows if isinstance(source, Stream) else source, (TableRows, DatasetSource))
     if not is_table:

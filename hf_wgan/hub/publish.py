@@ -21,7 +21,7 @@ from ..models.network import weights_name
 from ..utils import files
 from ..utils.commands import shell_command
 from ..utils.console import say
-from ..utils.errors import InputError, PushError, one_line
+from ..utils.errors import InputError, PushError, check_is_name, one_line
 from ..utils.secrets import public
 from .card import make_card, merge, read_evaluation
 from .code import SOURCE_MODULES, carried_code, import_options, source_module, without_carried_code
@@ -105,6 +105,7 @@ def check_repo_id(option: str, repo_id: str) -> None:
     Raises:
         InputError: No Hub accepts it.
     """
+    check_is_name(option, repo_id)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

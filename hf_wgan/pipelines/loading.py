@@ -6,7 +6,7 @@ from typing import Any
 from diffusers.utils import logging
 
 from ..utils import files
-from ..utils.errors import InputError, one_line
+from ..utils.errors import InputError, check_is_name, one_line
 from .published import WGANPipeline
 
 
@@ -20,6 +20,7 @@ def load_pipeline(model: str, **options: Any) -> WGANPipeline:
     Raises:
         InputError: The model cannot be loaded, or is a folder, of which there are no revisions.
     """
+    check_is_name("model", model)
     if options.get("revision") and Path(model).is_dir():
         raise InputError(f"revision={options['revision']!r}: has no effect with {model!r}, a folder; leave it out")
     logging.disable_progress_bar()  # there are two components, which load in no time

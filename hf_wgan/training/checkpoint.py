@@ -191,7 +191,7 @@ def checkpoints_for(output_dir: Path, choice: str) -> list[Path]:
     """
     if choice != "latest":
         if not Path(choice).is_dir():
-            raise InputError(f"resume_from_checkpoint={choice!r}: there is no checkpoint there")
+            raise InputError(f"resume_from_checkpoint={choice!r}: there is no checkpoint there; name latest, or a path")
         if not (Path(choice) / files.MANIFEST).exists() and (newest := files.checkpoints(Path(choice))[-1:]):
             raise InputError(
                 f"resume_from_checkpoint={choice!r}: is the folder of a run; name a checkpoint in it, such as "

@@ -53,6 +53,23 @@ def check_type(name: str, value: object, expected: type, remedy: str) -> None:
     raise InputError(f"{argument}: must be {article} {expected.__name__}{remedy}")
 
 
+def check_is_name(option: str, name: str) -> None:
+    """Check that a name of a folder or a repository is no address of the web.
+
+    Raises:
+        InputError: It is one.
+    """
+    scheme, is_address, rest = name.partition("://")
+    if is_address and scheme in ("http", "https"):
+        host, *parts = rest.strip("/").split("/")
+        parts = parts[1:] if parts[:1] in (["datasets"], ["spaces"]) else parts
+        repository = "/".join(parts[:2]) if host == "huggingface.co" else ""
+        raise InputError(
+            f"{option}={name!r}: is an address; "
+            + (f"name {repository}" if repository else "download it, and name what is here")
+        )
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of another library's error on one line, without colours, to be part of a message of ours."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]

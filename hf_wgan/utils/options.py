@@ -324,7 +324,9 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         content = _json_or_yaml(text, is_json=Path(path).suffix.lower() == ".json")
     except OSError as error:
-        raise InputError(f"config={str(path)!r}: cannot be read ({error.strerror or one_line(error)})") from error
+        remedy = "; name a file in it, as a run's training_config.json" if Path(path).is_dir() else ""
+        why = error.strerror or one_line(error)
+        raise InputError(f"config={str(path)!r}: cannot be read ({why}){remedy}") from error
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"config={str(path)!r}: is no valid YAML or JSON ({one_line(error)})") from error
     if content is None:

@@ -39,7 +39,10 @@ def run(command, **options):
 
 
 def train(arguments, output_dir):
-    return train_command([*TINY.split(), *arguments.split(), "--output_dir", str(output_dir)])
+    tiny, words = TINY.split(), arguments.split()
+    named = {word.partition("=")[0] for word in words}
+    tiny = [word for pair in zip(tiny[::2], tiny[1::2]) if pair[0] not in named for word in pair]
+    return train_command([*tiny, *words, "--output_dir", str(output_dir)])
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +221,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
         ("--discriminator dcgan", "unrecognized arguments: --discriminator dcgan"),
         ("--mixed_precision fp8", "mixed_precision='fp8': must be one of no, fp16, bf16"),
         ("--n_critic 0", "n_critic=0: must be a whole number at least 1"),
-        ("--resume_from_checkpoint checkpoint-000001", "there is no checkpoint there"),
+        ("--resume_from_checkpoint checkpoint-000001", "there is no checkpoint there; name latest, or a path"),
+        ("--config {empty}", "cannot be read (Is a directory); name a file in it, as a run's training_config.json"),
+        ("--dataset_name https://huggingface.co/datasets/me/photos/tree/main", "is an address; name me/photos"),
+        ("--dataset_name https://example.com/photos.zip", "is an address; download it, and name what is here"),
+        ("--train_data_dir https://example.com/photos", "is an address; download it, and name what is here"),
+        ("--pretrained_model_name_or_path https://huggingface.co/me/model", "is an address; name me/model"),
+        ("--push_to_hub --hub_model_id https://huggingface.co/me/model/", "is an address; name me/model"),
     ],
 )
 def test_bad_input_to_training_is_one_clear_line(arguments, message, tmp_path, capsys):
