@@ -262,6 +262,8 @@ def test_every_public_name_and_every_error_is_in_the_reference():
 
 def test_the_site_is_built_without_a_warning(tmp_path):
     assert sphinx.cmd.build.main(["-q", "-W", "--keep-going", str(ROOT / "docs"), str(tmp_path / "site")]) == 0
+    api = (tmp_path / "site" / "api.html").read_text()
+    assert "HIGH_IS_REAL" in api and ">Type<" not in api, "the words before a colon were taken for a type"
     front = (tmp_path / "site" / "index.html").read_text()
     assert "quick_start.html" in front and "wgan-fast-classes.png" in front
     assert "num_candidates" in (tmp_path / "site" / "api.html").read_text()

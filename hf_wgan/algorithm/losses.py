@@ -62,10 +62,10 @@ class LabelConvention(NamedTuple):
 
 
 HIGH_IS_REAL = LabelConvention(real=-1.0, fake=1.0)
-"""Scores become high for real images: the convention of the paper and of everything in this package."""
+"""The convention of the paper and of everything in this package. Scores become high for real images."""
 
 LOW_IS_REAL = LabelConvention(real=1.0, fake=-1.0)
-"""The mirror image, in many tutorials: scores become low for real images."""
+"""The mirrored convention, that of many tutorials. Scores become low for real images."""
 
 
 def wasserstein_loss(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
