@@ -1,4 +1,4 @@
-"""The pictures of a run: sample grids, real images as the networks see them, and the grids as a film."""
+"""The pictures of a run: sample grids, real images as the networks see them, and the grids as a video."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from .callbacks import TrainerCallback, TrainerControl
 from .config import TrainingConfig
 from .state import TrainingState
 
-MAX_FRAMES = 60  # of the film
+MAX_FRAMES = 60  # of the video
 FRAME_MILLISECONDS = 250
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def sample_images(trainer: "WGANTrainer") -> list[Image.Image]:
 
 
 class SamplesCallback(TrainerCallback):
-    """Write grids of samples as `samples/step-000500.png`, once one of real images, and at the end all as a film.
+    """Write grids of samples as `samples/step-000500.png`, once one of real images, and at the end all as a video.
 
     A notebook shows the newest grid.
 
@@ -71,7 +71,7 @@ class SamplesCallback(TrainerCallback):
             self._show(path)
 
     def on_train_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
-        save_film(Path(args.output_dir))
+        save_grids_as_video(Path(args.output_dir))
 
     def _show(self, path: Path) -> None:
         """Replace the grid shown before."""
@@ -89,8 +89,8 @@ def _save(images: list[Image.Image], path: Path) -> None:
         image_grid(images).save(temporary)
 
 
-def save_film(output_dir: Path) -> None:
-    """Save the sample grids of a run, at most 60 of them, as an animation. A failure costs only the film."""
+def save_grids_as_video(output_dir: Path) -> None:
+    """Save the sample grids of a run, at most 60 of them, as an animation. A failure costs only the video."""
     grids = files.sample_grids(output_dir)
     chosen = [grids[round(place)] for place in np.linspace(0, len(grids) - 1, min(len(grids), MAX_FRAMES))]
     try:

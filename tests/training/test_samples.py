@@ -9,7 +9,7 @@ from PIL import Image
 from hf_wgan import ImageSet, TrainerCallback, WGANTrainer
 from hf_wgan.data import DataConfig, RealBatches
 from hf_wgan.training import report, samples
-from hf_wgan.training.samples import first_real_images, sample_images, save_film
+from hf_wgan.training.samples import first_real_images, sample_images, save_grids_as_video
 from hf_wgan.utils import files
 from hf_wgan.utils.grids import image_grid
 
@@ -84,7 +84,7 @@ def test_a_film_shows_the_grids_in_order_and_of_many_some(tmp_path, monkeypatch)
     for step in range(9):
         Image.new("L", (32, 32), 25 * step).save(files.sample_grid(tmp_path, step))
     Image.new("L", (16, 16)).save(files.sample_grid(tmp_path, 4))  # of another run's size
-    save_film(tmp_path)
+    save_grids_as_video(tmp_path)
     with Image.open(tmp_path / files.FILM) as film:
         greys = []
         for frame in range(film.n_frames):
@@ -97,7 +97,7 @@ def test_a_film_that_cannot_be_written_costs_nothing_else(tmp_path, capsys):
     (tmp_path / "samples").mkdir()
     for step in range(2):
         files.sample_grid(tmp_path, step).write_bytes(b"no picture")
-    save_film(tmp_path)
+    save_grids_as_video(tmp_path)
     assert "training.webp was not written" in capsys.readouterr().err
 
 
