@@ -198,6 +198,22 @@ class ImageSet:
         images._labels, images.label_names = mapping[self._labels], list(names)
         return images
 
+    def of_classes(self, names: list[str]) -> "ImageSet":
+        """Return the images of a model's classes, numbered as there; if those have no names, all that have a label.
+
+        Raises:
+            InputError: There are none.
+        """
+        images = self.relabelled(names)
+        if images.num_unlabelled == len(images) > self.num_unlabelled:
+            ours, theirs = (
+                ", ".join([*words[:5], *["…"] * (len(words) > 5)]) for words in (self.label_names or [], names)
+            )
+            raise InputError(
+                f"{self.name}: its classes ({ours}) are none of the model's ({theirs}); name images of those"
+            )
+        return images.labelled()
+
     @property
     def images(self) -> torch.Tensor:
         """Return all images at once, `(N, C, H, W)` uint8; those of another size are cropped to the middle."""

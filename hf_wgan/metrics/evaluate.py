@@ -216,26 +216,9 @@ def evaluated_sets(
             )
         if not unlabelled:  # labels are names
             names = list(config.get("class_names") or [])
-            image_sets = [_of_classes(image_set, names) for image_set in image_sets]
+            image_sets = [image_set.of_classes(names) for image_set in image_sets]
     check_number(image_sets[-1].name, len(image_sets[-1]))
     return image_sets[0], None if held_out is None else image_sets[1]
-
-
-def _of_classes(images: ImageSet, names: list[str]) -> ImageSet:
-    """Return the images of a model's classes, numbered as there.
-
-    Raises:
-        InputError: There are none.
-    """
-    relabelled = images.relabelled(names)
-    if relabelled.num_unlabelled == len(relabelled):
-        ours, theirs = (
-            ", ".join([*words[:5], *["…"] * (len(words) > 5)]) for words in (images.label_names or [], names)
-        )
-        raise InputError(
-            f"{images.name}: its classes ({ours}) are none of the model's ({theirs}); name images of those"
-        )
-    return relabelled.labelled()
 
 
 def classes_as_in(images: ImageSet, num_images: int, seed: int = 0) -> torch.Tensor:

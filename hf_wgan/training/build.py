@@ -94,9 +94,7 @@ class _Networks:
     def with_classes(self, dataset: ImageSet | ImageStream) -> ImageSet | ImageStream:
         """Make the networks conditional on the classes of a dataset, and return its images that have a class."""
         names = self.published and self.published.generator.config.get("class_names")
-        if names and isinstance(dataset, ImageSet):
-            dataset = dataset.relabelled(list(names))
-        dataset = dataset.labelled()
+        dataset = dataset.of_classes(list(names or [])) if isinstance(dataset, ImageSet) else dataset.labelled()
         self.options["num_classes"], self.options["class_names"] = _classes(dataset)
         return dataset
 

@@ -147,6 +147,13 @@ def test_a_published_generator_without_a_critic_gets_a_new_one(tmp_path, capsys)
     assert WGANPipeline.from_pretrained(tmp_path / "run").critic.config.width == 4
 
 
+def test_images_of_other_classes_than_the_published_networks_are_named(tmp_path, capsys):
+    names = {"num_classes": 3, "class_names": ["cat", "dog", "cow"]}
+    WGANPipeline(tiny_generator(**names), tiny_critic(num_classes=3)).save_pretrained(tmp_path / "model")
+    assert fine_tune(str(tmp_path / "model"), "--class_conditional", tmp_path / "run") == 2
+    assert "its classes (0, 1, 2, 3, 4, …) are none of the model's (cat, dog, cow)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
