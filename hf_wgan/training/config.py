@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -465,6 +466,10 @@ class TrainingConfig(Options):
                 f"lr_scheduler={self.lr_scheduler!r}"
             )
         requested_trackers(self.report_to)
+        if not re.fullmatch("[a-z0-9][a-z0-9.-]*", self.license):  # which the Hub would refuse after the training
+            raise InputError(
+                f"license={self.license!r}: must be one of the Hub's identifiers, such as mit, cc-by-4.0 or other"
+            )
         try:
             extractor_kind(self.evaluation_features)
         except InputError as error:

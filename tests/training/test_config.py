@@ -84,3 +84,11 @@ def test_a_text_is_one_line_and_not_blank(text):
     for name in ("license", "output_dir"):
         with pytest.raises(InputError, match=f"^{name}=.*: must (be one line|not be empty)"):
             TrainingConfig(**{name: text})
+
+
+@pytest.mark.parametrize("license", ["MIT License", "MIT", "Apache 2.0", "https://example.com/license"])
+def test_a_licence_that_the_hub_would_refuse_after_the_training_is_refused_before(license):
+    with pytest.raises(InputError, match=r"license=.*: must be one of the Hub's identifiers, such as mit"):
+        TrainingConfig(license=license)
+    for known in ("mit", "apache-2.0", "cc-by-4.0", "llama3.1", "other", "unknown"):
+        assert TrainingConfig(license=known).license == known
