@@ -19,7 +19,9 @@ from .common import MODEL_HELP, ModelOptions, command, load_pipeline, parser_for
 class DemoConfig(Options):
     """The page"""
 
-    host: str = option("127.0.0.1", "Address to listen on: this machine only; 0.0.0.0 accepts the whole network.")
+    host: str = option(
+        "127.0.0.1", "Address to listen on. The default accepts this machine only, 0.0.0.0 the network too."
+    )
     port: int | None = option(
         None, "Port to listen on; by default the first free one from 7860.", minimum=1, maximum=65535
     )
