@@ -112,7 +112,8 @@ class _Networks:
         dataset = clustered(dataset, num_clusters, seed)
         assert dataset.labels is not None
         frequencies = torch.bincount(dataset.labels).tolist()
-        say_once(f"{len(frequencies)} clusters of {min(frequencies):,} to {max(frequencies):,} images.")
+        sizes = " to ".join(f"{size:,}" for size in sorted({min(frequencies), max(frequencies)}))
+        say_once(f"{len(frequencies)} cluster{'s' * (len(frequencies) > 1)} of {sizes} images.")
         if self.published:
             frequencies += [0] * (self.published.generator.config.num_classes - len(frequencies))
             self.published.generator.register_to_config(class_frequencies=frequencies)

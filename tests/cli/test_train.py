@@ -69,6 +69,14 @@ def test_a_dry_run_says_who_would_push_or_why_nobody_could(folder, capsys):
     assert "# Hub: me pushes to wgan-digits" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "number, line", [(1, "1 cluster of 1,797 images."), (2, r"2 clusters of \d+ to [\d,]+ images.")]
+)
+def test_clusters_are_counted_in_a_sentence(number, line, folder, capsys):
+    assert train([*TINY.split(), "--num_clusters", str(number), "--dry_run"]) == 0
+    assert re.fullmatch(line, capsys.readouterr().err.splitlines()[-1])
+
+
 def test_a_dry_run_of_any_length_takes_seconds(folder, capsys):
     assert train([*TINY.split(), "--max_train_steps", "2000000000", "--critic_warmup", "--dry_run"]) == 0
     assert "# 2,000,000,000 steps: about " in capsys.readouterr().out
