@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed alone, not on how a batch is divided or on what is made beside an image."""
+"""Random numbers that depend on the seed alone, not on how a batch is divided or on the other images in it."""
 
 from typing import Any
 

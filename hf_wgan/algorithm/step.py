@@ -160,7 +160,7 @@ class WGANStep:
         return loss[None]
 
     def augmented(self, images: Tensor) -> Tensor:
-        """Augment images, and check what comes of it.
+        """Augment images, and check the result.
 
         Raises:
             InputError: It is no tensor like the images, or the generator cannot learn through it.

@@ -163,7 +163,7 @@ def evaluate_digits(args: Sequence[str] | None = None) -> int:
             "rarest_digit": ("Samples read as the rarest digit", report.smallest_class),
         }
         if report.agreement is not None:
-            name = "Samples of an asked class whose likeliest digit it is"
+            name = "Samples whose likeliest digit is the requested class"
             figures["class_agreement"] = (name, report.agreement)
         rows = [
             {"metric_type": kind, "metric_name": name, "metric_value": round(value, 4), "settings": settings}

@@ -121,8 +121,8 @@ def choose(options: LaunchOptions) -> LaunchOptions:
     if num_processes % num_machines:
         number = options.num_processes or f"None (here {num_processes})"
         raise InputError(
-            f"num_processes={number}: must be a multiple of num_machines={num_machines}; it is that of all machines "
-            "together"
+            f"num_processes={number}: must be a multiple of num_machines={num_machines}; it counts the processes "
+            "of all machines"
         )
     if (options.machine_rank or 0) >= num_machines:
         raise InputError(f"machine_rank={options.machine_rank}: must be below num_machines={num_machines}")
@@ -175,7 +175,7 @@ def start_again_if_crowded(others: OtherPrograms) -> None:
 
 
 def is_own_command() -> bool:
-    """Return whether this process was started to train, and by these words, so that they start it again."""
+    """Return whether the command line of this process is the one that trains, and starts it again."""
     words = sys.argv[1:]
     if sys.orig_argv[len(sys.orig_argv) - len(words) :] != words:
         return False

@@ -162,9 +162,9 @@ def make_card(folder: Path, name: str) -> str:
 def merge(generated: str, local: str, published: str = "") -> str:
     """Return a generated card with what was written by hand into the copies of an earlier one.
 
-    Text outside the marks stays; where both copies have such text, that of the copy which was changed since they
-    parted, or both if both were. Where the text between the marks was changed, or the marks were removed, the whole
-    text of that copy stays. Of the metadata, what a person added or changed stays, except what describes the run.
+    Text outside the marks stays. If both copies have such text, the copy that was changed since the last push
+    counts, or both if both were changed. If the text between the marks was changed, or the marks were removed, the
+    whole text of that copy stays. Metadata that a person added or changed stays, except what describes the run.
 
     Args:
         generated: What `make_card` returned.

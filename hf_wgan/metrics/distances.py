@@ -79,7 +79,7 @@ def kernel_distance(
         generated: `(M, D)`, M at least 2.
         seed: Seed of the random subsets.
         num_subsets: Number of subsets.
-        subset_size: Points per set in a subset, at most half of the smaller set: subsets of all points are all one.
+        subset_size: Points per set in a subset, at most half of the smaller set, as larger subsets share most of it.
 
     Returns:
         The mean and the standard deviation over the subsets.

@@ -93,7 +93,7 @@ class NetworkConfig(Options):
     num_clusters: int | None = option(
         None,
         "Train on clusters of the images, at most this many, as if they were classes: for images that vary much and "
-        "have no labels. Small sets have one for six images.",
+        "have no labels. A set has at most one for six images.",
         minimum=1,
     )
     num_extra_layers: int = option(

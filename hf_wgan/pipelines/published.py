@@ -1,4 +1,4 @@
-"""`WGANPipeline` with saving, publishing and loading: what the code that a model carries can do without."""
+"""Saving, publishing and safe loading of `WGANPipeline`, which the code that a model carries does without."""
 
 import inspect
 import json

@@ -1,6 +1,6 @@
 """The best model of a run so far, in `output_dir/best`, with a record of its step and of what it was chosen by.
 
-A model that a run went back from, or that was chosen by other values, is set aside as checkpoints are, not replaced.
+A model of a later step than the run returned to, or one chosen by other values, is renamed as checkpoints are.
 """
 
 import filecmp

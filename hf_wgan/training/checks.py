@@ -1,4 +1,4 @@
-"""Checks of what a run is given: that its networks, images and processes fit one another."""
+"""Checks that the networks, images and processes of a run fit one another."""
 
 import json
 import zlib

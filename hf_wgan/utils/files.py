@@ -26,7 +26,7 @@ FILM = "training.webp"
 GRID_SUFFIX = ".png"  # of sample grids: the name of any format that Pillow writes
 CURVES = "curves.png"
 BEST = "best"
-BEST_RECORD = "best.json"  # in it: of which step the model is, and by what it was chosen
+BEST_RECORD = "best.json"  # in that folder: the step of the model, and the value that it was chosen by
 NEW_BEST, OLD_BEST = ".best.tmp", ".best.old.tmp"  # while one replaces the other
 NETWORKS = ("generator", "critic")
 STARTING = ".starting"  # while a run in an empty folder has not begun
@@ -105,7 +105,7 @@ def set_aside(folder: Path, name: str, is_replaceable: Callable[[Path], bool]) -
 
 @contextmanager
 def replacing(path: Path, is_flushed: bool = True) -> Iterator[Path]:
-    """Yield a path to write to, whose file replaces another at the end, at once; after an error the other is left.
+    """Yield a path to write to; at the end its file replaces another atomically, and after an error it does not.
 
     A symbolic link in the place of either file is replaced, not followed.
 
