@@ -505,7 +505,7 @@ def test_evaluate_digits_prints_json(tmp_path, capsys):
 
 
 def test_evaluate_prints_every_figure_and_brings_the_card_up_to_date(tmp_path, capsys, short_training):
-    assert train("--dataset_split train", tmp_path / "run") == 0
+    assert train("", tmp_path / "run") == 0
     for features in ("pixels", "classifier", "pixels"):
         arguments = [str(tmp_path / "run"), "--num_images", "60", "--features", features]
         assert evaluate(arguments) == 0
@@ -663,7 +663,7 @@ def test_what_theory_or_architecture_forbids_is_one_line(arguments, message, tmp
 
 
 def test_figures_of_a_run_go_into_its_card_and_leave_it_when_its_weights_change(tmp_path):
-    assert train("--dataset_split train", tmp_path / "run") == 0
+    assert train("", tmp_path / "run") == 0
     for number in (40, 50):
         assert evaluate_digits([str(tmp_path / "run"), "--num_images", str(number)]) == 0
     results = {
