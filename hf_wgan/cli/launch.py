@@ -116,7 +116,8 @@ def choose(options: LaunchOptions) -> LaunchOptions:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(options.gpu_ids)
     num_gpus = 0 if options.cpu else torch.cuda.device_count()
     if typed and num_gpus < len(typed.split(",")):
-        raise InputError(f"gpu_ids={typed!r}: this machine has {num_gpus} of these GPUs; name those, or --cpu")
+        answer = f"only {num_gpus} of these GPUs; name those" if num_gpus else "none of these GPUs; leave it out"
+        raise InputError(f"gpu_ids={typed!r}: this machine has {answer}")
     num_processes, num_machines = options.num_processes or max(num_gpus, 1), options.num_machines or 1
     if num_processes % num_machines:
         number = options.num_processes or f"None (here {num_processes})"

@@ -157,7 +157,7 @@ def test_configurations_that_divide_a_network_are_refused(kind, agent, tmp_path)
         ({"num_processes": 3, "num_machines": 2}, "num_processes=3: must be a multiple of num_machines=2"),
         ({"num_processes": 0}, "num_processes=0: must be a whole number at least 1"),
         ({"gpu_ids": "0,1", "cpu": True}, "gpu_ids='0,1': has no effect with cpu; leave one of them out"),
-        ({"gpu_ids": "0,7"}, "gpu_ids='0,7': this machine has 1 of these GPUs; name those, or --cpu"),
+        ({"gpu_ids": "0,7"}, "gpu_ids='0,7': this machine has only 1 of these GPUs; name those"),
     ],
 )
 def test_what_cannot_be_started_is_one_line(options, message, agent, monkeypatch):
