@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import wraps
@@ -226,14 +226,14 @@ def load_pipeline(model: str, options: ModelOptions | None = None, **others: Any
     return loading.load_pipeline(model, revision=options.revision, variant=options.variant, **others)
 
 
-def check_unused(options: Options, names: Iterable[str], where: str) -> None:
-    """Check that options keep their defaults where they have no effect.
+def check_unused(options: Options, names: Iterable[str], where: str, typed: Collection[str] = ()) -> None:
+    """Check that options keep their defaults where they have no effect, and that nobody typed one.
 
     Raises:
-        InputError: One does not.
+        InputError: One does not, or is in `typed`.
     """
     for name in names:
-        if getattr(options, name) != getattr(type(options), name):
+        if name in typed or getattr(options, name) != getattr(type(options), name):
             raise InputError(f"{name}={getattr(options, name)!r}: has no effect with {where}; leave it out")
 
 

@@ -70,7 +70,7 @@ def train(args: Sequence[str] | None = None) -> int:
     settings = {name: value for name, value in parsed.options.items() if name not in launch.NAMES}
     config = RunConfig.resolve(parsed.others["config"], **settings)
     if config.num_processes is None and not config.training.evaluation_steps:  # a record repeats what Python may use
-        check_unused(config.training, OF_EVALUATIONS, "evaluation_steps=None")
+        check_unused(config.training, OF_EVALUATIONS, "evaluation_steps=None", settings)
     processes = parsed.build(launch.LaunchOptions)
     if parsed.others["dry_run"]:
         dry_run(config, launch.choose(processes).num_processes or 1)

@@ -83,7 +83,13 @@ def test_a_dry_run_of_any_length_takes_seconds(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "option", ["--evaluation_features pixels", "--num_evaluation_images 30", "--metric_for_best_model precision"]
+    "option",
+    [
+        "--evaluation_features pixels",
+        "--evaluation_features auto",
+        "--num_evaluation_images 30",
+        "--metric_for_best_model precision",
+    ],
 )
 def test_an_option_of_evaluations_needs_some(option, folder, capsys):
     assert train([*TINY.split(), *option.split()]) == 2
