@@ -50,6 +50,7 @@ SMALL = {
 }
 ARGUMENTS_ONLY = {"demo": "serves until it is stopped; tests/pipelines/test_demo_in_browser.py opens it"}
 NOT_RUN = {
+    "npm": "downloads a package",
     "pip": "the environment exists",
     "pytest": "is running already",
     "python -m venv": "the environment exists",
@@ -93,7 +94,8 @@ def prepared(tmp_path_factory):
     """Create the files that the pages name, small."""
     folder = tmp_path_factory.mktemp("docs")
     rng = np.random.default_rng(0)
-    for place in ("photos", "node_modules/emoji-datasource-google/img/google/64"):
+    emoji = [f"emoji/{part}/{category}" for part in ("some", "others") for category in ("faces", "flags")]
+    for place in ("photos", "node_modules/emoji-datasource-google/img/google/64", *emoji):
         (folder / place).mkdir(parents=True)
         for number, picture in enumerate(pictures(20, size=(64, 64))):
             picture.save(folder / place / f"{number}.png")

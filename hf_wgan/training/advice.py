@@ -165,8 +165,8 @@ class AdviceCallback(TrainerCallback):
                 "far ahead",
                 state,
                 f"the critic scores held-out images nearly as low as samples (r_v = {ratio:.2f}), so it knows the "
-                f"{len(trained_on):,} training images by heart: try --augmentation color,translation,cutout"
-                " --adaptive_augmentation",
+                f"{len(trained_on):,} training images by heart: try --augmentation translation "
+                "--adaptive_augmentation",
             )
 
     def _look_at_the_cores(self, state: TrainingState) -> None:

@@ -483,7 +483,7 @@ class TrainingConfig(Options):
         if self.augmentation and not operations:
             raise InputError(f"augmentation={self.augmentation!r}: names no operation")
         if self.adaptive_augmentation and not operations:
-            raise InputError("adaptive_augmentation: needs operations; set augmentation='color,translation,cutout'")
+            raise InputError("adaptive_augmentation: needs operations; set augmentation='translation'")
         if self.push_to_hub:
             _ = self.push
 

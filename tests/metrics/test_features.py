@@ -1,4 +1,3 @@
-import re
 import sys
 from types import SimpleNamespace
 
@@ -32,8 +31,9 @@ def images():
 def test_the_description_and_the_error_list_every_registered_extractor(images):
     for kind in EXTRACTORS.values():
         assert f"{kind.usage} ({kind.summary})" in describe_features()
-    with pytest.raises(InputError, match=re.escape(f"features='unknown': must be {describe_features()}")):
+    with pytest.raises(InputError, match="features='unknown': must be auto") as raised:
         load_feature_extractor("unknown", images)
+    assert all(kind.usage in str(raised.value) for kind in EXTRACTORS.values())
 
 
 @pytest.mark.parametrize("kind", [kind for kind, entry in EXTRACTORS.items() if "[" not in entry.usage])
