@@ -242,19 +242,19 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / files.MANIFEST).is_file() and not (folder / files.INDEX).exists()
 
 
-def record_of(model: str, options: ModelOptions | None = None) -> str:
+def record_of(model: str, revision: str | None = None) -> str:
     """Return the text of a model's record; empty if it has none, or the Hub cannot be reached for it.
 
     Args:
         model: The folder or the name of the model.
-        options: Which model it is.
+        revision: Which one of its repository.
     """
     if Path(model).exists():
         return files.read_text(Path(model) / files.CONFIG, Path(model))
     from huggingface_hub import hf_hub_download
 
     with suppress(OSError, ValueError):
-        path = hf_hub_download(model, files.CONFIG, revision=options.revision if options else None)
+        path = hf_hub_download(model, files.CONFIG, revision=revision)
         return Path(path).read_text(encoding="utf-8")
     return ""
 

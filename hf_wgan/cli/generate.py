@@ -135,7 +135,7 @@ def generate(args: Sequence[str] | None = None) -> int:
         raise InputError(f"scores=True: {model!r} has no critic; leave it out, or name a model that was saved with one")
     training_images = None
     if config.num_neighbours:
-        record = record_of(model, model_options)
+        record = record_of(model, model_options.revision)
         training_images = load_image_set(training_data_of(model, record, pipeline, parsed.options))
         if config.num_neighbours > len(training_images):
             raise InputError(
