@@ -107,10 +107,10 @@ def measured(
     if num_batches is not None and (not isinstance(num_batches, int) or num_batches < 1):
         raise InputError(f"num_batches={num_batches!r}: must be a whole number at least 1")
     rng = torch.Generator(generator.device).manual_seed(seed)
-    labels, num_classes = None, generator.config.get("num_classes") or 0
-    if num_classes:
-        batch_size = max(batch_size, CONDITIONAL_BATCH_SIZE)
+    num_classes = generator.config.get("num_classes") or 0
+    batch_size = max(batch_size, CONDITIONAL_BATCH_SIZE) if num_classes else batch_size
     num_batches = num_batches or max(BATCH_NORM_BATCHES, math.ceil(IMAGES_PER_CLASS * num_classes / batch_size))
+    labels = None
     if num_classes:
         if class_counts is None:
             class_counts = torch.tensor(generator.config.get("class_frequencies") or [1] * num_classes)
