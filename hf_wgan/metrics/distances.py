@@ -47,8 +47,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
         real: `(N, D)`, N at least 2.
         generated: `(M, D)`, M at least 2.
     """
-    sets = checked_features(2, real=real, generated=generated)
-    a, b = (features.astype(np.float64) for features in sets)
+    a, b = _in_float64(2, real=real, generated=generated)
     between_means = ((a.mean(0) - b.mean(0)) ** 2).sum()
     # Scale such that the covariances are a.T @ a and b.T @ b.
     a, b = ((features - features.mean(0)) / np.sqrt(len(features) - 1) for features in (a, b))
@@ -85,8 +84,7 @@ def kernel_distance(
         The mean and the standard deviation over the subsets.
     """
     rng = np.random.default_rng(seed)
-    sets = checked_features(2, real=real, generated=generated)
-    a, b = (features.astype(np.float64) for features in sets)
+    a, b = _in_float64(2, real=real, generated=generated)
     size = min(subset_size, max(2, min(len(a), len(b)) // 2))
     estimates = [
         squared_mmd(*(features[rng.choice(len(features), size, replace=False)] for features in (a, b)))
@@ -125,8 +123,7 @@ def sliced_wasserstein_distance(
         seed: Seed of the projections.
         num_projections: Number of projections.
     """
-    sets = checked_features(real=real, generated=generated)
-    a, b = (features.astype(np.float64) for features in sets)
+    a, b = _in_float64(1, real=real, generated=generated)
     return float(ot.sliced_wasserstein_distance(a, b, n_projections=num_projections, seed=seed))
 
 
@@ -139,6 +136,9 @@ def wasserstein_1(real: np.ndarray, generated: np.ndarray) -> float:
         real: `(N, D)`.
         generated: `(M, D)`.
     """
-    sets = checked_features(real=real, generated=generated)
-    costs = ot.dist(*(features.astype(np.float64) for features in sets), metric="euclidean")
+    costs = ot.dist(*_in_float64(1, real=real, generated=generated), metric="euclidean")
     return float(ot.emd2([], [], costs, numItermax=10_000_000))
+
+
+def _in_float64(least: int, **sets: Any) -> list[np.ndarray]:
+    return [points.astype(np.float64) for points in checked_features(least, **sets)]
