@@ -35,7 +35,7 @@ PATTERNS = [
         files.METRICS,
         files.EVALUATION,
         files.CURVES,
-        files.FILM,
+        files.VIDEO,
         f"{files.SAMPLES}/step-*{files.GRID_SUFFIX}",
     ),
     *(f"{network}/{pattern}" for network in files.NETWORKS for pattern in ("config.json", "*.safetensors")),

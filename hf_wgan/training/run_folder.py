@@ -95,7 +95,7 @@ def replaced_files(config: TrainingConfig) -> list[Path]:
         return []
     record = json.loads((folder / files.CONFIG).read_text(encoding="utf-8"))
     paths = [*pipeline_files(folder), folder / files.METRICS, folder / files.EVALUATION, folder / files.CURVES]
-    paths += [*files.sample_grids(folder), folder / files.SAMPLES / files.REAL, folder / files.FILM]
+    paths += [*files.sample_grids(folder), folder / files.SAMPLES / files.REAL, folder / files.VIDEO]
     for best in filter(is_run, (folder / files.BEST, *folder.glob(f"{files.SET_ASIDE}{files.BEST}*"))):
         paths += best_files(best)
     for checkpoint in (*folder.glob(files.CHECKPOINTS), *folder.glob(files.SET_ASIDE + files.CHECKPOINTS)):

@@ -97,10 +97,10 @@ def save_grids_as_video(output_dir: Path) -> None:
         frames = [Image.open(path) for path in chosen]
         alike = [frame for frame in frames if (frame.size, frame.mode) == (frames[-1].size, frames[-1].mode)]
         if len(alike) > 1:
-            with files.replacing(output_dir / files.FILM, is_flushed=False) as temporary:
+            with files.replacing(output_dir / files.VIDEO, is_flushed=False) as temporary:
                 save_video(alike, temporary, "webp", FRAME_MILLISECONDS, lossless=False)
     except (OSError, ValueError) as error:
-        say(f"{files.FILM} was not written ({type(error).__name__}: {one_line(error)}).")
+        say(f"{files.VIDEO} was not written ({type(error).__name__}: {one_line(error)}).")
 
 
 def first_real_images(batches: RealBatches | StreamedBatches, number: int) -> list[Image.Image] | None:

@@ -53,7 +53,7 @@ def test_a_run_that_is_interrupted_at_once_has_samples(tiny_config, tmp_path):
     run.train()
     assert run.interrupted == signal.SIGTERM
     assert [int(path.stem[5:]) for path in files.sample_grids(tmp_path / "run")] == [0, 1, 2, 3]
-    assert (tmp_path / "run" / files.FILM).is_file()
+    assert (tmp_path / "run" / files.VIDEO).is_file()
 
 
 def test_real_images_are_those_of_the_first_batches_as_the_networks_see_them():
@@ -78,22 +78,22 @@ def test_the_grid_of_real_images_is_written_with_the_first_samples(tiny_config, 
     assert "real.png" not in files_of_the_run, "it is no sample"
 
 
-def test_a_film_shows_the_grids_in_order_and_of_many_some(tmp_path, monkeypatch):
+def test_a_video_shows_the_grids_in_order_and_of_many_some(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "MAX_FRAMES", 5)
     (tmp_path / "samples").mkdir()
     for step in range(9):
         Image.new("L", (32, 32), 25 * step).save(files.sample_grid(tmp_path, step))
     Image.new("L", (16, 16)).save(files.sample_grid(tmp_path, 4))  # of another run's size
     save_grids_as_video(tmp_path)
-    with Image.open(tmp_path / files.FILM) as film:
+    with Image.open(tmp_path / files.VIDEO) as video:
         greys = []
-        for frame in range(film.n_frames):
-            film.seek(frame)
-            greys.append(film.convert("L").getpixel((5, 5)))
+        for frame in range(video.n_frames):
+            video.seek(frame)
+            greys.append(video.convert("L").getpixel((5, 5)))
     assert np.allclose(greys, [0, 50, 150, 200], atol=4)
 
 
-def test_a_film_that_cannot_be_written_costs_nothing_else(tmp_path, capsys):
+def test_a_video_that_cannot_be_written_costs_nothing_else(tmp_path, capsys):
     (tmp_path / "samples").mkdir()
     for step in range(2):
         files.sample_grid(tmp_path, step).write_bytes(b"no picture")
