@@ -63,12 +63,14 @@ HINTS |= {
 }
 HINTS |= {name: f"--{name} is for the command line: hf-wgan train --{name}" for name in ("dry_run", "import", "config")}
 
-WITHOUT_LAUNCH = dict.fromkeys(
-    ("device", "gpu", "cpu", "gpu_ids", "use_cpu", "cuda", "use_cuda", "no_cuda"),
-    "a GPU is used where there is one; the environment variable ACCELERATE_USE_CPU=true keeps to the CPU",
-)
-WITHOUT_LAUNCH["seeds"] = "image k depends on seed + k alone: --seed 0 --num_images 36 makes those of the seeds 0 to 35"
-WITHOUT_LAUNCH["metrics"] = "all metrics are computed in one pass"
+WITHOUT_LAUNCH = {
+    "seeds": "image k depends on seed + k alone: --seed 0 --num_images 36 makes those of the seeds 0 to 35",
+    "metrics": "all metrics are computed in one pass",
+    **dict.fromkeys(
+        ("device", "gpu", "cpu", "gpu_ids", "use_cpu", "cuda", "use_cuda", "no_cuda"),
+        "a GPU is used where there is one; the environment variable ACCELERATE_USE_CPU=true keeps to the CPU",
+    ),
+}
 """Answers of commands that start no processes."""
 
 OTHER_NAMES = {
