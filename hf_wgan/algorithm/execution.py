@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
+from .branches import Branches, branches_of_capture
 from .derivatives import FastDerivatives
 from .lipschitz import Score
 
@@ -42,6 +44,7 @@ class Execution:
         self.backward = backward
         self.num_parts, self.begin_part, self.no_sync = num_parts, begin_part, no_sync
         self.penalty_dtype, self.fast_paths = penalty_dtype, fast_paths
+        self._branches: Branches | None = None
 
     def minimize(
         self,
@@ -119,6 +122,19 @@ class Execution:
             with nullcontext() if number == len(batch) - 1 else self.no_sync(network):
                 yield part
 
+    @contextmanager
+    def branched(self) -> Iterator[None]:
+        """Run independent passes beside each other in this context, where it is captured as a CUDA graph."""
+        with branches_of_capture() if self.fast_paths else nullcontext() as self._branches:
+            try:
+                yield
+            finally:
+                self._branches = None
+
+    def ahead(self, function: Callable[[], Tensor]) -> Tensor:
+        """Run a function that depends on nothing the critic does in this iteration."""
+        return self._branches.ahead(function) if self._branches else function()
+
     def scores(
         self,
         critic: nn.Module,
@@ -129,7 +145,8 @@ class Execution:
     ) -> Sequence[Tensor]:
         """Score real and generated images, `(N,)` each. One pass is faster, for critics without batch statistics."""
         if not in_one_pass:
-            return critic(real_images, *labels), critic(fake_images, *labels)
+            passes = partial(critic, real_images, *labels), partial(critic, fake_images, *labels)
+            return self._branches.beside(critic, *passes) if self._branches else [score() for score in passes]
         doubled = (torch.cat([label, label]) for label in labels)
         return critic(torch.cat([real_images, fake_images]), *doubled).chunk(2)
 

@@ -109,8 +109,7 @@ class WGANStep:
         """
         labels = () if class_labels is None else (class_labels,)
         with torch.no_grad():
-            latents = self.sample_latents(len(real_images))  # line 4
-            fake_images = unwrapped(self.generator)(latents, *labels)
+            fake_images = self.generated(unwrapped(self.generator), len(real_images), labels)  # line 4
             real_images, fake_images = self.augmented(real_images), self.augmented(fake_images)
         real_scores, fake_scores = self.execution.scores(
             self.critic, real_images, fake_images, labels, in_one_pass=self.scores_in_one_pass
@@ -152,12 +151,17 @@ class WGANStep:
     def generator_objective(self, real_images: Tensor, class_labels: Tensor | None) -> Generator[Tensor, None, Tensor]:
         """Yield what the generator minimises, a scalar, and return the same as `(1,)`: lines 9 and 10."""
         ratio = self.generator_batch_ratio
-        labels = () if class_labels is None else (class_labels.repeat_interleave(ratio),)
-        latents = self.sample_latents(ratio * len(real_images))  # line 9
-        fake_images = self.augmented(self.generator(latents, *labels))
+        labels: tuple[Tensor, ...] = ()
+        if class_labels is not None:
+            labels = (self.execution.ahead(lambda: class_labels.repeat_interleave(ratio)),)
+        fake_images = self.augmented(self.generated(self.generator, ratio * len(real_images), labels))  # line 9
         loss = generator_loss(unwrapped(self.critic)(fake_images, *labels))  # line 10
         yield loss
         return loss[None]
+
+    def generated(self, generator: nn.Module, number: int, labels: tuple[Tensor, ...]) -> Tensor:
+        """Generate images from fresh latents, for which the critic's steps need not have been taken."""
+        return self.execution.ahead(lambda: generator(self.sample_latents(number), *labels))
 
     def augmented(self, images: Tensor) -> Tensor:
         """Augment images, and check the result.

@@ -133,8 +133,13 @@ class GraphedStep:
             return None
         num_critic_steps, phase = self.step.num_critic_steps, self._phase
         own = [RealBatch(images.clone(), None if labels is None else labels.clone()) for images, labels in batches]
+
+        def iteration() -> StepRecord:
+            with self.step.execution.branched():
+                return self.step(iter(own), self.n_critic)
+
         try:
-            replay, record = self.capture(lambda: self.step(iter(own), self.n_critic))
+            replay, record = self.capture(iteration)
         except RuntimeError as error:
             self._stop(one_line(error))
         self.step.num_critic_steps = num_critic_steps
