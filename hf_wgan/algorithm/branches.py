@@ -25,7 +25,8 @@ class Branches:
 
     def __init__(self) -> None:
         self._ahead, self._beside = cuda.Stream(), cuda.Stream()
-        self._ahead.wait_stream(cuda.current_stream())
+        for stream in (self._ahead, self._beside):  # by which both belong to the capture
+            stream.wait_stream(cuda.current_stream())
 
     def ahead(self, function: Pass) -> Tensor:
         """Run a function that needs nothing since the iteration began but what ran ahead before it."""
