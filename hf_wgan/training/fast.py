@@ -73,7 +73,9 @@ class FastPaths(NamedTuple):
             unseen = is_compiled or torch.version.hip is not None
             can_be = not (unseen or obstacle_to_graphs(config, accelerator))
             graphs = fast and can_be and all(map(_is_of_this_package, parts))
-        return chosen._replace(cuda_graphs=graphs)
+        # The fused kernel of a graph would keep to one β2.
+        fused = chosen.fused_optimizers and not (graphs and config.adam_beta2_end is not None)
+        return chosen._replace(cuda_graphs=graphs, fused_optimizers=fused)
 
     def names(self, step: WGANStep) -> list[str]:
         """Return the names of the fast paths in use, those of the step included."""

@@ -229,9 +229,6 @@ def obstacle_to_graphs(config: TrainingConfig, accelerator: Accelerator) -> str:
         "cannot skip an update, as the loss scaling of fp16 must; use --mixed_precision bf16": (
             accelerator.mixed_precision == "fp16"
         ),
-        "has fixed weights and betas; leave gradient_penalty_weight_end and adam_beta2_end out": (
-            config.gradient_penalty_weight_end is not None or config.adam_beta2_end is not None
-        ),
         f"takes a batch in one part, not in {accelerator.gradient_accumulation_steps}": (
             accelerator.gradient_accumulation_steps > 1  # which an environment variable can set too
         ),

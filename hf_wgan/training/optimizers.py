@@ -85,15 +85,48 @@ def build_optimizer(
     if config.optimizer in WITH_WEIGHT_DECAY:
         options["weight_decay"] = config.adam_weight_decay
     build: Callable[..., Optimizer] = OPTIMIZERS[config.optimizer]
+    if capturable and config.adam_beta2_end is not None:
+        build, options = DeviceAdamW, {"weight_decay": 0.0, **options}
     known = inspect.signature(build).parameters
     taken = {name: value for name, value in options.items() if name in known}
     return build(network.parameters(), lr=learning_rate, **taken)
 
 
-def keep_rates_on_device(optimizer: Optimizer) -> None:
-    """Make the learning rates of an optimizer tensors, which its schedule then changes in place, as graphs need."""
-    for group in optimizer.param_groups:
-        group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
+class DeviceAdamW(torch.optim.AdamW):
+    """AdamW of float32 weights that reads β2, a float64 tensor, on the device, where a CUDA graph finds it changed.
+
+    PyTorch's own needs β2 on the host, except where each weight has kernels of its own. State and numbers are those of
+    PyTorch's, up to rounding.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            for weight in weights:
+                if not self.state[weight]:
+                    self.state[weight].update(
+                        step=torch.zeros((), device=weight.device),
+                        exp_avg=torch.zeros_like(weight),
+                        exp_avg_sq=torch.zeros_like(weight),
+                    )
+            gradients = [weight.grad for weight in weights]
+            counts, means, squares = (
+                [self.state[weight][name] for weight in weights] for name in ("step", "exp_avg", "exp_avg_sq")
+            )
+            rate, (beta1, beta2) = group["lr"], group["betas"]
+            torch._foreach_add_(counts, 1)
+            torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+            torch._foreach_lerp_(means, gradients, 1 - beta1)
+            torch._foreach_mul_(squares, beta2.float())
+            torch._foreach_addcmul_(squares, torch._foreach_mul(gradients, (1 - beta2).float()), gradients)
+            divisors = torch._foreach_sqrt(squares)
+            torch._foreach_div_(divisors, (1 - beta2 ** counts[0]).sqrt().float())
+            torch._foreach_add_(divisors, group["eps"])
+            torch._foreach_mul_(divisors, (1 - beta1 ** counts[0]) / -rate)
+            torch._foreach_addcdiv_(weights, means, divisors)
 
 
 def build_scheduler(optimizer: Optimizer, config: TrainingConfig) -> LambdaLR:

@@ -7,6 +7,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ..algorithm.step import WGANStep
 from .config import TrainingConfig
 from .state import Progress
@@ -44,12 +46,35 @@ def apply_schedules(progress: Progress, config: TrainingConfig, algorithm: WGANS
     weight, beta2 = config.gradient_penalty_weight_end, config.adam_beta2_end
     if weight is not None and not has_own_constraint:
         constraint: Any = algorithm.constraint  # one that takes a weight, or the option would have no effect
-        constraint.weight = half_cosine(config.gradient_penalty_weight, weight, step, config.max_train_steps)
+        weight = half_cosine(config.gradient_penalty_weight, weight, step, config.max_train_steps)
+        if isinstance(constraint.weight, torch.Tensor):
+            constraint.weight.fill_(weight)
+        else:
+            constraint.weight = weight
     if beta2 is not None:  # of an optimizer that takes it, or the option would have no effect
         beta2 = half_cosine(config.adam_beta2, beta2, step, config.max_train_steps)
-        for optimizer in (algorithm.generator_optimizer, algorithm.critic_optimizer):
-            for group in optimizer.param_groups:
+        for group in _groups(algorithm):
+            if isinstance(group["betas"][1], torch.Tensor):
+                group["betas"][1].fill_(beta2)
+            else:
                 group["betas"] = (config.adam_beta1, beta2)
+
+
+def keep_on_device(config: TrainingConfig, algorithm: WGANStep, has_own_constraint: bool) -> None:
+    """Make what is scheduled tensors, which are changed in place between the steps, as a CUDA graph needs."""
+    for group in _groups(algorithm):
+        device = group["params"][0].device
+        if config.lr_scheduler != "constant":
+            group["lr"] = torch.tensor(group["lr"], device=device)
+        if config.adam_beta2_end is not None:
+            group["betas"] = (config.adam_beta1, torch.tensor(config.adam_beta2, dtype=torch.float64, device=device))
+    if config.gradient_penalty_weight_end is not None and not has_own_constraint:
+        constraint: Any = algorithm.constraint
+        constraint.weight = torch.tensor(config.gradient_penalty_weight, device=device)
+
+
+def _groups(algorithm: WGANStep) -> list[dict[str, Any]]:
+    return algorithm.generator_optimizer.param_groups + algorithm.critic_optimizer.param_groups
 
 
 def half_cosine(start: float, end: float, step: float, num_steps: int) -> float:

@@ -35,7 +35,7 @@ from .checks import check_outputs, check_precision, check_same_images
 from .config import TrainingConfig
 from .fast import FastPaths, bf16_slowdown, has_bf16_arithmetic
 from .graphs import check_graphs
-from .optimizers import build_optimizer, build_scheduler, keep_rates_on_device
+from .optimizers import build_optimizer, build_scheduler
 from .schedules import position
 from .state import TrainingState
 from .trackers import LOGS, tracker_names
@@ -217,9 +217,6 @@ def build_state(
         "generator_scheduler": build_scheduler(generator_optimizer.optimizer, config),
         "critic_scheduler": build_scheduler(critic_optimizer.optimizer, config),
     }
-    if fast.cuda_graphs and config.lr_scheduler != "constant":
-        for optimizer in (generator_optimizer, critic_optimizer):
-            keep_rates_on_device(optimizer)
     torch.backends.cudnn.benchmark |= fast.cudnn_benchmark
     if accelerator.scaler is None:  # Accelerate's wrapper would only look for packages, at every step
         generator_optimizer, critic_optimizer = generator_optimizer.optimizer, critic_optimizer.optimizer

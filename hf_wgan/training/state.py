@@ -220,12 +220,12 @@ def _load_optimizer(optimizer: Any, state: dict[str, Any], name: str) -> None:
         if ("betas" in saved) != ("betas" in own):
             raise ValueError(f"the {name} in it is of another kind, with another state")
         groups.append({**own, "params": saved["params"]})
-    rates = [group["lr"] for group in optimizer.param_groups]
+    own_groups = [dict(group) for group in optimizer.param_groups]
     before = {parameter: dict(moments) for parameter, moments in optimizer.state.items()}
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     # A recorded graph goes on with the tensors that were there before.
-    for group, rate in zip(optimizer.param_groups, rates):
-        group["lr"] = rate
+    for group, own in zip(optimizer.param_groups, own_groups):
+        group.update(own)
     for parameter, moments in before.items():
         loaded = optimizer.state[parameter]
         for name, tensor in moments.items():

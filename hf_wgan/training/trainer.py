@@ -38,7 +38,7 @@ from .report import built_in_callbacks, opening_lines
 from .resume import Checkpoints
 from .run_folder import RunFolder, check_output_dir, describe_run, write_pipeline
 from .samples import sample_images
-from .schedules import apply_schedules, expected
+from .schedules import apply_schedules, expected, keep_on_device
 from .setup import (
     build_accelerator,
     build_batches,
@@ -137,6 +137,7 @@ class WGANTrainer:
         )
         self.iteration: Callable[[Iterator[RealBatch], int], StepRecord] = self.algorithm
         if self.fast_paths.cuda_graphs:
+            keep_on_device(config, self.algorithm, "constraint" in self._components)
             self.iteration = GraphedStep(self.algorithm, config.n_critic, self.random.rng)
         self.state.add("constraint", constraint)
         self.state.add("augmentation", augmentation)

@@ -21,9 +21,17 @@ from hf_wgan.data import DataConfig
 from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks
 from hf_wgan.training.fast import FastPaths
 from hf_wgan.training.graphs import WARM_UP_STEPS, GraphedStep, HostWaits, check_graphs
-from hf_wgan.training.optimizers import keep_rates_on_device
+from hf_wgan.training.optimizers import build_optimizer
+from hf_wgan.training.schedules import keep_on_device
 
 ADAM = {"optimizer": "adam", "adam_beta1": 0.0, "adam_beta2": 0.9}
+SCHEDULES = {
+    "lipschitz": "r1r2",
+    "gradient_penalty_weight_end": 0.1,
+    "optimizer": "adamw",
+    "adam_beta2_end": 0.99,
+    "lr_scheduler": "cosine",
+}
 RUNS = {
     **{name: {"lipschitz": name} for name in CONSTRAINTS},
     "averaged generator": {"use_ema": True},
@@ -44,6 +52,7 @@ RUNS = {
     "bf16 with a penalty": {"mixed_precision": "bf16", "lipschitz": "lp", **ADAM},
     "schedule": {"lr_scheduler": "linear"},
     "schedule with Adam": {"lr_scheduler": "cosine", "lipschitz": "gp", "use_ema": True, **ADAM},
+    "schedules of the penalty and of Adam": SCHEDULES,
     "plain paths": {"lipschitz": "gp", "fast_paths": False},
 }
 
@@ -61,9 +70,10 @@ def trainer_of(make_config, graphed, random_flip=False, constraint=None, **setti
         config,
         constraint=constraint,
     )
+    # As they are with --cuda_graphs on a GPU.
+    keep_on_device(config, trainer.algorithm, has_own_constraint=constraint is not None)
     if config.lr_scheduler != "constant":
-        for optimizer in trainer.state.optimizers.values():  # as they are with --cuda_graphs on a GPU
-            keep_rates_on_device(optimizer)
+        for optimizer in trainer.state.optimizers.values():
             for group in optimizer.param_groups:
                 group["foreach"] = group["capturable"] = not group.get("fused")
     if graphed:
@@ -103,6 +113,10 @@ def assert_equal_to_the_bit(make_config, num_captures=1, **settings):
 
 @pytest.fixture(autouse=True)
 def capturable_on_a_cpu(monkeypatch):
+    def of_schedules(network, rate, config, **how):
+        return build_optimizer(network, rate, config, **how | ({"capturable": True} if config.adam_beta2_end else {}))
+
+    monkeypatch.setattr("hf_wgan.training.setup.build_optimizer", of_schedules)
     rmsprop = importlib.import_module("torch.optim.rmsprop")
     monkeypatch.setattr(rmsprop, "_get_capturable_supported_devices", lambda: ["cpu", "cuda"])
 
@@ -121,7 +135,7 @@ def test_longer_iterations_between_move_the_phase_of_a_lazy_penalty(tiny_config,
 
 
 @pytest.mark.parametrize(
-    "settings", [{"lr_scheduler": "linear"}, {"lipschitz": "gp", "use_ema": True, **ADAM}], ids=str
+    "settings", [{"lr_scheduler": "linear"}, {"lipschitz": "gp", "use_ema": True, **ADAM}, SCHEDULES], ids=str
 )
 def test_a_graph_goes_on_after_a_restore(tiny_config, settings):
     def restored(graphed):

@@ -1,12 +1,15 @@
 import math
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
 from processes import outcome
 
 from hf_wgan import TrainerCallback, TrainingConfig, WGANTrainer
 from hf_wgan.algorithm.lipschitz import R1R2
-from hf_wgan.training.schedules import expected, half_cosine, position
+from hf_wgan.training.optimizers import build_optimizer
+from hf_wgan.training.schedules import apply_schedules, expected, half_cosine, keep_on_device, position
 from hf_wgan.training.state import Progress
 
 SCHEDULED = {
@@ -48,6 +51,36 @@ def test_each_step_is_taken_with_the_values_of_its_place_in_the_run(tiny_config)
         assert seen[-1] == pytest.approx([0.2 + 1.8 * share, *[0.5, 0.99 - 0.09 * share] * 2])
     rates = [group["lr"] for optimizer in run.state.optimizers.values() for group in optimizer.param_groups]
     assert rates == pytest.approx([5e-5 / 4] * 2), "the learning rate has come to a quarter"
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_what_a_graph_reads_on_the_device_gives_the_same_numbers(tiny_config, name):
+    config = tiny_config(**SCHEDULED | {"optimizer": name})
+    networks = tiny_critic(norm_type="none"), tiny_critic(norm_type="none")
+    networks[1].load_state_dict(networks[0].state_dict())
+    plain, on_device = (
+        build_optimizer(network, 1e-3, config, capturable=network is networks[1]) for network in networks
+    )
+    step = SimpleNamespace(generator_optimizer=plain, critic_optimizer=on_device, constraint=R1R2(2.0))
+    keep_on_device(
+        config, SimpleNamespace(**vars(step) | {"generator_optimizer": SimpleNamespace(param_groups=[])}), False
+    )
+    tensors = on_device.param_groups[0]["lr"], on_device.param_groups[0]["betas"][1], step.constraint.weight
+    for number in range(6):
+        apply_schedules(Progress(step=number), config, step, False)
+        for weight, other in zip(*(network.parameters() for network in networks)):
+            weight.grad = torch.rand_like(weight) - 0.5
+            other.grad = weight.grad.clone()
+        plain.step()
+        on_device.step()
+        for weight, other in zip(*(network.parameters() for network in networks)):
+            torch.testing.assert_close(other, weight, rtol=1e-6, atol=1e-7)
+            for moment in ("step", "exp_avg", "exp_avg_sq"):
+                expected, own = plain.state[weight][moment], on_device.state[other][moment]
+                torch.testing.assert_close(own, expected, rtol=1e-6, atol=1e-9)
+    now = on_device.param_groups[0]["lr"], on_device.param_groups[0]["betas"][1], step.constraint.weight
+    assert all(tensor is before for tensor, before in zip(now, tensors)), "as a graph goes on reading them"
+    assert tensors[1].item() == pytest.approx(plain.param_groups[0]["betas"][1])
 
 
 def test_a_scheduled_run_resumes_exactly(tiny_config, tmp_path):
