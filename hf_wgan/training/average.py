@@ -19,7 +19,7 @@ class AveragedWeights(EMAModel):
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], max_decay: float, rampup_ratio: float):
-        super().__init__(parameters, decay=max_decay)
+        super().__init__(parameters, decay=max_decay, foreach=True)  # two kernels for all weights
         self.rampup_ratio = rampup_ratio
 
     def get_decay(self, optimization_step: int) -> float:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -86,14 +87,11 @@ class GraphedStep:
 
     @property
     def _has_hooks(self) -> bool:
-        step = self.step
-        networks = step.generator, step.critic
-        modules = [module for network in networks for module in network.modules()]
-        parameters = [parameter for network in networks for parameter in network.parameters()]
+        step, modules = self.step, _modules(self.step)
         return (
             any(module._forward_hooks or module._forward_pre_hooks for module in modules)
             or any(module._backward_hooks or module._backward_pre_hooks for module in modules)
-            or any(parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in parameters)
+            or any(weight._backward_hooks or weight._post_accumulate_grad_hooks for weight in _parameters(modules))
             or any(
                 optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
                 for optimizer in (step.generator_optimizer, step.critic_optimizer)
@@ -106,13 +104,12 @@ class GraphedStep:
         parts = [step.constraint, step.augment, step.sample_latents]
         settings: list[Any] = [id(part) for part in parts]
         groups = step.generator_optimizer.param_groups + step.critic_optimizer.param_groups
-        modules = [*step.generator.modules(), *step.critic.modules()]
+        modules = _modules(step)
         for values in (*groups, *(getattr(part, "__dict__", {}) for part in (*parts, *modules))):
             settings += [value for value in values.values() if isinstance(value, (bool, int, float, str, tuple))]
         settings += [step.penalty_interval, step.generator_batch_ratio]
-        for network in (step.generator, step.critic):
-            for parameter in network.parameters():
-                settings += [parameter.requires_grad, parameter.data_ptr()]
+        for parameter in _parameters(modules):
+            settings += [parameter.requires_grad, parameter.data_ptr()]
         return settings
 
     def _warm_up(self, batches: Sequence[RealBatch]) -> StepRecord:
@@ -157,6 +154,20 @@ class GraphedStep:
         self._is_off = True
         self._graphs.clear()
         say(f"cuda_graphs: an iteration cannot be recorded ({reason}); the run goes on without --cuda_graphs.")
+
+
+def _modules(step: WGANStep) -> list[nn.Module]:
+    """Return all modules of both networks, at every step, in a fraction of the time that `modules()` takes."""
+    modules: list[nn.Module | None] = [step.generator, step.critic]
+    for module in modules:
+        if module is not None:
+            modules += module._modules.values()
+    return [module for module in modules if module is not None]
+
+
+def _parameters(modules: list[nn.Module]) -> list[nn.Parameter]:
+    parameters = (parameter for module in modules for parameter in module._parameters.values())
+    return [parameter for parameter in parameters if parameter is not None]
 
 
 class HostWaits(TorchDispatchMode):

@@ -316,7 +316,7 @@ class WGANTrainer:
 
     def _training_batches(self) -> Iterator[RealBatch]:
         self.real_batches.go_to(self.state.progress.images)
-        dtype, with_labels = self.generator.dtype, self.config.class_conditional
+        dtype, with_labels = next(self.generator.parameters()).dtype, self.config.class_conditional
         return (RealBatch(images.to(dtype), labels if with_labels else None) for images, labels in self.real_batches)
 
     @property
