@@ -39,12 +39,22 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from hf_wgan import DCGANCritic, DCGANGenerator, ImageSet, TrainingConfig, WGANPipeline, WGANTrainer
+from hf_wgan import (
+    DCGANCritic,
+    DCGANGenerator,
+    ImageSet,
+    RunConfig,
+    TrainingConfig,
+    WGANPipeline,
+    WGANTrainer,
+    build_trainer,
+)
 from hf_wgan.algorithm.execution import Execution
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS, GradientPenalty
 from hf_wgan.data import DataConfig
 from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks
 from hf_wgan.training.graphs import GraphedStep
+from hf_wgan.training.presets import FOR_COLOUR, PRESETS
 from hf_wgan.utils.errors import one_line
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +67,8 @@ NEVER = 10**9
 SIZES = {"dcgan": 8, "mlp": 8, "resnet": 32, "r3gan": 16}
 ADAM = {"optimizer": "adam", "adam_beta1": 0.0, "adam_beta2": 0.9}
 GP = {"lipschitz": "gp", **ADAM}
+SCHEDULES = {"lipschitz": "r1r2", "optimizer": "adamw", "lr_scheduler": "cosine", "max_train_steps": 20}
+SCHEDULES |= {"gradient_penalty_weight_end": 0.1, "adam_beta2_end": 0.99}
 
 
 class Row(NamedTuple):
@@ -167,9 +179,16 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def equal(build: Callable[..., WGANTrainer], one: dict, other: dict, number: int, least: float) -> tuple[bool, str]:
     """Compare two ways to the same numbers."""
-    first, second = steps(build(**one), number), steps(build(**other), number)
+    runs = build(**one), build(**other)
+    first, second = (steps(run, number) for run in runs)
+    if is_not_recorded(runs[0]):
+        return False, "the iterations were not recorded"
     far = max(apart(a, b) for a, b in zip(first, second))
     return far <= least and bool(first[0].isfinite().all()), f"apart by {far:.1e} after {number} iterations"
+
+
+def is_not_recorded(run: WGANTrainer) -> bool:
+    return isinstance(run.iteration, GraphedStep) and not run.iteration.is_recorded
 
 
 # What is right.
@@ -272,6 +291,7 @@ def graphs() -> Iterator[Row]:
         "augmented": {"lipschitz": "dragan", "augmentation": "color,translation,cutout"},
         "spectral, resnet": {"architecture": "resnet", "lipschitz": "spectral", **ADAM},
         "plain paths": {"lipschitz": "gp", "fast_paths": False},
+        "schedules, r3gan": {"architecture": "r3gan", **SCHEDULES},
         "lazy in every phase": {"n_critic": 2, "penalty_interval": 3, **GP},
     }
     for name, settings in runs.items():
@@ -302,6 +322,8 @@ def graphs_and_data() -> Iterator[Row]:
         for _ in range(1 if CPU else 4):
             run = trainer(size=16 if CPU else 64, channels=3, num_images=256, graphed=True, **settings)
             records, _ = steps(run, 8)
+            if is_not_recorded(run):
+                return False, "the iterations were not recorded"
         return bool(records.isfinite().all()), "8 iterations"
 
     yield judged("graphs, images read ahead", recorded, {"memory_limit_gb": 1e-6})
@@ -628,6 +650,42 @@ def speed_128() -> Iterator[Row]:
 @check(100, is_timed=True)
 def speed_penalty() -> Iterator[Row]:
     yield from contest(setting(64, 3, "gp"))
+
+
+@check(150, is_timed=True)
+def presets() -> Iterator[Row]:
+    """Time an iteration of every preset with its own networks, in bf16 unless its networks gain nothing by it."""
+    folder = Path(tempfile.mkdtemp(prefix="hf_wgan-gpu-"))
+    rng = np.random.default_rng(0)
+    for number in range(64):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / f"{number}.png")
+    common: dict[str, Any] = {"train_data_dir": str(folder), "max_train_steps": NEVER, "logging_steps": 100}
+    common |= {"validation_steps": NEVER, "checkpointing_steps": NEVER}
+    if CPU:
+        common |= {"generator_width": 8, "critic_width": 8, "train_batch_size": 2}
+
+    def timed(preset: str, size: int, precision: str) -> tuple[bool, str]:
+        taken: list[float] = []
+        for graphs in (None, False):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            settings: dict[str, Any] = {"preset": preset, "resolution": size, "mixed_precision": precision}
+            settings["cuda_graphs"] = graphs
+            config = RunConfig.resolve(
+                **common, **settings, output_dir=tempfile.mkdtemp(prefix="hf_wgan-gpu-") + "/run"
+            )
+            run = build_trainer(config)
+            speed.seconds(run.step, 1 if CPU else 12, DEVICE)
+            taken.append(min(speed.seconds(run.step, 1 if CPU else 8, DEVICE) for _ in range(1 if CPU else 3)))
+            if graphs is None and CUDA and not (isinstance(run.iteration, GraphedStep) and run.iteration.is_recorded):
+                return False, "the iterations were not recorded"
+        number, ms = config.training.train_batch_size, [1e3 * value for value in taken]
+        detail = f"{ms[0]:.2f} ms an iteration with {number} images a batch, {ms[1]:.2f} without graphs"
+        return ms[0] < 1.03 * ms[1], detail
+
+    for preset in PRESETS:
+        size, precision = 64 if preset == FOR_COLOUR else 32, "no" if preset.startswith("r3gan") else "bf16"
+        row = judged(f"{preset}, {size} pixels, {precision}", timed, preset, size, precision, otherwise="slow")
+        yield row if CUDA or row.status == "fail" else row._replace(status="info")
 
 
 @check(60, is_timed=True)

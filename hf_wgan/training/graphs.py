@@ -81,6 +81,11 @@ class GraphedStep:
         return self._replayed(graph, batches) if graph else self.step(iter(batches), n_critic)
 
     @property
+    def is_recorded(self) -> bool:
+        """Return whether iterations run as graphs."""
+        return bool(self._graphs)
+
+    @property
     def _phase(self) -> int:
         step = self.step
         return step.num_critic_steps % step.penalty_interval if step.constraint.has_penalty else 0

@@ -93,7 +93,7 @@ def build_optimizer(
 
 
 class DeviceAdamW(torch.optim.AdamW):
-    """AdamW of float32 weights that reads β2, a float64 tensor, on the device, where a CUDA graph finds it changed.
+    """AdamW that reads β2, a float64 tensor, on the device, where a CUDA graph finds it changed.
 
     PyTorch's own needs β2 on the host, except where each weight has kernels of its own. State and numbers are those of
     PyTorch's, up to rounding.
@@ -118,12 +118,14 @@ class DeviceAdamW(torch.optim.AdamW):
             )
             rate, (beta1, beta2) = group["lr"], group["betas"]
             torch._foreach_add_(counts, 1)
+            values = beta2, 1 - beta2, 1 - beta2 ** counts[0]
+            kept, added, correction = (value.to(weights[0].dtype) for value in values)
             torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
             torch._foreach_lerp_(means, gradients, 1 - beta1)
-            torch._foreach_mul_(squares, beta2.float())
-            torch._foreach_addcmul_(squares, torch._foreach_mul(gradients, (1 - beta2).float()), gradients)
+            torch._foreach_mul_(squares, kept)
+            torch._foreach_addcmul_(squares, torch._foreach_mul(gradients, added), gradients)
             divisors = torch._foreach_sqrt(squares)
-            torch._foreach_div_(divisors, (1 - beta2 ** counts[0]).sqrt().float())
+            torch._foreach_div_(divisors, correction.sqrt())
             torch._foreach_add_(divisors, group["eps"])
             torch._foreach_mul_(divisors, (1 - beta1 ** counts[0]) / -rate)
             torch._foreach_addcdiv_(weights, means, divisors)
