@@ -136,17 +136,21 @@ class GraphedStep:
         num_critic_steps, phase = self.step.num_critic_steps, self._phase
         own = [RealBatch(images.clone(), None if labels is None else labels.clone()) for images, labels in batches]
 
-        def iteration() -> StepRecord:
+        def branched() -> StepRecord:
             with self.step.execution.branched():
                 return self.step(iter(own), self.n_critic)
 
-        try:
-            replay, record = self.capture(iteration)
-        except RuntimeError as error:
-            self._stop(one_line(error))
-        self.step.num_critic_steps = num_critic_steps
-        if not self._is_off:
-            self._graphs[phase] = Graph(settings, own, replay, record)
+        reason = ""
+        for iteration in (branched, lambda: self.step(iter(own), self.n_critic)):
+            try:
+                self._graphs[phase] = Graph(settings, own, *self.capture(iteration))
+                break
+            except RuntimeError as error:
+                reason = reason or one_line(error)
+            finally:
+                self.step.num_critic_steps = num_critic_steps
+        else:
+            self._stop(reason)
         return self._graphs.get(phase)
 
     def _replayed(self, graph: Graph, batches: Sequence[RealBatch]) -> StepRecord:

@@ -22,12 +22,17 @@ SIZE = 32
 
 
 class Stream:
-    """A stream that knows which operators, counted for each stream, come before its next one."""
+    """A stream that knows which operators, counted for each stream, come before its next one.
 
-    def __init__(self):
-        self.known = defaultdict(int, {self: 0})
+    By waiting for a stream that is captured it is captured too, and waiting for any other then ends the capture.
+    """
+
+    def __init__(self, is_captured=False):
+        self.known, self.is_captured = defaultdict(int, {self: 0}), is_captured
 
     def wait_stream(self, other):
+        assert other.is_captured or not self.is_captured, "CUDA ends a capture that waits for what it does not hold"
+        self.is_captured = other.is_captured
         self.wait_event(dict(other.known))
 
     def record_event(self):
@@ -45,7 +50,7 @@ class Cuda(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.streams = [Stream()]
+        self.streams = [Stream(is_captured=True)]
         self.written, self.read, self.races, self.kept = {}, defaultdict(list), [], []
         self.num_beside = 0  # operators of other streams than the first
 

@@ -3,6 +3,7 @@
 import importlib
 import math
 import os
+from contextlib import contextmanager
 from functools import partial
 from unittest.mock import patch
 
@@ -14,6 +15,7 @@ from recorder import recorded
 
 from hf_wgan import ImageSet, InputError, TrainingConfig, WGANTrainer
 from hf_wgan.algorithm.augment import OPERATIONS, Augmentation
+from hf_wgan.algorithm.execution import Execution
 from hf_wgan.algorithm.latents import prior_of
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS, Constraint, build_constraint
 from hf_wgan.algorithm.step import RealBatch, WGANStep
@@ -240,10 +242,21 @@ def test_where_recording_fails_one_line_says_so_and_the_run_goes_on_without(tiny
     (records, state), (own_records, own_state) = steps(plain), steps(graphed)
     assert torch.equal(own_records, records) and torch.equal(own_state, state)
     assert graphed.state.progress == plain.state.progress
-    assert len(graphed.captures) == (0 if constraint else 1)
+    assert len(graphed.captures) == (0 if constraint else 2), "with branches, and without"
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "cuda_graphs" in line]
     assert ("_local_scalar_dense" if constraint else "leaky_relu_backward") in line
     assert line.endswith("the run goes on without --cuda_graphs.")
+
+
+def test_what_cannot_be_recorded_with_branches_is_recorded_without(tiny_config, capfd, monkeypatch):
+    @contextmanager
+    def failing(self):
+        raise RuntimeError("a branch cannot be recorded")
+        yield
+
+    monkeypatch.setattr(Execution, "branched", failing)
+    assert_equal_to_the_bit(tiny_config, num_captures=2)
+    assert "cuda_graphs" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("num_classes", [None, 3])
