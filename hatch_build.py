@@ -1,8 +1,8 @@
 """The addresses of the repository in a package's metadata, taken from the clone that it is built in.
 
 PyPI shows the README by itself, where relative links and pictures lead nowhere. In a clone whose `origin` is on a web
-host they become absolute, at the commit that is built, and the project's pages are listed. Elsewhere the README stays as
-it is; a source distribution keeps what the clone had.
+host they become absolute, at the commit that is built, and the project's pages are listed. Elsewhere the README stays
+as it is; a source distribution keeps what the clone had.
 """
 
 import re
@@ -12,7 +12,9 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-REMOTE = re.compile(r"(?:https://(?:[^@/]+@)?|ssh://git@|git@)(?P<host>[\w.-]+\.\w+)[:/](?P<path>[\w.~/-]+?)(?:\.git)?/?")
+REMOTE = re.compile(
+    r"(?:https://(?:[^@/]+@)?|ssh://git@|git@)(?P<host>[\w.-]+\.\w+)[:/](?P<path>[\w.~/-]+?)(?:\.git)?/?"
+)
 RELATIVE_LINK = re.compile(r"(!?)(\[[^\]]*\])\((?!https?://|#|mailto:)([^)\s]+)\)")
 PAGES = {
     "Documentation": "blob/{commit}/docs/index.md",
