@@ -160,7 +160,7 @@ class WGANStep:
         return loss[None]
 
     def generated(self, generator: nn.Module, number: int, labels: tuple[Tensor, ...]) -> Tensor:
-        """Generate images from fresh latents, for which the critic's steps need not have been taken."""
+        """Generate images from fresh latents, ahead of the critic's steps where that is faster."""
         return self.execution.ahead(lambda: generator(self.sample_latents(number), *labels))
 
     def augmented(self, images: Tensor) -> Tensor:

@@ -86,6 +86,7 @@ class FastPaths(NamedTuple):
             "freed memory is kept": self.kept_memory,
             "cuDNN's fastest convolutions": self.cudnn_benchmark,
             "iterations as CUDA graphs": self.cuda_graphs,
+            "independent passes beside each other": self.cuda_graphs and step.execution.fast_paths,
             "own derivatives of the penalty": step.execution.fast_paths and step.constraint.has_penalty,
             "one pass over real and generated images": step.scores_in_one_pass,
         }
