@@ -107,6 +107,7 @@ def choose(options: LaunchOptions) -> LaunchOptions:
         InputError: The options ask for something that cannot be started.
     """
     typed = options.gpu_ids if options.gpu_ids != "all" else None
+    addresses = {"main_process_ip": options.main_process_ip, "main_process_port": options.main_process_port}
     options = _with_configuration(options)
     if options.cpu and typed:
         raise InputError(f"gpu_ids={typed!r}: has no effect with cpu; leave one of them out")
@@ -130,6 +131,15 @@ def choose(options: LaunchOptions) -> LaunchOptions:
     num_here = num_processes // num_machines
     if 0 < num_gpus < num_here:
         raise InputError(f"num_processes={num_processes}: this machine has {num_gpus} GPUs; use as many, or --cpu")
+    if not options.num_machines:  # a job script that names their number names the address for a single one too
+        for name, value in addresses.items():
+            if value is not None and num_processes == 1:
+                raise InputError(f"{name}={value!r}: has no effect on one process; leave it out, or set num_machines")
+        if options.main_process_ip and not options.main_process_port:
+            raise InputError(
+                f"main_process_ip={options.main_process_ip!r}: has no effect on one machine; leave it out, or set "
+                "num_machines"
+            )
     options = replace(options, num_processes=num_processes)
     if num_processes > 1 and not num_gpus:
         os.environ["ACCELERATE_USE_CPU"] = "true"

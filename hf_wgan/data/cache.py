@@ -73,6 +73,7 @@ class Cached:
     ranges: list[tuple[ValueRange, ValueRange, int]] = field(default_factory=list)
     unread: list[tuple[str, str | None]] = field(default_factory=list)  # bad ones to try again: names, local paths
     builder: tuple[str, int, float] = ("", 0, 0)  # machine, process and time
+    used: set[str] | None = None  # options of `WITHOUT_EFFECT` that act on an image; None in an older cache
     folder: Path | None = None
     checksums: np.ndarray | None = None  # (N,) CRC-32 of each image, of a cache that is not checked as a whole
 
@@ -191,6 +192,7 @@ def opened(folder: Path) -> Cached | None:
             ranges=[(ValueRange(*own), ValueRange(*shown), count) for own, shown, count in info["ranges"]],
             unread=[(name, path) for name, path in info["unread"]],
             builder=tuple(info["builder"]),
+            used=set(info["used"]) if "used" in info else None,
             folder=folder,
             checksums=None if is_small else arrays["checksums"],
         )
@@ -220,9 +222,10 @@ def _fill(folder: Path, source: Source, how: Preprocessing, auto_channels: bool,
     bad: list[tuple[int, str, str]] = []
     unread: list[tuple[str, str | None]] = []
     deep: dict[int, ValueRange] = {}
+    used: set[str] = set()
 
     def add(numbers: Sequence[int], how: Preprocessing) -> None:
-        for number, (name, picture, pixels) in zip(numbers, _decoded(source, how, numbers)):
+        for number, (name, picture, pixels) in zip(numbers, _decoded(source, how, numbers, used)):
             if isinstance(pixels, ValueRange):
                 deep[number] = pixels
             elif isinstance(pixels, Exception):
@@ -268,6 +271,7 @@ def _fill(folder: Path, source: Source, how: Preprocessing, auto_channels: bool,
         "unread": unread,
         "ranges": list(zip(ranges, shown, counts)),
         "builder": (platform.node(), os.getpid(), time.time()),
+        "used": sorted(used),
         "index_checksum": _digest(index.getvalue()),
         "pixels_checksum": contents.checksum,
     }
@@ -316,11 +320,11 @@ class _Contents:
 
 
 def _decoded(
-    source: Source, how: Preprocessing, numbers: Sequence[int]
+    source: Source, how: Preprocessing, numbers: Sequence[int], used: set[str]
 ) -> Iterator[tuple[str, Any, np.ndarray | ValueRange | Exception]]:
     """Yield the name of each image, what was decoded, and its pixels or what was wrong with it.
 
-    Threads decode, and run a little ahead.
+    Threads decode, and run a little ahead. `used` gets the names of options that act on an image.
     """
 
     def work(start: int) -> list[tuple[str, Any, np.ndarray | ValueRange | Exception]]:
@@ -330,7 +334,7 @@ def _decoded(
         else:
             pictures = [source.read(number, number + 1)[0] for number in chosen]
         return [
-            (name, picture if isinstance(picture, str) else None, decode_or_error(picture, how))
+            (name, picture if isinstance(picture, str) else None, decode_or_error(picture, how, used))
             for name, picture in pictures
         ]
 

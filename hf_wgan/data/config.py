@@ -105,7 +105,12 @@ class DataConfig(Options):
     width: int | None = option(
         None, "Width of the training images, if it differs from their height (--resolution).", minimum=1
     )
-    center_crop: bool = option(True, "Crop to the middle; otherwise to a random part, another one each time.")
+    center_crop: bool = option(
+        True,
+        "Crop to the middle; otherwise to a random part, another one each time.",
+        needs=OF_DATASETS,
+        late=True,
+    )
     random_flip: bool = option(False, "Mirror half of the images, at random; not for writing, flags or hands.")
     channels: int | None = option(
         None,
@@ -118,8 +123,12 @@ class DataConfig(Options):
         "LOW,HIGH: the values shown as black and white in images of more than 8 bits per channel, as in 0,4095 or "
         "--value_range=-1000,3000, or one for each type of values, as in uint16:0,4095;float:0,1. By default that of a "
         "model, or else of the training images.",
+        needs=OF_DATASETS,
+        late=True,
     )
-    background: str = option("white", "What shows through transparent pixels: a colour name or #rrggbb.")
+    background: str = option(
+        "white", "What shows through transparent pixels: a colour name or #rrggbb.", needs=OF_DATASETS, late=True
+    )
 
     # What happens to bad ones, and where good ones are kept.
     on_bad_image: Literal["skip", "error"] = option(

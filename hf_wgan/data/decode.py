@@ -19,6 +19,7 @@ from ..utils.errors import BadImageError, InputError, one_line
 
 COLOUR = 3  # channels
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+WITH_ALPHA = ("LA", "RGBA")
 MAX_FILE_BYTES = 1 << 30
 MAX_ASPECT = 32  # of an image whose longer side is kept; a strip of 1 × 200,000 pixels would take gigabytes
 # Ghostscript and system libraries decode these, or nothing does.
@@ -30,6 +31,12 @@ CONVENTIONAL = {
     "i": ((0, 1), (0, 255), (0, 1023), (0, 4095), (0, 16383), (0, 65535)),
     "f": ((0, 1), (-1, 1), (0, 255), (0, 65535)),
 }
+WITHOUT_EFFECT = {
+    "center_crop": "no image has another aspect ratio than the training images",
+    "value_range": "no image has more than 8 bits per channel",
+    "background": "no image has transparency that the training images lack",
+}
+"""Options that act on some images only, and why they do not act on others."""
 FLOAT = "float"  # the type of values of all precisions
 KINDS = ("int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", FLOAT)
 
@@ -162,14 +169,18 @@ def decode(picture: bytes | str | np.ndarray | Image.Image, how: Preprocessing) 
     return pixels
 
 
-def decode_or_range(picture: Any, how: Preprocessing, infer: bool = False) -> np.ndarray | ValueRange:
+def decode_or_range(
+    picture: Any, how: Preprocessing, infer: bool = False, used: set[str] | None = None
+) -> np.ndarray | ValueRange:
     """Decode an image as `decode` does, but return its values' range where `how` does not say which is meant.
 
     Args:
         picture: As for `decode`.
         how: The preprocessing.
         infer: Take the range from this image alone, instead of returning it.
+        used: Gets the names of those options of `WITHOUT_EFFECT` that act on this image.
     """
+    used = set() if used is None else used
     image = _opened(picture)
     if isinstance(image, np.ndarray):
         height, width = image.shape[:2]
@@ -200,11 +211,17 @@ def decode_or_range(picture: Any, how: Preprocessing, infer: bool = False) -> np
             known = how.known_range(values.kind)
             if known is None and not infer:
                 return values
+            used.add("value_range")
             low, high = known or conventional(values)[1:]
             image = _to_bytes(image, low, high, transparent)
         image = as_picture(image)
-    image = _in_mode(image, MODES[how.channels], how.background)
-    image = _scaled(image, how)
+    mode = MODES[how.channels]
+    if image.has_transparency_data and mode not in WITH_ALPHA:
+        used.add("background")
+        image = _on_background(image, how.background)
+    image = _scaled(_in_mode(image, mode), how)
+    if image.size != how.size:
+        used.add("center_crop")
     return np.asarray(image).reshape(image.height, image.width, how.channels)
 
 
@@ -292,14 +309,16 @@ def read_file(path: str) -> bytes:
         return file.read(MAX_FILE_BYTES)
 
 
-def decode_or_error(picture: Any, how: Preprocessing) -> np.ndarray | ValueRange | Exception:
+def decode_or_error(
+    picture: Any, how: Preprocessing, used: set[str] | None = None
+) -> np.ndarray | ValueRange | Exception:
     """Decode an image as `decode_or_range` does, or return what is wrong with it."""
     try:
         if picture is None:
             raise ValueError("it is missing")
         if isinstance(picture, Exception):
             return picture
-        pixels = decode_or_range(picture, how)
+        pixels = decode_or_range(picture, how, used=used)
         return np.ascontiguousarray(pixels) if isinstance(pixels, np.ndarray) else pixels
     except Exception as error:  # PIL raises anything from OSError to struct.error on a damaged file
         return error
@@ -403,13 +422,15 @@ def _to_bytes(pixels: np.ndarray, low: float, high: float, transparent: Any = No
     return result
 
 
-def _in_mode(image: Image.Image, mode: str, background: str) -> Image.Image:
-    if not image.has_transparency_data or mode in ("LA", "RGBA"):
-        if image.mode not in ("L", "LA", "RGB", "RGBA", "P", "PA", "1"):
-            image = image.convert("RGB") if image.mode != "La" else image.convert("LA")
-        return image.convert(mode)
+def _on_background(image: Image.Image, background: str) -> Image.Image:
     image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert(mode)
+    return Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "P", "PA", "1"):
+        image = image.convert("RGB") if image.mode != "La" else image.convert("LA")
+    return image.convert(mode)
 
 
 def _scaled(image: Image.Image, how: Preprocessing) -> Image.Image:

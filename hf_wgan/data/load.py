@@ -8,7 +8,7 @@ from ..utils.console import is_first_process, say
 from ..utils.errors import InputError, check_type
 from .cache import Cached, open_cache
 from .config import DataConfig
-from .decode import Preprocessing, range_sentence, too_many_bad
+from .decode import WITHOUT_EFFECT, Preprocessing, range_sentence, too_many_bad
 from .images import ImageSet
 from .labels import census, printable
 from .sources import ArraySource, Source, Stream, open_source, source_of
@@ -131,6 +131,9 @@ def _images(source: Source | Stream, config: DataConfig, range_as: DataConfig | 
     num_unread = len(cached.unread)
     reasons = {"cannot be read": num_unread, "bad images": len(cached.bad) - num_unread}
     images.left_out = source.left_out + Counter(reasons)
+    if is_first_process():
+        for line in _unused(cached, config):
+            say(line)
     if not (isinstance(source, ArraySource) and config.dataset_name is None):  # the embedded digits are all used
         _summarise(images, cached)
     return images
@@ -154,6 +157,18 @@ def _summarise(images: ImageSet, cached: Cached) -> None:
     for own, shown, count in cached.ranges:
         if words := range_sentence(own, shown, count):
             say(words)
+
+
+def _unused(cached: Cached, config: DataConfig) -> list[str]:
+    """Return a line for each option that acts on none of the images, although it has another value than its default."""
+    if cached.used is None:
+        return []
+    values = {name: getattr(config, name) for name in WITHOUT_EFFECT if name not in cached.used}
+    return [
+        f"{name}={value!r} has no effect: {WITHOUT_EFFECT[name]}."
+        for name, value in values.items()
+        if value != getattr(DataConfig, name)
+    ]
 
 
 def _count(number: int, noun: str) -> str:

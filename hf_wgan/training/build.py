@@ -171,8 +171,8 @@ def _data_for(published: WGANPipeline, config: RunConfig) -> DataConfig:
         requested = getattr(config.data, option)
         if option in config.explicit and requested not in (None, value):
             raise InputError(f"{option}={requested}: {name} generates images with {value}; leave it out")
-    return replace(
-        config.data,
+    config.data.check_effects()
+    return config.data.changed(
         resolution=height,
         width=None if width == height else width,
         channels=channels,

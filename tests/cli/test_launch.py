@@ -158,6 +158,12 @@ def test_configurations_that_divide_a_network_are_refused(kind, agent, tmp_path)
         ({"num_processes": 0}, "num_processes=0: must be a whole number at least 1"),
         ({"gpu_ids": "0,1", "cpu": True}, "gpu_ids='0,1': has no effect with cpu; leave one of them out"),
         ({"gpu_ids": "0,7"}, "gpu_ids='0,7': this machine has only 1 of these GPUs; name those"),
+        ({"main_process_ip": "10.0.0.1"}, "main_process_ip='10.0.0.1': has no effect on one process; leave it out"),
+        ({"main_process_port": 1234}, "main_process_port=1234: has no effect on one process; leave it out"),
+        (
+            {"main_process_ip": "10.0.0.1", "num_processes": 2, "cpu": True},
+            "main_process_ip='10.0.0.1': has no effect on one machine; leave it out",
+        ),
     ],
 )
 def test_what_cannot_be_started_is_one_line(options, message, agent, monkeypatch):
@@ -165,6 +171,11 @@ def test_what_cannot_be_started_is_one_line(options, message, agent, monkeypatch
     with pytest.raises(InputError, match=message):
         launch.start(LaunchOptions(**options))
     assert not agent
+
+
+def test_a_job_script_may_name_the_address_of_a_single_process_with_the_number_of_machines(agent):
+    address = {"main_process_ip": "127.0.0.1", "main_process_port": 1234}
+    assert launch.start(LaunchOptions(cpu=True, num_processes=1, num_machines=1, machine_rank=0, **address)) is None
 
 
 def test_a_broken_configuration_file_is_one_line(agent, tmp_path):

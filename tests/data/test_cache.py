@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from conftest import pictures
@@ -16,6 +17,7 @@ from datasets import Dataset, Features, Image
 
 from hf_wgan import InputError, load_images
 from hf_wgan.data import DataConfig, cache, images_of
+from hf_wgan.data.decode import WITHOUT_EFFECT
 from hf_wgan.data.sources import ArraySource
 from hf_wgan.utils.errors import BadImageError
 
@@ -69,6 +71,34 @@ def test_a_changed_option_never_meets_a_stale_cache(change, load, tmp_path, monk
     load(**change)
     assert calls
     assert len(built(tmp_path)) == 2
+
+
+ACTING = {
+    "background": ("black", lambda picture: picture.putalpha(128) or picture),
+    "value_range": ("0,4095", lambda picture: PIL.Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16))),
+    "center_crop": (False, lambda picture: picture.resize((16, 24))),
+}
+"""Values other than the defaults, and images on which they act."""
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_an_option_that_acts_on_no_image_is_named_in_a_line(name, load, folder, capsys):
+    (value, changed), line = ACTING[name], f"{name}={ACTING[name][0]!r} has no effect: {WITHOUT_EFFECT[name]}."
+    load(**{name: value})
+    load(**{name: value})  # from the cache
+    assert capsys.readouterr().err.count(line) == 2
+    (picture,) = pictures(1, seed=9)
+    changed(picture).save(folder / "another.png")
+    load(**{name: value})
+    load()
+    assert "has no effect" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_an_option_that_cannot_act_on_the_digits_is_refused(name):
+    value, _ = ACTING[name]
+    with pytest.raises(InputError, match=f"^{name}={value!r}: has no effect without dataset_name or train_data_dir$"):
+        load_images(DataConfig(resolution=8, **{name: value}))
 
 
 @pytest.mark.parametrize("change", ["replaced", "added", "removed"])
