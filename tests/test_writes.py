@@ -29,6 +29,7 @@ ELSEWHERE = {
     ("pipelines/demo.py", "interpolation"): "into memory",
     ("pipelines/demo.py", "zipped"): "into memory",
     ("training/state.py", "_is_loaded"): "into memory",
+    ("utils/memory.py", "peak_memory_of"): "to the kernel",
     ("utils/grids.py", "save_video"): CHECKED,
     ("pipelines/export.py", "_write_onnx"): CHECKED,
     ("pipelines/export.py", "_write_program"): CHECKED,

@@ -5,10 +5,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-import psutil
 import torch
 
 from ..utils.errors import InputError
+from ..utils.memory import free_memory
 from .config import DataConfig
 from .images import TOUCHED_PER_IMAGE, ImageSet
 
@@ -66,7 +66,7 @@ class RealBatches(Iterator[Batch]):
         config = dataset.config or DataConfig()
         self.random_flip = config.random_flip
         limit = config.memory_limit_gb
-        self.memory_limit = _free_memory(self.device) / 2 if limit is None else limit * 1e9
+        self.memory_limit = free_memory(self.device) / 2 if limit is None else limit * 1e9
         self._labels = None if dataset.labels is None else dataset.labels.to(self.device)
         self._permutations: dict[int, np.ndarray] = {}
         self._touched = 0
@@ -203,10 +203,3 @@ def mirrored(images: np.ndarray, which: np.ndarray) -> np.ndarray:
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
     """Convert images `(N, C, H, W)` from uint8 to float32 in [-1, 1] on their device."""
     return pixels.float().div_(127.5).sub_(1)
-
-
-def _free_memory(device: torch.device) -> float:
-    """Return the size in bytes."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available

@@ -9,16 +9,15 @@ import math
 import os
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import torch
 
+from .groups import groups_of
+
 SECONDS = 0.5  # to look at the cores, at least
 WAIT_POLICY = "OMP_WAIT_POLICY"
-GROUPS = Path("/sys/fs/cgroup")
-OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 class OtherPrograms:
@@ -62,18 +61,7 @@ def quota() -> float:
     Returns:
         The smallest number of its group and those above; infinity where none has a limit.
     """
-    limit = math.inf
-    with suppress(OSError):
-        for line in OWN_GROUPS.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
-                continue
-            root = GROUPS / "cpu" if controllers else GROUPS  # version 1 or 2
-            group = root / path.lstrip("/")  # which a container may not see; then only the root is there
-            for folder in (group, *group.parents):
-                if folder.is_relative_to(root):
-                    limit = min(limit, _granted(folder))
-    return limit
+    return min(map(_granted, groups_of("cpu")), default=math.inf)
 
 
 def _granted(group: Path) -> float:

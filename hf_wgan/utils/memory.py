@@ -1,19 +1,56 @@
-"""Memory that a training step frees and asks for again a moment later, and passes through networks that it ends."""
+"""Memory: how much is free, what a training step frees and asks for again, and passes through networks that fit."""
 
 import ctypes
+import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import psutil
 import torch
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
 from .errors import is_out_of_memory, memory_error
+from .groups import groups_of
 
+MEMORY_OF_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")  # of control groups
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 KEPT = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1}
 # Once a threshold is set, glibc no longer adapts any: afterwards they are the largest that it would reach by itself.
 AFTERWARDS = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20}
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def free_memory(device: torch.device) -> float:
+    """Return how many bytes of memory this process can still take: a GPU's, or the machine's and its container's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([psutil.virtual_memory().available, *map(_left_in_group, groups_of("memory"))])
+
+
+def _left_in_group(group: Path) -> float:
+    """Return how many bytes a control group leaves; cached files that nobody has used lately count as free."""
+    names = ("memory.max", "memory.current") if (group / "memory.max").is_file() else MEMORY_OF_VERSION_1
+    try:
+        limit, used = (int((group / name).read_text()) for name in names)
+        cached = re.search(r"^(?:total_)?inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # there is no such file, or it says `max`
+        return math.inf
+    return max(limit - used + (int(cached[1]) if cached else 0), 0)
+
+
+def peak_memory_of(work: Callable[[], object]) -> int | None:
+    """Do some work and return the most bytes that this process has held meanwhile; None where that is not known."""
+    try:
+        CLEAR_REFS.write_text("5")  # begin to look for the peak anew
+        work()
+        peak = re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+    except OSError:  # no Linux
+        return None
+    return 1024 * int(peak[1]) if peak else None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 
 from hf_wgan.cli import launch
 from hf_wgan.cli.train import train
-from hf_wgan.utils import cores
+from hf_wgan.utils import cores, groups
 
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --max_train_steps 2"
 LOOP = [sys.executable, "-c", "while True: pass"]
@@ -135,8 +135,8 @@ def test_the_cores_of_a_container_are_those_that_it_is_granted(kind, tmp_path, m
         (tmp_path / name).write_text(content)
     if own is not None:
         (tmp_path / "own").write_text(own)
-    monkeypatch.setattr(cores, "GROUPS", tmp_path)
-    monkeypatch.setattr(cores, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(groups, "GROUPS", tmp_path)
+    monkeypatch.setattr(groups, "OWN_GROUPS", tmp_path / "own")
     assert cores.quota() == (math.inf if expected is None else expected)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
     assert cores.num_cores() == (64 if expected is None else max(1, int(expected)))

@@ -2,11 +2,13 @@ import ctypes
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 
+from hf_wgan.utils import groups
 from hf_wgan.utils.errors import DeviceMemoryError
-from hf_wgan.utils.memory import kept_memory, passed
+from hf_wgan.utils.memory import free_memory, kept_memory, passed, peak_memory_of
 
 FAULTS = """
 import numpy as np
@@ -86,3 +88,56 @@ def test_memory_that_is_used_up_by_one_image_is_named():
 def test_other_errors_are_not_tried_again():
     with pytest.raises(RuntimeError, match="must match"):
         passed("a network", Limited(9), torch.rand(2, 3, 4, 4), torch.arange(3))
+
+
+GROUPS = {
+    "no limit": ("0::/\n", {"memory.max": "max\n", "memory.current": "500\n", "memory.stat": ""}, None),
+    "Docker's --memory": (
+        "0::/\n",
+        {"memory.max": "1000\n", "memory.current": "700\n", "memory.stat": "anon 600\ninactive_file 50\n"},
+        350,
+    ),
+    "below a limit": (
+        "0::/pods/one\n",
+        {"pods/memory.max": "1000", "pods/memory.current": "900", "pods/memory.stat": "", "pods/one/memory.max": "max"},
+        100,
+    ),
+    "more is cached than is granted": ("0::/\n", {"memory.max": "10", "memory.current": "20", "memory.stat": ""}, 0),
+    "version 1": (
+        "3:memory:/x\n4:cpu,cpuacct:/x\n",
+        {
+            "memory/x/memory.limit_in_bytes": "1000\n",
+            "memory/x/memory.usage_in_bytes": "800\n",
+            "memory/x/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n",
+        },
+        201,
+    ),
+    "no groups": (None, {}, None),
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_the_free_memory_of_a_container_is_what_it_is_granted(kind, tmp_path, monkeypatch):
+    own, files, expected = GROUPS[kind]
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(groups, "GROUPS", tmp_path)
+    monkeypatch.setattr(groups, "OWN_GROUPS", tmp_path / "own")
+    machine = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
+    assert free_memory(torch.device("cpu")) == (machine.available if expected is None else expected)
+
+
+def test_the_peak_of_memory_is_that_of_the_work_alone():
+    if peak_memory_of(lambda: None) is None:
+        pytest.skip("no Linux")
+    code = """
+from hf_wgan.utils.memory import peak_memory_of
+peaks = [peak_memory_of(work) for work in (lambda: None, lambda: np.ones(25_000_000), lambda: None)]
+print(*peaks)
+"""
+    before, during, afterwards = map(int, in_a_process_of_its_own(code).split())
+    assert during > before + 150e6 and afterwards < before + 50e6
