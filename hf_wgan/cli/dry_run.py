@@ -3,30 +3,35 @@
 import tempfile
 import time
 from dataclasses import asdict, replace
+from itertools import repeat
 from typing import Any
 
 import psutil
 import torch
 import yaml
 
-from ..algorithm.step import total_critic_steps
+from ..algorithm.step import RealBatch, total_critic_steps
 from ..hub.publish import what_a_push_would_do
 from ..training.build import build_trainer
 from ..training.config import TrainingConfig
+from ..training.failures import explained_memory
 from ..training.report import images_in_words
 from ..training.resolve import FIELDS, RunConfig
 from ..training.run_folder import check_output_dir
 from ..training.trackers import tracker_names
 from ..training.trainer import WGANTrainer
 from ..utils.console import duration
+from ..utils.memory import free_memory, peak_memory_of
 
 SECONDS = 3.0  # of steps from which the time of the whole run is estimated
+SMALL = 16  # a batch by which memory is estimated is smaller by this factor
 
 
 def dry_run(config: RunConfig, num_processes: int = 1) -> None:
     """Print the settings in force as a YAML file for `--config`; its comments are what the run would cost.
 
-    A few steps are taken to estimate time and memory. Nothing is written but the cache of decoded images.
+    A few steps are taken to estimate time and memory, smaller ones first: a step for which memory is short would be
+    ended by the system without a word. Nothing is written but the cache of decoded images.
 
     Args:
         config: The settings.
@@ -34,6 +39,7 @@ def dry_run(config: RunConfig, num_processes: int = 1) -> None:
 
     Raises:
         InputError: The run could not start.
+        DeviceMemoryError: A step takes more memory than there is.
     """
     check_output_dir(config.training)
     config.training.check_effects()
@@ -43,12 +49,14 @@ def dry_run(config: RunConfig, num_processes: int = 1) -> None:
         elsewhere: dict[str, Any] = {"output_dir": folder, "resume_from_checkpoint": None, "critic_warmup": False}
         quiet: dict[str, Any] = {"push_to_hub": False, "report_to": "none"}
         trainer = build_trainer(replace(config, training=config.training.changed(**elsewhere, **quiet)))
-        seconds, num_critic_steps = _measure(trainer)
+        print(f"# {images_in_words(trainer.dataset)}")
+        for network in (trainer.generator, trainer.critic):
+            number = sum(parameter.numel() for parameter in network.parameters())
+            print(f"# {type(network).__name__}: {number:,} parameters", flush=True)
+        with explained_memory(config.training, trainer.accelerator):
+            check_memory(trainer)
+            seconds, num_critic_steps = _measure(trainer)
     training, device = config.training, trainer.accelerator.device
-    print(f"# {images_in_words(trainer.dataset)}")
-    for network in (trainer.generator, trainer.critic):
-        number = sum(parameter.numel() for parameter in network.parameters())
-        print(f"# {type(network).__name__}: {number:,} parameters")
     print(
         f"# {_length(training, seconds / num_critic_steps)} on {device.type} "
         f"({num_critic_steps * trainer.global_batch_size / seconds:,.0f} images a second), without evaluation, samples "
@@ -80,6 +88,35 @@ def _length(training: TrainingConfig, seconds: float) -> str:
             return f"{duration(60 * minutes)}: about {steps:,} steps"
     total = total_critic_steps(training.max_train_steps, training.n_critic, training.critic_warmup)
     return f"{training.max_train_steps:,} steps: about {duration(seconds * total)}"
+
+
+def check_memory(trainer: WGANTrainer) -> None:
+    """Check that a step fits the memory of the host, by the growth from one small batch to another.
+
+    Raises:
+        MemoryError: It does not. (An accelerator raises an error by itself.)
+    """
+    size = trainer.config.train_batch_size
+    few = max(2, size // SMALL)
+    if trainer.accelerator.device.type != "cpu" or 2 * few >= size:
+        return
+    images, labels = next(trainer.real_batches)
+
+    def peak(number: int) -> int | None:
+        some_labels = labels[:number] if labels is not None and trainer.config.class_conditional else None
+        batch = RealBatch(images[:number].to(trainer.generator.dtype), some_labels)
+        trainer.algorithm.num_critic_steps = 0  # where a penalty is due
+        return peak_memory_of(lambda: trainer.algorithm(repeat(batch), 1))
+
+    peak(few)  # what the first step makes, such as the state of the optimizers, is in both
+    small, large = peak(few), peak(2 * few)
+    trainer.real_batches.go_to(0)
+    if small is None or large is None:
+        return
+    needed = large + (large - small) * (size - 2 * few) / few
+    free = free_memory(trainer.accelerator.device) + psutil.Process().memory_info().rss
+    if needed > free:
+        raise MemoryError(f"about {needed / 1e9:.1f} GB, of which this process can have {free / 1e9:.1f}")
 
 
 def _measure(trainer: WGANTrainer) -> tuple[float, int]:

@@ -1,6 +1,7 @@
 """`hf-wgan train`: what it says before it trains, and modules of one's own."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import torch
 import yaml
 from hub_server import hub
 
-from hf_wgan import RunConfig
+from hf_wgan import RunConfig, WGANTrainer
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
+from hf_wgan.cli import dry_run
 from hf_wgan.cli.train import train
 from hf_wgan.utils.hints import EPOCHS
+from hf_wgan.utils.memory import peak_memory_of
 
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --num_validation_images 4"
 MINE = """
@@ -58,6 +61,48 @@ def test_a_dry_run_prints_the_settings_and_makes_nothing(folder, capsys):
     again, direct = RunConfig.resolve("run.yaml"), RunConfig.resolve(**yaml.safe_load(RUN))
     assert (again.data, again.networks, again.training) == (direct.data, direct.networks, direct.training)
     assert again.preset == "wgan-fast"
+
+
+def test_a_dry_run_takes_no_step_that_the_memory_is_too_small_for_and_says_so(folder, capsys, monkeypatch):
+    if peak_memory_of(lambda: None) is None:
+        pytest.skip("no Linux")
+    monkeypatch.setattr(dry_run, "free_memory", lambda device: 1e6)
+    monkeypatch.setattr(WGANTrainer, "step", lambda trainer: pytest.fail("the system would end the process here"))
+    wide = "--generator_width 64 --critic_width 64 --resolution 32 --train_batch_size 256 --class_conditional"
+    assert train([*wide.split(), "--dry_run"]) == 1
+    printed = capsys.readouterr()
+    assert "# 1,797 images of 32×32×1" in printed.out and "# DCGANCritic: " in printed.out
+    assert re.search(
+        r"error: train_batch_size=256 .* takes more memory than there is \(about \d+\.\d GB, of which this process can "
+        r"have \d+\.\d\): use --train_batch_size 128 --gradient_accumulation_steps 2",
+        printed.err,
+    )
+
+
+MEMORY = """
+from hf_wgan import RunConfig, build_trainer
+from hf_wgan.cli import dry_run
+from hf_wgan.utils.memory import peak_memory_of
+
+wide = {"generator_width": 64, "critic_width": 64, "resolution": 32, "train_batch_size": 256, "n_critic": 1}
+trainer = build_trainer(RunConfig.resolve(**wide, output_dir="run"))
+dry_run.free_memory = lambda device: -1e12
+before = peak_memory_of(lambda: None)
+try:
+    dry_run.check_memory(trainer)
+except MemoryError as error:
+    print(error, before, peak_memory_of(trainer.step))
+"""
+
+
+def test_the_estimated_memory_of_a_step_is_about_what_it_takes(folder):
+    if peak_memory_of(lambda: None) is None:
+        pytest.skip("no Linux")
+    words = [sys.executable, "-c", MEMORY]  # a process of its own, in which no freed memory is left to be used again
+    printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    estimated = 1e9 * float(re.match(r"about (\d+\.\d) GB", printed)[1])
+    before, taken = map(int, printed.split()[-2:])
+    assert estimated - before == pytest.approx(taken - before, rel=0.5, abs=1e8)
 
 
 def test_a_dry_run_says_who_would_push_or_why_nobody_could(folder, capsys):
