@@ -35,8 +35,12 @@ class TrainerControl:
 
     def reset(self) -> None:
         """Unset all fields."""
+        self.take(TrainerControl())
+
+    def take(self, other: "TrainerControl") -> None:
+        """Take over all fields of another control object."""
         for flag in fields(self):
-            setattr(self, flag.name, False)
+            setattr(self, flag.name, getattr(other, flag.name))
 
 
 FLAGS = tuple(field.name for field in fields(TrainerControl))
@@ -48,6 +52,8 @@ class TrainerCallback:
     Every method gets the arguments of the run (`args`, a `TrainingConfig`), its state (`state`, a `TrainingState`) and
     the control object (`control`); `generator` and `critic`; and what belongs to the event. All processes call the
     methods, except `on_sample`, which the main process alone calls (`state.is_world_process_zero`).
+
+    A method changes `control`, or returns another `TrainerControl`, whose fields replace those of `control`.
 
     A callback with `state_dict()` and `load_state_dict(state)` keeps its state in checkpoints. If a callback raises an
     error, the run ends after the current step with a checkpoint and the pipeline, and then raises a `CallbackError`.
@@ -255,7 +261,9 @@ class CallbackHandler:
             if callback in self._failed or not _handles(callback, event):
                 continue
             try:
-                getattr(callback, event)(self.args, self.state, self.control, **values)
+                returned = getattr(callback, event)(self.args, self.state, self.control, **values)
+                if isinstance(returned, TrainerControl):  # as transformers' callbacks may
+                    self.control.take(returned)
             except Exception as error:
                 if callback not in self._callbacks:
                     raise

@@ -106,6 +106,17 @@ def test_a_checkpoint_is_whole_when_a_callback_hears_of_it(tiny_config):
 
 
 @pytest.mark.parametrize("event", ["on_step_end", "on_log", "on_sample", "on_save"])
+def test_a_control_that_a_callback_returns_counts(event, tiny_config):
+    def method(self, args, state, control, **kwargs):
+        return TrainerControl(should_training_stop=True) if state.global_step >= 2 else control
+
+    stops = type("Stops", (TrainerCallback,), {event: method})()
+    run = trainer(tiny_config(max_train_steps=7, checkpointing_steps=2, validation_steps=2), stops)
+    run.train()
+    assert run.state.global_step == 2 and not run.interrupted and run.control.should_training_stop is True
+
+
+@pytest.mark.parametrize("event", ["on_step_end", "on_log", "on_sample", "on_save"])
 def test_a_callback_stops_the_run_which_is_saved_and_can_go_on(event, tiny_config, tmp_path):
     def stop(state, control, **kwargs):
         control.should_training_stop = state.global_step >= 2
