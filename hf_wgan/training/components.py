@@ -1,7 +1,11 @@
 """The constraint, the augmentation and the prior of a run: by name from the options, or objects of one's own."""
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable
+from functools import partial
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -115,10 +119,52 @@ def set_prior(
 
 
 def description_of(component: Any) -> dict[str, Any]:
-    """Return what the record of a run says of an object: its class or function, and its parameters."""
+    """Return what the record of a run says of an object: its class or function, and its parameters.
+
+    Lambdas and what is defined in a function share their names with others: a digest of the code tells them apart.
+    """
+    return _description(component, ())
+
+
+def _description(component: Any, enclosing: tuple[Any, ...]) -> dict[str, Any]:
+    """Describe an object, or a value that functions use; `enclosing` are those functions, which may use each other."""
+    if isinstance(component, partial):
+        arguments = dict(enumerate(component.args)) | component.keywords
+        values = {str(name): _value(value, enclosing) for name, value in arguments.items()}
+        return {**_description(component.func, enclosing), "arguments": values}
+    owner = _description(component.__self__, enclosing) if inspect.ismethod(component) else {}
     named = component if inspect.isroutine(component) else type(component)
     module = getattr(named, "__module__", None) or "builtins"
-    return {"class": f"{module}:{named.__qualname__}", **parameters_of(component)}
+    code = {}
+    if "<" in named.__qualname__ and component not in enclosing:
+        functions = vars(named).values() if isinstance(named, type) else [named]
+        content = [_code_of(function, enclosing) for function in functions if inspect.isfunction(function)]
+        code = {"code": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}
+    return {**owner, "class": f"{module}:{named.__qualname__}", **code, **parameters_of(component)}
+
+
+def _value(value: Any, enclosing: tuple[Any, ...]) -> Any:
+    """Return a value for the record: itself, or a description of what JSON cannot hold."""
+    if isinstance(value, Tensor):
+        return hashlib.sha256(repr(value.tolist()).encode()).hexdigest()[:16]
+    return value if _is_plain(value) else _description(value, enclosing)
+
+
+def _code_of(function: FunctionType, enclosing: tuple[Any, ...]) -> list[Any]:
+    """Return what a function does, wherever its lines stand, and the values that it has from where it was defined."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells]
+    return [_instructions(function.__code__), [_value(value, (*enclosing, function)) for value in values]]
+
+
+def _instructions(code: CodeType) -> list[Any]:
+    constants = [
+        _instructions(value)
+        if isinstance(value, CodeType)
+        else repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)  # whose order changes
+        for value in code.co_consts
+    ]
+    return [code.co_code.hex(), code.co_names, constants]
 
 
 def parameters_of(component: Any) -> dict[str, Any]:

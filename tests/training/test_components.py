@@ -21,6 +21,7 @@ from hf_wgan.algorithm.lipschitz import (
     gradients,
 )
 from hf_wgan.models.network import Network
+from hf_wgan.training.components import description_of
 
 
 class LogCosh(Constraint):
@@ -74,6 +75,59 @@ class BareGenerator(Network):
 
 def noise(images, rand):
     return images + 0.1 * (rand(tuple(images.shape), device=images.device, dtype=images.dtype) - 0.5)
+
+
+def shifted_by(amount, method=None):
+    """Return an augmentation that has no name of its own."""
+    if method:
+        local = type("Local", (), {"__qualname__": "shifted_by.<locals>.Local", "__call__": method})
+        return local()
+    return lambda images: images + amount
+
+
+def recursive(amount):
+    def one(images):
+        return other(images) + amount
+
+    def other(images):
+        return one(images)
+
+    return one
+
+
+TWO_ALIKE = {
+    "lambdas": lambda: [lambda images: images + 0.1, lambda images: images + 0.2],
+    "what they enclose": lambda: [shifted_by(0.1), shifted_by(0.2)],
+    "functions that they enclose": lambda: [shifted_by(shifted_by(by)) for by in (0.1, 0.2)],
+    "defaults": lambda: [lambda images, by=0.1: images + by, lambda images, by=0.2: images + by],
+    "partial functions": lambda: [partial(noise, rand=shifted_by(by)) for by in (0.1, 0.2)],
+    "their keywords": lambda: [partial(torch.add, other=by) for by in (0.1, 0.2)],
+    "their arguments": lambda: [partial(torch.add, by) for by in (0.1, 0.2)],
+    "methods": lambda: [Shift(by).forward for by in (0.1, 0.2)],
+    "tensors": lambda: [shifted_by(torch.tensor([by])) for by in (0.1, 0.2)],
+    "functions that use each other": lambda: [recursive(by) for by in (0.1, 0.2)],
+    "local classes": lambda: [shifted_by(0, method=lambda self, images, by=by: images + by) for by in (0.1, 0.2)],
+}
+"""Pairs of augmentations with the same names."""
+
+
+@pytest.mark.parametrize("kind", TWO_ALIKE)
+def test_augmentations_without_names_of_their_own_are_told_apart(kind):
+    (one, other), (again, _) = TWO_ALIKE[kind](), TWO_ALIKE[kind]()
+    descriptions = [json.loads(json.dumps(description_of(augmentation))) for augmentation in (one, other, again)]
+    assert descriptions[0] != descriptions[1] and descriptions[0]["class"] == descriptions[1]["class"]
+    assert descriptions[0] == descriptions[2]
+
+
+def test_a_run_is_not_resumed_with_another_lambda(tiny_config):
+    def run(augmentation, **options):
+        config = tiny_config(**options)
+        WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), config, augmentation=augmentation).train()
+
+    run(lambda images: images + 0.1, max_train_steps=2)
+    run(lambda images: images + 0.1, max_train_steps=3, resume_from_checkpoint="latest")
+    with pytest.raises(InputError, match=r"another experiment: augmentation\.code is '\w+', was '\w+'"):
+        run(lambda images: images + 0.2, max_train_steps=4, resume_from_checkpoint="latest")
 
 
 class Shift(torch.nn.Module):
