@@ -1,4 +1,5 @@
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -101,3 +102,30 @@ def test_tests_and_benchmarks_use_no_name_with_a_leading_underscore():
                 name = getattr(node.args[1], "value", None)
                 used |= {(path.name, name)} if name in private else set()
     assert used == set()
+
+
+TYPED = """
+from hf_wgan import WGANPipeline
+
+pipeline = WGANPipeline.from_pretrained("wgan-digits")
+reveal_type(pipeline)
+reveal_type(WGANPipeline.from_pipe(pipeline))
+reveal_type(pipeline(batch_size=2))
+reveal_type(pipeline(batch_size=2).images)
+reveal_type(pipeline(batch_size=2, return_dict=False))
+pipeline(16).images[0].save("digit.png")
+"""
+
+
+def test_type_checkers_know_what_a_pipeline_returns(tmp_path):
+    (tmp_path / "code.py").write_text(TYPED)
+    (tmp_path / "mypy.ini").write_text("[mypy]\nignore_missing_imports = true\n")  # whatever a user has installed
+    words = ["-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", "cache", "code.py"]
+    environment = {**os.environ, "MYPYPATH": str(Path(hf_wgan.__file__).parents[1])}
+    result = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    types = [line.split('"')[1] for line in result.stdout.splitlines() if "Revealed type" in line]
+    assert result.returncode == 0, result.stdout
+    assert types[:3] == ["hf_wgan.pipelines.published.WGANPipeline"] * 2 + [
+        "diffusers.pipelines.pipeline_utils.ImagePipelineOutput"
+    ]
+    assert types[3].startswith("list[PIL.Image.Image] | numpy.ndarray") and types[4] == "tuple[Any]"

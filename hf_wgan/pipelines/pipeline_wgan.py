@@ -7,11 +7,12 @@ import operator
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar, Literal, Optional, Self, overload
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput  # where type checkers see its fields
 from PIL import Image
 
 from ..algorithm.latents import latents_of, prior_of, sample_normals
@@ -29,6 +30,7 @@ LARGEST = 1e30  # number that is taken for an option; what is computed from it i
 LONGEST_SHOWN = 100  # characters of a value in a message
 FAR_OUT = 100.0  # absolute value of a latent number that no standard normal number comes near to
 CHANNELS_LAST_FROM = 64  # images: with fewer, copying the weights costs more than the layout gains
+ClassLabels = int | str | Sequence[int | str] | torch.Tensor | None
 
 
 class WGANPipeline(DiffusionPipeline):
@@ -61,7 +63,7 @@ class WGANPipeline(DiffusionPipeline):
         self.register_modules(generator=generator, critic=critic)
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **options: Any) -> Any:
+    def from_pipe(cls, pipeline: DiffusionPipeline, **options: Any) -> Self:
         """Create a pipeline from the components of another, which it shares.
 
         Args:
@@ -78,6 +80,37 @@ class WGANPipeline(DiffusionPipeline):
             created.register_to_config(_name_or_path=source)
         return created if dtype is None else created.to(dtype=dtype)
 
+    @overload
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: Literal[True] = True,
+        class_labels: ClassLabels = None,
+        chunk_size: int | None = None,
+        truncation: float | None = None,
+        num_candidates: int = 1,
+        rejection_temperature: float | None = None,
+    ) -> ImagePipelineOutput: ...
+
+    @overload
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        *,
+        return_dict: Literal[False],
+        class_labels: ClassLabels = None,
+        chunk_size: int | None = None,
+        truncation: float | None = None,
+        num_candidates: int = 1,
+        rejection_temperature: float | None = None,
+    ) -> tuple[Any]: ...
+
     @torch.no_grad()
     def __call__(
         self,
@@ -86,12 +119,12 @@ class WGANPipeline(DiffusionPipeline):
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
+        class_labels: ClassLabels = None,
         chunk_size: int | None = None,
         truncation: float | None = None,
         num_candidates: int = 1,
         rejection_temperature: float | None = None,
-    ) -> Any:
+    ) -> ImagePipelineOutput | tuple[Any]:
         """Generate images.
 
         Args:
