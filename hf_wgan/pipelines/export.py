@@ -83,6 +83,8 @@ def export_pipeline(pipeline: WGANPipeline, path: str | Path, component: str = "
         ExportError: The difference is above 1e-4; the file was not written.
     """
     check_type("pipeline", pipeline, WGANPipeline, "")
+    if isinstance(pipeline.generator, _ExportedGenerator):
+        raise InputError("pipeline: its generator is an exported file already: copy it, or export the model it is from")
     path = Path(path)
     if path.suffix not in SUFFIXES.values():
         raise InputError(f"path={str(path)!r}: must end in {' or '.join(SUFFIXES.values())}")

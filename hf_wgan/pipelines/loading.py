@@ -18,9 +18,14 @@ def load_pipeline(model: str, **options: Any) -> WGANPipeline:
         options: Those of `WGANPipeline.from_pretrained`.
 
     Raises:
-        InputError: The model cannot be loaded, or is a folder, of which there are no revisions.
+        InputError: The model cannot be loaded, is a file, or is a folder, of which there are no revisions.
     """
     check_is_name("model", model)
+    if Path(model).is_file():
+        raise InputError(
+            f"{model!r}: is a file; name the folder of a pipeline (an exported file is only for `generate` and "
+            "load_exported)"
+        )
     if options.get("revision") and Path(model).is_dir():
         raise InputError(f"revision={options['revision']!r}: has no effect with {model!r}, a folder; leave it out")
     logging.disable_progress_bar()  # there are two components, which load in no time

@@ -27,6 +27,7 @@ from hf_wgan import (
     ResNetGenerator,
     WGANPipeline,
 )
+from hf_wgan.cli.evaluate import evaluate
 from hf_wgan.cli.export import export
 from hf_wgan.cli.generate import generate
 from hf_wgan.hub.publish import Push, push_folder
@@ -253,6 +254,18 @@ def test_a_loaded_file_refuses_what_it_cannot_do(written, tmp_path):
     for call in (lambda: pipeline.save_pretrained(tmp_path), lambda: pipeline.invert(torch.zeros(1, 1, 8, 8))):
         with pytest.raises(InputError, match="the pipeline that it came from"):
             call()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_a_file_already_is_not_exported_again(suffix, written, tmp_path, capsys):
+    pipeline = load_exported(written["pt2"], trust_remote_code=True)
+    for loaded in (pipeline, WGANPipeline.from_pipe(pipeline)):
+        with pytest.raises(InputError, match="pipeline: its generator is an exported file already: copy it"):
+            export_pipeline(loaded, tmp_path / f"again.{suffix}")
+    for run in (export, evaluate):
+        assert run([str(written["pt2"])]) == 2
+        assert "is a file; name the folder of a pipeline" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
