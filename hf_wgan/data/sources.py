@@ -397,6 +397,8 @@ def _split_of(dataset: Any, config: DataConfig, name: str) -> Any:
     """Return the split that is asked for, or the part of it, or several one after the other."""
     parts = parse_split(config.dataset_split)
     if isinstance(dataset, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        if not dataset:
+            raise InputError(f"{name}: there are no splits in it, and so no images")
         for part in parts:
             if part.name not in dataset:
                 raise InputError(f"dataset_split={part.name!r}: {name} has only {', '.join(map(repr, dataset))}")
@@ -480,6 +482,8 @@ def _image_column(
     features: datasets.Features, config: DataConfig, name: str, first: Callable[[str], Sequence[Any]]
 ) -> str:
     """Return the column that is named, or the only one that can hold images."""
+    if not features:
+        raise InputError(f"{name}: there are no images in it, nor any column")
     column = config.image_column
     if column is not None:
         if column not in features or not can_hold_images(features[column]):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import pictures
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, IterableDatasetDict, Value
 from PIL import Image as PILImage
 
 from hf_wgan import InputError, load_images
@@ -217,6 +217,13 @@ def test_missing_pictures_are_bad_pictures(tmp_path, capsys):
 def test_bad_sources_are_named(options, message):
     with pytest.raises(InputError, match=message):
         load(**options)
+
+
+@pytest.mark.parametrize("split", ["train", "test", "train+test[:50%]"])
+@pytest.mark.parametrize("empty", [DatasetDict(), IterableDatasetDict(), Dataset.from_dict({})])
+def test_a_dataset_that_is_empty_is_said_to_be(empty, split):
+    with pytest.raises(InputError, match=r"^dataset: there are no (splits|images) in it"):
+        images_of(empty, DataConfig(resolution=8, train_data_dir="x", dataset_split=split))
 
 
 def test_bad_files_are_named(tmp_path):
