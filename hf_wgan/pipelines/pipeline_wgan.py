@@ -41,6 +41,9 @@ class WGANPipeline(DiffusionPipeline):
             `sample_size`.
         critic: The critic it was trained with, which maps images `(N, C, H, W)` to scores `(N,)`, or None. Not needed
             to generate.
+
+    Raises:
+        InputError: There is no generator, or one of them is no network of diffusers.
     """
 
     model_cpu_offload_seq = "generator->critic"
@@ -50,13 +53,15 @@ class WGANPipeline(DiffusionPipeline):
     # `DiffusionPipeline.from_pretrained(..., critic=None)` would load it nevertheless.
     def __init__(self, generator: ModelMixin, critic: Optional[ModelMixin]):  # noqa: UP045
         super().__init__()
+        if generator is None:
+            raise InputError("generator=None: must be a network; from_pretrained without it loads the saved one")
         for name, network in {"generator": generator, "critic": critic}.items():
             if network is not None and not hasattr(network, "config"):
                 raise InputError(
                     f"{name}: {type(network).__name__} has no config; must be a ModelMixin and ConfigMixin of "
                     "diffusers, such as a subclass of hf_wgan.models.network.Network"
                 )
-        if generator is not None and not hasattr(generator.config, "latent_dim"):
+        if not hasattr(generator.config, "latent_dim"):
             raise InputError(
                 f"generator: the config of {type(generator).__name__} has no latent_dim, as a generator's has"
             )

@@ -283,6 +283,13 @@ def test_pickled_weights_beside_safe_ones_are_not_read(server, whole, tmp_path):
     assert not marker.exists() and not list(tmp_path.rglob("*.bin"))
 
 
+@pytest.mark.parametrize("load_pipeline", [WGANPipeline.from_pretrained, DiffusionPipeline.from_pretrained])
+def test_a_pipeline_without_a_generator_is_refused_where_it_is_loaded(load_pipeline, tmp_path):
+    WGANPipeline(tiny_generator(), tiny_critic()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"^generator=None: must be a network"):  # of the code that the model carries
+        load_pipeline(tmp_path, generator=None, trust_remote_code=True)
+
+
 @pytest.mark.parametrize("load_pickled", [WGANPipeline.from_pretrained, DCGANGenerator.from_pretrained])
 def test_pickled_weights_cannot_be_asked_for(load_pickled, tmp_path):
     with pytest.raises(InputError, match="use_safetensors=False"):
