@@ -153,6 +153,26 @@ OTHER_NAMES = {
 }
 """Options of this or that command, and what other programs call them."""
 
+POSITIONAL = {
+    "model": (
+        "network",
+        "network_pkl",
+        "generator",
+        "pipeline",
+        "checkpoint",
+        "ckpt",
+        "run",
+        "model_path",
+        "model_id",
+        "model_name_or_path",
+        "pretrained_model_name_or_path",
+    ),
+    "folder": ("model", "run", "model_path"),
+    "runs": ("run", "folder", "folders", "logdir"),
+    "generator": ("network", "netG", "model", "checkpoint"),
+}
+"""Arguments without a name of this or that command, and the options by which other programs take them."""
+
 EPOCHS = ("num_epochs", "num_train_epochs", "epochs", "n_epochs", "niter", "max_epochs", "nb_epochs")
 HINTS |= dict.fromkeys(EPOCHS, HINTS["num_epochs"])
 

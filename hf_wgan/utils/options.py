@@ -25,7 +25,7 @@ import yaml
 
 from .console import say_once
 from .errors import InputError, one_line
-from .hints import called_here
+from .hints import POSITIONAL, called_here
 from .launcher import number_of
 
 T = TypeVar("T", bound="Options")
@@ -328,12 +328,21 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
         why = error.strerror or one_line(error)
         raise InputError(f"config={str(path)!r}: cannot be read ({why}){remedy}") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"config={str(path)!r}: is no valid YAML or JSON ({one_line(error)})") from error
+        raise InputError(f"config={str(path)!r}: is no valid YAML or JSON ({_problem(error)})") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise InputError(f"config={str(path)!r}: must hold options as `name: value`")
     return content
+
+
+def _problem(error: Exception) -> str:
+    """Return what is wrong with a file and where, without the name that YAML has for a text."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position + 1}: {error.reason}"
+    return one_line(error)
 
 
 def _json_or_yaml(text: str, is_json: bool) -> Any:
@@ -552,13 +561,15 @@ class OptionParser(argparse.ArgumentParser):
         def answer_to(name: str) -> str:
             if name in known:
                 return f"did you mean --{name}?"
-            return (
-                f"{name} is no option; leave --{name} out" if name in positional else nearest(name, known, self.hints)
-            )
+            for here in positional:
+                if name == here or name in POSITIONAL.get(here, ()):
+                    return f"{here} is no option; leave --{name} out, and write {here.upper()} alone"
+            return nearest(name, known, self.hints)
 
         said = [answer_to(name.replace("-", "_")) for name in options]
         if not words[0].startswith("-"):
-            said.append(self._stray)
+            outputs = [name for name in ("output", "output_dir") if name in self._fields and positional]
+            said += [self._stray, *(f"--{name} names what is written" for name in outputs)]
         answer = "; ".join(dict.fromkeys(filter(None, said)))
         return f"unrecognized arguments: {' '.join(words)}" + (f": {answer}" if answer else "")
 

@@ -3,13 +3,17 @@
 import contextlib
 import io
 import json
+import re
 import sys
 
 import pytest
 
 from hf_wgan.cli.common import command
 from hf_wgan.cli.main import COMMANDS, main
+from hf_wgan.utils.hints import POSITIONAL
 from hf_wgan.version import __version__
+
+WITHOUT_MODEL = ("train", "train-classifier")
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +63,30 @@ def test_a_name_that_the_console_lacks_is_no_error(tmp_path, monkeypatch):
     assert command(lambda args: print("写真×\udcff") or 0)([]) == 0
     console.flush()
     assert console.buffer.getvalue().decode("cp437").rstrip() == "????"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_argument_without_a_name_that_is_typed_as_an_option_is_answered_with_what_to_write(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    usage = capsys.readouterr().out.splitlines()[0].split()
+    for here in sorted(POSITIONAL.keys() & set(usage)):
+        for other in (here, *POSITIONAL[here]):
+            assert main([name, f"--{other}", "wgan-digits"]) == 2
+            said = capsys.readouterr().err
+            assert f"{here} is no option; leave --{other} out, and write {here.upper()} alone" in said, (name, other)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "plot"])  # which takes any number of runs
+def test_a_word_too_many_is_answered_with_the_option_that_names_the_output(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    printed = capsys.readouterr().out
+    outputs = re.findall(r"^  --(output|output_dir) ", printed, re.MULTILINE)
+    assert main([name, "wgan-digits", "digits.onnx"]) == 2
+    said = capsys.readouterr().err
+    hints = [f"--{output} names what is written" for output in outputs if name not in WITHOUT_MODEL]
+    assert "unrecognized arguments: " in said and all(hint in said for hint in hints)
 
 
 def test_training_records_the_command_as_it_was_typed(tmp_path):

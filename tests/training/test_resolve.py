@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 import torch
@@ -292,6 +293,23 @@ def test_an_option_twice_in_a_file_is_one_line(name, content, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=r"is no valid YAML or JSON .seed is there twice; keep one"):
         RunConfig.resolve(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content, where",
+    [
+        ("seed: [1\nresolution: 2\n", "line 2, column 11: expected ',' or "),
+        ("seed: *other\n", "line 1, column 7: found undefined alias"),
+        ("seed: 1\n\tresolution: 2\n", "line 2, column 1: "),
+        ("seed: {{ seed }}\n", "line 1, column 8: found unhashable key"),
+        ("seed: \a\n", "character 7: special characters are not allowed"),
+    ],
+)
+def test_a_mistake_in_a_file_of_yaml_is_named_with_its_place(content, where, tmp_path):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(InputError, match=re.escape(f"run.yaml': is no valid YAML or JSON ({where}")) as error:
+        RunConfig.resolve(tmp_path / "run.yaml")
+    assert "unicode string" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_yaml_keeps_merge_keys_and_names_keys_that_are_none(tmp_path):
