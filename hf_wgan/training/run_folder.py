@@ -213,7 +213,7 @@ def begin_folder(
 
 def describe_run(
     config: TrainingConfig,
-    networks: dict[str, ModelMixin],
+    state: TrainingState,
     dataset: ImageSet | ImageStream,
     accelerator: Accelerator,
     global_batch_size: int,
@@ -223,7 +223,7 @@ def describe_run(
 
     Args:
         config: The options of the run.
-        networks: Both networks by name.
+        state: Its state: both networks and the steps so far, which the record counts where the options name fewer.
         dataset: The training images.
         accelerator: Knows the machine.
         global_batch_size: Images of one update, over all processes and accumulation steps.
@@ -231,6 +231,7 @@ def describe_run(
     """
     training = asdict(config)
     del training["hub_token"]
+    training["max_train_steps"] = max(config.max_train_steps, state.global_step)
     labels = {}
     if config.class_conditional and isinstance(dataset, ImageSet):  # a stream's own fingerprint is of its labels too
         labels["labels_fingerprint"] = dataset.labels_fingerprint
@@ -239,7 +240,7 @@ def describe_run(
     return {
         "training": training,
         **components,
-        **{name: {"class": type(network).__name__} | settings_of(network) for name, network in networks.items()},
+        **{name: {"class": type(network).__name__} | settings_of(network) for name, network in state.networks.items()},
         "dataset": {
             "name": dataset.name,
             "hub_id": dataset.config.hub_id if dataset.config else None,

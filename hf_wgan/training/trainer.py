@@ -312,7 +312,7 @@ class WGANTrainer:
     def describe(self) -> dict[str, Any]:
         """Return the record of the run, the content of `training_config.json`."""
         of_trainer = self.dataset, self.accelerator, self.global_batch_size, self._components
-        return self.record | self.callbacks.record | describe_run(self.config, self.state.networks, *of_trainer)
+        return self.record | self.callbacks.record | describe_run(self.config, self.state, *of_trainer)
 
     def _training_batches(self) -> Iterator[RealBatch]:
         self.real_batches.go_to(self.state.progress.images)

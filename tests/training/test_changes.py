@@ -66,6 +66,16 @@ def test_what_would_make_it_another_experiment_is_refused_unless_it_is_allowed(n
         assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
+def test_the_record_of_a_run_that_is_resumed_with_fewer_steps_counts_those_that_were_taken(tiny_config, tmp_path):
+    trainer(tiny_config(max_train_steps=4)).train()
+    trainer(tiny_config(max_train_steps=2, resume_from_checkpoint="latest")).train()
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    assert record["training"]["max_train_steps"] == 4
+    trainer(tiny_config(max_train_steps=6, resume_from_checkpoint="latest")).train()
+    record = json.loads((tmp_path / "run" / "training_config.json").read_text())
+    assert record["training"]["max_train_steps"] == 6
+
+
 def test_other_images_networks_or_a_longer_schedule_are_another_experiment(tiny_config):
     trainer(tiny_config(lr_scheduler="linear")).train()
     config = {"lr_scheduler": "linear", "resume_from_checkpoint": "latest"}
