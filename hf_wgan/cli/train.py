@@ -9,9 +9,6 @@ from ..utils.launcher import end_with_launcher
 from ..utils.options import LastCounts, OptionParser
 from .common import check_unused, command, parser_for
 
-OF_EVALUATIONS = ("evaluation_features", "num_evaluation_images", "metric_for_best_model")
-"""Options of evaluations during training; from Python they also serve `WGANTrainer.evaluate`."""
-
 
 @command
 def train(args: Sequence[str] | None = None) -> int:
@@ -32,6 +29,7 @@ def train(args: Sequence[str] | None = None) -> int:
         end_with_launcher()
     others = OtherPrograms()  # measures while the rest is imported
     from ..training.build import build_trainer
+    from ..training.config import OF_EVALUATIONS
     from ..training.resolve import DIGITS_DEFAULTS, HINTS, OPTION_CLASSES, RunConfig
     from . import launch
     from .dry_run import dry_run

@@ -120,8 +120,10 @@ def make_card(folder: Path, name: str) -> str:
     networks = {part: _network(folder, part, index[part][1]) for part in files.NETWORKS if index.get(part)}
     last = _last_line(files.read_text(folder / files.METRICS, folder))
     dataset = {**run["dataset"], "label": _label(run["dataset"])} if run else None
+    if dataset and isinstance(dataset.get("config"), dict):
+        dataset["config"] = _acting(dataset["config"], run)
     evaluations = read_evaluation(folder)
-    settings = ({"preset": run["preset"]} if run.get("preset") else {}) | run.get("training", {})
+    settings = ({"preset": run["preset"]} if run.get("preset") else {}) | _acting(run.get("training", {}), run)
     for component in ("constraint", "augmentation"):  # objects that were given instead of the options
         if component in run:
             settings[component] = ", ".join(f"{key} {value}" for key, value in run[component].items())
@@ -331,6 +333,12 @@ def _network(folder: Path, part: str, class_name: str) -> dict[str, Any]:
     config.pop("class_frequencies", None)  # a long list, which the samples show better
     arguments = {key: value for key, value in config.items() if not key.startswith("_") and value is not None}
     return {"class": class_name, **arguments}
+
+
+def _acting(options: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that had an effect in a run, by its record; records of earlier versions do not say which."""
+    names = run.get("without_effect")
+    return {name: value for name, value in options.items() if not isinstance(names, list) or name not in names}
 
 
 def _label(dataset: dict[str, Any]) -> str:

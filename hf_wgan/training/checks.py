@@ -35,7 +35,7 @@ def check_arguments(config: Any, callbacks: Any, record: Any, generator: Any, cr
         raise InputError(f"callbacks={callbacks!r}: must be a list of callbacks")
     if not (record is None or isinstance(record, dict)):
         raise InputError(f"record={record!r}: must be a dictionary")
-    if taken := [name for name in record or () if name in SECTIONS]:
+    if taken := [name for name in record or () if name in (*SECTIONS, "without_effect")]:
         raise InputError(f"record: {taken[0]!r} is an entry that the run writes itself; choose another name")
     try:
         json.dumps(record, allow_nan=False)

@@ -24,6 +24,8 @@ from .presets import preset_options
 from .trackers import requested_trackers
 
 ADAPTIVE: Needs = {"optimizer": partial(optimizers_taking, "betas")}
+OF_EVALUATIONS = ("evaluation_features", "num_evaluation_images", "metric_for_best_model")
+"""Options of evaluations during training; from Python they also serve `WGANTrainer.evaluate`."""
 OF_PENALTIES: Needs = {"lipschitz": constraints_with_penalty}
 
 

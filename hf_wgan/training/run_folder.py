@@ -15,19 +15,20 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 
-from ..data import ImageSet, ImageStream
+from ..data import DataConfig, ImageSet, ImageStream
 from ..hub.card import clear_card, write_card
 from ..pipelines import WGANPipeline
 from ..pipelines.published import pipeline_files
 from ..utils import files
 from ..utils.console import say
 from ..utils.errors import InputError
+from ..utils.options import depends_on, has_effect, option_fields
 from ..utils.own import remember_record
 from ..version import __version__
 from .best import best_files, set_best_aside_after
 from .checkpoint import checkpoints_for, set_aside_after
 from .components import INSTEAD_OF
-from .config import TrainingConfig
+from .config import OF_EVALUATIONS, TrainingConfig
 from .snapshot import settings_of
 from .state import TrainingState
 from .trackers import LOGS, PROJECT
@@ -235,11 +236,12 @@ def describe_run(
     labels = {}
     if config.class_conditional and isinstance(dataset, ImageSet):  # a stream's own fingerprint is of its labels too
         labels["labels_fingerprint"] = dataset.labels_fingerprint
-    for name in components:
-        training |= dict.fromkeys(INSTEAD_OF[name])
+    replaced = {option for name in components for option in INSTEAD_OF[name]}
+    training |= dict.fromkeys(replaced)
     return {
         "training": training,
         **components,
+        "without_effect": _without_effect(config, dataset.config, replaced),
         **{name: {"class": type(network).__name__} | settings_of(network) for name, network in state.networks.items()},
         "dataset": {
             "name": dataset.name,
@@ -257,6 +259,24 @@ def describe_run(
         },
         "versions": {"hf_wgan": __version__, "python": platform.python_version()} | _library_versions(),
     }
+
+
+def _without_effect(config: TrainingConfig, data: DataConfig | None, replaced: set[str]) -> list[str]:
+    """Return the options that did nothing beside the others, which a card does not list.
+
+    Args:
+        config: The options of the run.
+        data: Those of its images, if they came from options.
+        replaced: Options whose place an object has taken, which may use those that depend on them.
+    """
+    names = [] if config.evaluation_steps else [*OF_EVALUATIONS]
+    for options in filter(None, (config, data)):
+        names += [
+            field.name
+            for field in option_fields(type(options))
+            if not has_effect(field, vars(options)) and depends_on(field).isdisjoint(replaced)
+        ]
+    return names
 
 
 @cache

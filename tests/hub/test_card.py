@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import resource
 import shutil
 import time
@@ -10,8 +11,11 @@ import yaml
 from conftest import tiny_critic, tiny_generator, tiny_images
 from huggingface_hub import EvalResult, ModelCard
 
-from hf_wgan import InputError, WGANPipeline, WGANTrainer
+from hf_wgan import InputError, RunConfig, TrainingConfig, WGANPipeline, WGANTrainer, build_trainer
+from hf_wgan.algorithm.lipschitz import WeightClipping
+from hf_wgan.data import DataConfig
 from hf_wgan.hub.card import make_card, merge, record_evaluation, write_card
+from hf_wgan.utils.options import has_effect, option_fields
 
 
 @pytest.fixture
@@ -41,6 +45,37 @@ def test_the_card_of_a_run_holds_its_settings_figures_and_pictures(run):
     assert "Intended use and limits" in text
     assert f"torch {json.loads((run / 'training_config.json').read_text())['versions']['torch']}" in text
     assert "{{" not in text and "{%" not in text and "None" not in text
+
+
+def listed(folder):
+    """Return the options of training and of the images that the table of a card lists."""
+    rows = re.findall(r"^\| (?:data: )?(\w+) \| .* \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    names = {field.name for part in (TrainingConfig, DataConfig) for field in option_fields(part)}
+    return names & set(rows)
+
+
+@pytest.mark.parametrize("options", [{}, {"lipschitz": "gp", "critic_norm_type": "layer", "optimizer": "adam"}])
+def test_a_card_lists_no_option_that_had_no_effect(options, tmp_path):
+    tiny = {"resolution": 8, "generator_width": 4, "critic_width": 4, "train_batch_size": 4, "num_validation_images": 4}
+    once = {"max_train_steps": 1, "n_critic": 1, "mixed_precision": "no", "output_dir": str(tmp_path / "run")}
+    config = RunConfig.resolve(**tiny, **once, **options)
+    build_trainer(config).train()
+    names = listed(tmp_path / "run")
+    for part in (config.training, config.data):
+        fields = {field.name: field for field in option_fields(type(part))}
+        assert not [name for name in names & fields.keys() if not has_effect(fields[name], vars(part))]
+    acting = {"gradient_penalty_weight", "penalty_interval", "adam_beta1"} if options else {"clip_value"}
+    assert acting | {"seed", "resolution", "adam_epsilon"} <= names
+    assert not names & {"evaluation_features", "num_evaluation_images", "metric_for_best_model"}
+    repeated = RunConfig.resolve(tmp_path / "run" / "training_config.json")
+    assert (repeated.training, repeated.data) == (config.training, config.data)
+
+
+def test_options_that_an_object_may_use_stay_on_the_card(tiny_config, tmp_path):
+    config = tiny_config(penalty_interval=3, evaluation_steps=2, evaluation_features="pixels", num_evaluation_images=20)
+    networks = tiny_generator(), tiny_critic()
+    WGANTrainer(*networks, tiny_images(), config, constraint=WeightClipping(0.01)).train()
+    assert {"penalty_interval", "evaluation_features", "metric_for_best_model"} <= listed(tmp_path / "run")
 
 
 def test_no_file_of_a_run_holds_the_token(run):
