@@ -1,4 +1,4 @@
-"""`hf-wgan evaluate`, `evaluate-digits` and `train-classifier`: figures of sample quality."""
+"""`hf-wgan evaluate`, `evaluate-digits` and `train-classifier`: metrics of sample quality."""
 
 import json
 import sys
@@ -44,7 +44,7 @@ class EvaluateConfig(Options):
 
 @command
 def evaluate(args: Sequence[str] | None = None) -> int:
-    """Measure the quality of a model's samples, every figure in one pass.
+    """Measure the quality of a model's samples, every metric in one pass.
 
     hf-wgan evaluate wgan-digits
     hf-wgan evaluate wgan-clothes --dataset_name path/to/fashion-mnist --held_out_split test
@@ -77,7 +77,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         if trained_on is None and state.is_main_process:
             say(
                 f"{model} has no record of what it was trained on: the images of {images.name} are not called its "
-                "training images, and no figure is of copies."
+                "training images, and no metric is of copies."
             )
         with state.main_process_first():  # which may train the extractor, while the others wait
             features = load_feature_extractor(config.features, images, held_out, state.device, data_config.cache_dir)
@@ -95,16 +95,16 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         )
         state.destroy_process_group()
         if state.is_main_process:
-            print(json.dumps({"figures": result.metrics, "floor": result.floor, "settings": result.settings}, indent=2))
+            print(json.dumps({"metrics": result.metrics, "floor": result.floor, "settings": result.settings}, indent=2))
             _record(folder, result.rows())
     return 0
 
 
 @contextmanager
 def run_of(model: str, variant: str | None = None) -> Iterator[Path | None]:
-    """Yield the folder of a run, which no other process changes meanwhile; None if no figures can be recorded there."""
+    """Yield the folder of a run, which no other process changes meanwhile; None if no metrics can be recorded there."""
     folder = Path(model)
-    if variant:  # the card states figures of the weights that load without one
+    if variant:  # the card states metrics of the weights that load without one
         yield None
         return
     if not (folder / files.CONFIG).is_file() or is_checkpoint(folder) or not is_first_process():
@@ -115,14 +115,14 @@ def run_of(model: str, variant: str | None = None) -> Iterator[Path | None]:
         try:
             held.enter_context(files.locked(of_run))
         except InputError as error:
-            say(f"The figures will be shown and not recorded: {error}.")
+            say(f"The metrics will be shown and not recorded: {error}.")
             yield None
         else:
             yield folder
 
 
 def _record(folder: Path | None, rows: list[dict[str, Any]]) -> None:
-    """Write the figures into the run's folder and its card, if the model is a run of this package."""
+    """Write the metrics into the run's folder and its card, if the model is a run of this package."""
     from ..hub.card import record_evaluation
 
     if folder is not None:
@@ -155,7 +155,7 @@ def evaluate_digits(args: Sequence[str] | None = None) -> int:
         print(json.dumps(asdict(report), indent=2))
         accuracy = {"classifier's accuracy on held-out digits": round(report.held_out_accuracy, 4)}
         settings = {"samples": report.num_images, "seed": report.seed, **accuracy}
-        figures = {
+        metrics = {
             "digits_read": (
                 "Samples that a classifier reads as one digit with a probability of at least 0.7",
                 report.read,
@@ -164,10 +164,10 @@ def evaluate_digits(args: Sequence[str] | None = None) -> int:
         }
         if report.agreement is not None:
             name = "Samples whose likeliest digit is the requested class"
-            figures["class_agreement"] = (name, report.agreement)
+            metrics["class_agreement"] = (name, report.agreement)
         rows = [
             {"metric_type": kind, "metric_name": name, "metric_value": round(value, 4), "settings": settings}
-            for kind, (name, value) in figures.items()
+            for kind, (name, value) in metrics.items()
         ]
         _record(folder, rows)
     return 0

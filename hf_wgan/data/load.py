@@ -98,7 +98,7 @@ def _value_range(config: DataConfig) -> str | None:
 
 def _image_set(images: ImageSet | ImageStream) -> ImageSet:
     if isinstance(images, ImageStream):
-        raise InputError("streaming: figures are of the whole set; leave it out")
+        raise InputError("streaming: metrics are of the whole set; leave it out")
     return images
 
 

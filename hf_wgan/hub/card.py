@@ -83,13 +83,13 @@ def is_generated(folder: Path) -> bool:
 
 
 def record_evaluation(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write figures into a run's `evaluation.json` and its card.
+    """Write metrics into a run's `evaluation.json` and its card.
 
     They replace older ones of the same type by the same feature extractor and for the same dataset.
 
     Args:
         folder: The run's folder.
-        rows: `metric_type`, `metric_name` and `metric_value` of each figure, and its `settings`, among them `dataset`
+        rows: `metric_type`, `metric_name` and `metric_value` of each metric, and its `settings`, among them `dataset`
             if it is another than the run's.
     """
 
@@ -309,8 +309,8 @@ def _results(dataset: dict[str, Any], last: dict[str, Any] | None, evaluations: 
     for row in evaluations:
         other = row["settings"].get("dataset")
         of_others = {"dataset_type": other, "dataset_name": other} if other else {}
-        figures = {key: row[key] for key in row if key.startswith("metric_")}
-        results.append(EvalResult(**about | of_others, **figures))
+        metrics = {key: row[key] for key in row if key.startswith("metric_")}
+        results.append(EvalResult(**about | of_others, **metrics))
     if last:
         name = f"Wasserstein estimate of this critic on training images, at step {last['step']}"
         value = round(last["wasserstein_estimate"], 6)
@@ -319,7 +319,7 @@ def _results(dataset: dict[str, Any], last: dict[str, Any] | None, evaluations: 
 
 
 def _comparable(evaluations: list[Any]) -> list[tuple[str, list[Any]]]:
-    """Group figures by their settings: only figures of the same settings may stand in one table."""
+    """Group metrics by their settings: only metrics of the same settings may stand in one table."""
     groups: dict[str, list[Any]] = {}
     for row in evaluations:
         settings = {key: value for key, value in row["settings"].items() if key != "real_images_instead"}
@@ -369,7 +369,7 @@ def _shown(value: Any) -> Any:
 
 
 def read_evaluation(folder: Path) -> list[dict[str, Any]]:
-    """Return the figures in a run's `evaluation.json`; none, and say so, if it is damaged: it can be made again."""
+    """Return the metrics in a run's `evaluation.json`; none, and say so, if it is damaged: it can be made again."""
     path = folder / files.EVALUATION
     try:
         rows = json.loads(files.read_text(path, folder) or "[]")
@@ -379,7 +379,7 @@ def read_evaluation(folder: Path) -> list[dict[str, Any]]:
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
     command = shell_command("evaluate", str(folder))
-    say(f"{path} is damaged, and its figures are left out; to measure them again: {command}")
+    say(f"{path} is damaged, and its metrics are left out; to measure them again: {command}")
     return []
 
 

@@ -324,7 +324,7 @@ def _uploads(folder: Path, push: Push, variants: set[str], temporary: Path) -> d
 
 
 def _published(path: Path) -> Path | bytes:
-    """Return a file as it is published: records and figures without local paths and credentials."""
+    """Return a file as it is published: records and metrics without local paths and credentials."""
     if path.name not in (files.CONFIG, files.EVALUATION, files.INDEX, "config.json"):
         return path
     try:

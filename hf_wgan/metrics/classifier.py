@@ -195,8 +195,8 @@ def load_or_train_classifier(
         held_out = _with_labels(held_out.relabelled(images.label_names or []))
         held_out = None if held_out.labels is None else held_out
     settings = {"seed": seed, "epochs": num_epochs}
-    network, figures = load_or_train(Path(folder, RECORD), SmallClassifier, train, images, held_out, settings)
-    return network, figures["accuracy"]
+    network, metrics = load_or_train(Path(folder, RECORD), SmallClassifier, train, images, held_out, settings)
+    return network, metrics["accuracy"]
 
 
 def load_or_train(
@@ -207,12 +207,12 @@ def load_or_train(
     held_out: ImageSet | None,
     settings: dict[str, Any],
 ) -> tuple[Network, dict[str, float]]:
-    """Load a network and its figures if they are of these images, labels and settings; else train and save both.
+    """Load a network and its metrics if they are of these images, labels and settings; else train and save both.
 
     Args:
-        record_path: The file of the inputs and figures, in the network's folder.
+        record_path: The file of the inputs and metrics, in the network's folder.
         kind: Class of the network.
-        train: Function that takes the training and the held-out images, and returns the network and its figures.
+        train: Function that takes the training and the held-out images, and returns the network and its metrics.
         images: Training images.
         held_out: Held-out images; by default a tenth of `images`, which is left out of the training.
         settings: All else that the trained network depends on.
@@ -224,14 +224,14 @@ def load_or_train(
     if max(images.shape[1:]) > LARGEST_SIDE:
         inputs["largest_side"] = LARGEST_SIDE
     if record_path.is_file():
-        figures = json.loads(record_path.read_text())
-        if inputs == {name: figures.pop(name, None) for name in inputs}:
-            return kind.from_pretrained(record_path.parent, use_safetensors=True).eval(), figures
-    network, figures = train(images, held_out)
+        metrics = json.loads(record_path.read_text())
+        if inputs == {name: metrics.pop(name, None) for name in inputs}:
+            return kind.from_pretrained(record_path.parent, use_safetensors=True).eval(), metrics
+    network, metrics = train(images, held_out)
     with files.replacing_in(record_path.parent) as temporary:
         network.save_pretrained(temporary)
-        files.write_text(temporary / record_path.name, json.dumps({**inputs, **figures}, indent=2) + "\n")
-    return network, figures
+        files.write_text(temporary / record_path.name, json.dumps({**inputs, **metrics}, indent=2) + "\n")
+    return network, metrics
 
 
 def load_classifier(folder: str | Path) -> tuple[SmallClassifier, float]:

@@ -2,7 +2,7 @@
 
 Two views of an image, cropped, turned and of another brightness and contrast, must be more alike than views of two
 images (SimCLR: Chen et al. 2020, arXiv 2002.05709). Noise and blur are not among the changes: the features have to tell
-them from real images. The network is trained once and saved together with its figures.
+them from real images. The network is trained once and saved together with its metrics.
 """
 
 from collections.abc import Callable
@@ -86,13 +86,13 @@ def train_contrastive(
 
     Args:
         images: Training images.
-        held_out: Images to measure the figures on.
+        held_out: Images to measure on.
         seed: Seed of the weights, the order of the images and the views. PyTorch's global random state is left alone.
         num_steps: Number of batches, each of two views of 128 images; by default 1,000.
         device: Device of the training.
 
     Returns:
-        The network on the CPU in eval mode, and its figures in [0, 1]: `views_matched`, the share of views whose most
+        The network on the CPU in eval mode, and its metrics in [0, 1]: `views_matched`, the share of views whose most
         similar one among those of 128 held-out images shows the same image; and for labelled images `linear_probe`, the
         share of held-out images whose class a linear model of the features gets right.
     """
@@ -107,10 +107,10 @@ def train_contrastive(
     with torch.no_grad():
         similarities, partners = _similarities(network, normalised(held_out.images[:BATCH_SIZE].to(device)), rand)
     network.cpu()
-    figures = {"views_matched": float((similarities.argmax(1) == partners).float().mean())}
+    metrics = {"views_matched": float((similarities.argmax(1) == partners).float().mean())}
     if images.num_classes > 1 and held_out.labels is not None:
-        figures["linear_probe"] = linear_probe(network, images, held_out)
-    return network, figures
+        metrics["linear_probe"] = linear_probe(network, images, held_out)
+    return network, metrics
 
 
 def _similarities(network: nn.Module, images: Tensor, rand: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:

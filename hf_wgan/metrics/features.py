@@ -231,11 +231,11 @@ def _self_supervised(_: str, resources: Resources) -> FeatureExtractor:
     images, held_out, device = resources.images, resources.held_out, resources.device
     key = f"{images.fingerprint}-{held_out.fingerprint}" if held_out else images.fingerprint
     folder = cache_folder(resources.cache_dir) / f"self-supervised-{key}"
-    network, figures = load_or_train_contrastive(folder, images, held_out, device=device)
+    network, metrics = load_or_train_contrastive(folder, images, held_out, device=device)
     network.to(device)
-    name = f"self-supervised network, {figures['views_matched']:.1%} of views matched"
-    if "linear_probe" in figures:
-        name += f", linear probe {figures['linear_probe']:.1%} right"
+    name = f"self-supervised network, {metrics['views_matched']:.1%} of views matched"
+    if "linear_probe" in metrics:
+        name += f", linear probe {metrics['linear_probe']:.1%} right"
     return FeatureExtractor(name, "to [-1, 1]", digest_of(network), lambda batch: extract(network, batch.to(device)))
 
 

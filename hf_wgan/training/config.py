@@ -479,7 +479,7 @@ class TrainingConfig(Options):
         if self.evaluation_steps and self.evaluation_steps % self.logging_steps:
             raise InputError(
                 f"evaluation_steps={self.evaluation_steps}: must be a multiple of logging_steps={self.logging_steps}, "
-                "because the figures go into the rows of metrics.jsonl"
+                "because the metrics go into the rows of metrics.jsonl"
             )
         operations = Augmentation(self.augmentation).operations
         if self.augmentation and not operations:

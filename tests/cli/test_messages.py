@@ -117,3 +117,10 @@ def test_a_command_in_a_text_takes_the_options_beside_it(options):
             named = set(re.findall(r"(?<![\w-])--[a-z]\w+(?:-\w+)*", rest))
             wrong += [(str(path), command, name) for name in named - options.get(command, set())]
     assert wrong == []
+
+
+def test_what_is_measured_is_called_a_metric_everywhere():
+    of_papers = re.compile(r"\bfigures? \d")
+    wrong = {text for _, text in texts() if re.search(r"\bfigures?\b", of_papers.sub("", text), re.IGNORECASE)}
+    assert wrong == set()
+    assert "| figure" not in (PACKAGE.parent / "model_cards" / "template.md").read_text(encoding="utf-8")

@@ -98,7 +98,7 @@ def test_a_model_is_trained_further_in_its_range_unless_another_is_named(options
 def measured(model, options, capsys):
     capsys.readouterr()
     assert evaluate([str(model), "--features", "pixels", "--num_images", "20", *options]) == 0
-    return json.loads(capsys.readouterr().out)["figures"]
+    return json.loads(capsys.readouterr().out)["metrics"]
 
 
 def test_evaluation_of_a_run_its_checkpoint_or_its_copy_has_its_range(trained, tmp_path, capsys):

@@ -111,7 +111,7 @@ def test_figures_are_not_written_into_a_record_that_makes_no_sense(kind, trained
     (model / files.CONFIG).write_text(RECORDS[kind])
     assert evaluate([str(model), "--features", "pixels", "--train_data_dir", str(trained / "photos")]) == 2
     output = capsys.readouterr()
-    assert "frechet_distance" in json.loads(output.out)["figures"]
+    assert "frechet_distance" in json.loads(output.out)["metrics"]
     assert output.err.splitlines()[-1].endswith("is damaged: it is not what a run records; remove or correct it")
 
 
@@ -146,15 +146,15 @@ def test_figures_of_other_images_are_not_called_those_of_training_images(trained
     others = pictures_in(tmp_path / "others", "L", count=20, seed=1)
     own = measured(capsys, model)
     other = measured(capsys, model, "--train_data_dir", others)
-    assert own["settings"]["compared_with"] == "training images of photos" and "copied_share" in own["figures"]
+    assert own["settings"]["compared_with"] == "training images of photos" and "copied_share" in own["metrics"]
     assert other["settings"]["compared_with"] == "images of others"
-    assert not {"copied_share", "critic_estimate"} & other["figures"].keys()
-    assert "critic_estimate_held_out" in other["figures"]
+    assert not {"copied_share", "critic_estimate"} & other["metrics"].keys()
+    assert "critic_estimate_held_out" in other["metrics"]
     measures = ModelCard.load(model / "README.md").data.eval_results
     results = [result for result in measures if result.metric_type == "frechet_distance"]
     distances = {result.dataset_name.split()[0]: result.metric_value for result in results}
     assert distances == {
-        name: round(report["figures"]["frechet_distance"], 4) for name, report in (("photos", own), ("others", other))
+        name: round(report["metrics"]["frechet_distance"], 4) for name, report in (("photos", own), ("others", other))
     }
     moved = shutil.copytree(trained / "photos", tmp_path / "moved")
     assert measured(capsys, model, "--train_data_dir", str(moved))["settings"]["compared_with"].startswith("training")
@@ -163,7 +163,7 @@ def test_figures_of_other_images_are_not_called_those_of_training_images(trained
 def test_a_part_of_the_training_images_is_theirs_and_folders_of_one_name_are_two(trained, tmp_path, capsys):
     model = shutil.copytree(trained / "run", tmp_path / "model")
     part = measured(capsys, model, "--max_train_samples", "16")
-    assert part["settings"]["compared_with"].startswith("training") and "copied_share" in part["figures"]
+    assert part["settings"]["compared_with"].startswith("training") and "copied_share" in part["metrics"]
     for name in "ab":
         (tmp_path / name).mkdir()
         others = pictures_in(tmp_path / name / "photos", "L", count=20, seed=ord(name))
@@ -229,7 +229,7 @@ def test_without_a_record_nothing_is_called_the_training_images(record, trained,
     assert evaluate([str(model), "--features", "pixels", "--train_data_dir", str(trained / "photos")]) == 0
     output = capsys.readouterr()
     result = json.loads(output.out)
-    assert result["settings"]["compared_with"] == "images of photos" and "copied_share" not in result["figures"]
+    assert result["settings"]["compared_with"] == "images of photos" and "copied_share" not in result["metrics"]
     assert "has no record of what it was trained on" in output.err
 
 

@@ -510,12 +510,12 @@ def test_evaluate_prints_every_figure_and_brings_the_card_up_to_date(tmp_path, c
         arguments = [str(tmp_path / "run"), "--num_images", "60", "--features", features]
         assert evaluate(arguments) == 0
         report = json.loads(capsys.readouterr().out)
-        assert {"frechet_distance", "coverage", "copied_share", "critic_estimate"} <= set(report["figures"])
+        assert {"frechet_distance", "coverage", "copied_share", "critic_estimate"} <= set(report["metrics"])
         assert report["settings"]["num_images"] == 60
     rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert [row["settings"]["features"][:6] for row in rows if row["metric_type"] == "recall"] == ["classi", "pixels"]
     results = (tmp_path / "run" / "README.md").read_text().partition("## Results")[2]
-    assert results.count("| figure | value | real images in the samples' place |") == 2, "a table for each"
+    assert results.count("| metric | value | real images in the samples' place |") == 2, "a table for each"
     assert results.count("| Fréchet distance |") == 2
     assert "features: pixels" in results and "compared with: training images of scikit-learn digits" in results
 

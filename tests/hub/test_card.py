@@ -322,7 +322,7 @@ def test_a_full_disk_loses_nothing_that_was_written(run, monkeypatch):
 def test_half_written_figures_are_left_out_and_measured_again(half, run, capsys):
     (run / "evaluation.json").write_text(half)
     write_card(run)
-    assert "evaluation.json is damaged, and its figures are left out" in capsys.readouterr().err
+    assert "evaluation.json is damaged, and its metrics are left out" in capsys.readouterr().err
     row = {"metric_type": "f", "metric_name": "F", "metric_value": 1.5, "settings": {}}
     record_evaluation(run, [row])
     assert json.loads((run / "evaluation.json").read_text()) == [row]
