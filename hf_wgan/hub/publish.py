@@ -351,7 +351,7 @@ def _published(path: Path) -> Path | bytes:
 
 def _manifest(path: Path, uploads: dict[str, Any]) -> bytes:
     """Return a checkpoint's manifest for the content that is uploaded."""
-    manifest = json.loads(path.read_text())
+    manifest = files.read_mapping(path, "remove this checkpoint")
     for name, entry in manifest.items():
         content = uploads.get((Path(path.parent.name) / name).as_posix())
         if isinstance(content, bytes):

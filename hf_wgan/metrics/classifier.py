@@ -224,7 +224,7 @@ def load_or_train(
     if max(images.shape[1:]) > LARGEST_SIDE:
         inputs["largest_side"] = LARGEST_SIDE
     if record_path.is_file():
-        metrics = json.loads(record_path.read_text())
+        metrics = files.read_mapping(record_path, "remove it, and the network is trained again")
         if inputs == {name: metrics.pop(name, None) for name in inputs}:
             return kind.from_pretrained(record_path.parent, use_safetensors=True).eval(), metrics
     network, metrics = train(images, held_out)
@@ -241,7 +241,7 @@ def load_classifier(folder: str | Path) -> tuple[SmallClassifier, float]:
         InputError: The folder holds no such classifier.
     """
     try:
-        accuracy = json.loads((Path(folder) / RECORD).read_text())["accuracy"]
+        accuracy = files.read_mapping(Path(folder) / RECORD)["accuracy"]
         return SmallClassifier.from_pretrained(folder, use_safetensors=True).eval(), accuracy
     except (OSError, ValueError, KeyError) as error:
         remedy = shell_command("train-classifier", "--output_dir", str(folder))

@@ -165,7 +165,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> Checkpoint:
         networks = {
             name: safetensors.torch.load_file(folder / name / SAFETENSORS_WEIGHTS_NAME) for name in state.networks
         }
-        progress = json.loads((folder / PROGRESS).read_text())
+        progress = files.read_mapping(folder / PROGRESS)
         state.load_state_dict({**states, **networks, "progress": progress})
         metrics = (folder / files.METRICS).read_text()
         return Checkpoint({}, states, replace(state.progress), read_record(folder), metrics)
@@ -177,8 +177,14 @@ def load_checkpoint(folder: Path, state: TrainingState) -> Checkpoint:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return the record of the run that wrote a checkpoint."""
-    return json.loads((folder / files.CONFIG).read_text())
+    """Return the record of the run that wrote a checkpoint.
+
+    Raises:
+        InputError: It is damaged.
+        OSError: It cannot be read.
+    """
+    remedy = "remove this checkpoint, and take another"
+    return files.read_mapping(folder / files.CONFIG, remedy, ("training", *files.NETWORKS))
 
 
 def checkpoints_for(output_dir: Path, choice: str) -> list[Path]:
@@ -259,8 +265,8 @@ def pipeline_of(folder: Path) -> WGANPipeline:
     package = import_module(__name__.partition(".")[0])
     networks: dict[str, Any] = {}
     for name in files.NETWORKS:
-        class_name = record[name]["class"]
-        network_class = getattr(package, class_name, None)
+        class_name = record[name].get("class")
+        network_class = getattr(package, str(class_name), None)
         if network_class is None:
             raise InputError(
                 f"{str(folder)!r}: its {name} is a {class_name}, a class of your own; resume the run, which saves a "

@@ -80,10 +80,13 @@ def _continues(config: TrainingConfig) -> bool:
 def is_run(folder: Path) -> bool:
     """Return whether a folder has the record of a run of this package."""
     try:
-        record = json.loads((folder / files.CONFIG).read_text(encoding="utf-8"))
-        return "hf_wgan" in record["versions"] and {"training", "dataset"} <= record.keys()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return "hf_wgan" in _record(folder)["versions"]
+    except (OSError, InputError):
         return False
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    return files.read_mapping(folder / files.CONFIG, sections=("training", "dataset", "versions"))
 
 
 def replaced_files(config: TrainingConfig) -> list[Path]:
@@ -94,7 +97,7 @@ def replaced_files(config: TrainingConfig) -> list[Path]:
     folder = Path(config.output_dir)
     if not config.overwrite_output_dir or _continues(config) or not is_run(folder):
         return []
-    record = json.loads((folder / files.CONFIG).read_text(encoding="utf-8"))
+    record = _record(folder)
     paths = [*pipeline_files(folder), folder / files.METRICS, folder / files.EVALUATION, folder / files.CURVES]
     paths += [*files.sample_grids(folder), folder / files.SAMPLES / files.REAL, folder / files.VIDEO]
     for best in filter(is_run, (folder / files.BEST, *folder.glob(f"{files.SET_ASIDE}{files.BEST}*"))):

@@ -39,18 +39,27 @@ MANIFEST = "manifest.json"
 CARRIED_CODE = "hf_wgan_*.py"
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, remedy: str = "", sections: Collection[str] = ()) -> dict[str, Any]:
     """Read a JSON file that holds a mapping.
+
+    Args:
+        path: The file.
+        remedy: What to do if it is damaged.
+        sections: Entries that are mappings too.
 
     Raises:
         InputError: It is damaged. The message names it.
+        OSError: It cannot be read.
     """
+    remedy = remedy and f"; {remedy}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # also where it is not UTF-8
-        raise InputError(f"{path}: is damaged ({one_line(error)})") from error
+        raise InputError(f"{path}: is damaged ({one_line(error)}){remedy}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: is damaged: it holds no mapping")
+        raise InputError(f"{path}: is damaged: it holds no mapping{remedy}")
+    if missing := [name for name in sections if not isinstance(content.get(name), dict)]:
+        raise InputError(f"{path}: is damaged: {missing[0]} is no mapping{remedy}")
     return content
 
 

@@ -106,6 +106,21 @@ def test_a_checkpoint_is_sampled_and_left_as_it_is(tiny_config, tmp_path):
     assert sorted(path.relative_to(checkpoint) for path in checkpoint.rglob("*")) == before and not damage(checkpoint)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"training": []}', '{"training": {}, "generator": {}}'])
+def test_a_record_that_makes_no_sense_is_one_line_with_the_remedy(content, tiny_config, tmp_path):
+    trained(tiny_config())
+    checkpoint = tmp_path / "run" / "checkpoint-000004"
+    (checkpoint / "training_config.json").write_text(content)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    del manifest["training_config.json"]
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    message = r"checkpoint-000004/training_config.json: is damaged.*; remove this checkpoint, and take another$"
+    with pytest.raises(InputError, match=message):
+        load_pipeline(str(checkpoint))
+    with pytest.raises(InputError, match=message):
+        trained(tiny_config(max_train_steps=6, resume_from_checkpoint="latest"))
+
+
 def test_a_damaged_checkpoint_and_one_of_other_networks_are_one_line(tiny_config, tmp_path):
     trained(tiny_config())
     checkpoint = tmp_path / "run" / "checkpoint-000002"

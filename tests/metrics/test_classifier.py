@@ -5,6 +5,7 @@ import torch
 from hf_wgan import ImageSet, InputError
 from hf_wgan.metrics import classifier, contrastive
 from hf_wgan.metrics.classifier import (
+    RECORD,
     SmallClassifier,
     class_entropy,
     class_shares,
@@ -92,6 +93,15 @@ def test_the_same_images_with_other_labels_have_features_of_their_own(tmp_path, 
     others = ImageSet(images.images, labels=(images.labels == 0).long())
     names = [load_feature_extractor("classifier", of, cache_dir=tmp_path).name for of in (images, others, images)]
     assert "of 3 classes" in names[0] and "of 2 classes" in names[1] and names[2] == names[0]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_record_of_a_classifier_is_one_line_with_the_remedy(content, tmp_path):
+    (tmp_path / RECORD).write_text(content)
+    with pytest.raises(InputError, match=rf"{RECORD}: is damaged.*; remove it, and the network is trained again$"):
+        load_or_train_classifier(tmp_path, squares(60, 0), squares(30, 1))
+    with pytest.raises(InputError, match=f"holds no classifier .*{RECORD}: is damaged.*; to train one"):
+        load_classifier(tmp_path)
 
 
 def test_a_saved_classifier_is_of_the_labels_of_training_and_held_out_images(tmp_path, monkeypatch):

@@ -64,7 +64,13 @@ MINE = [
 ]
 
 
-@pytest.mark.parametrize("record", [None, "", "[]", "{}", '{"training": {}, "dataset": {}}', '{"versions": "hf_wgan"}'])
+NO_RECORDS = [
+    *(None, "", "[]", "{}", "\xff", '{"training": {}, "dataset": {}}', '{"versions": "hf_wgan"}'),
+    '{"versions": {"hf_wgan": "1"}, "training": [], "dataset": {}}',
+]
+
+
+@pytest.mark.parametrize("record", NO_RECORDS)
 def test_a_folder_without_the_record_of_a_run_is_never_replaced(record, tiny_config, tmp_path):
     folder = tmp_path / "run"
     write(folder, MINE)
