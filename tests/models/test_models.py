@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -511,10 +512,22 @@ class Bias(Network):
         self.bias = torch.nn.Parameter(torch.zeros(latent_dim))
 
 
-def test_a_config_keeps_what_training_puts_there_also_where_the_constructor_does_not_know_of_it(tmp_path, caplog):
-    network, entries = Bias(latent_dim=3), {"value_range": "uint16:0,4095", "class_names": ["a", "b"]}
+class Plain(ModelMixin, ConfigMixin):
+    """No `Network`: its constructor takes what training adds to a config, so that diffusers does not warn."""
+
+    @register_to_config
+    def __init__(self, latent_dim: int = 4, value_range: str | None = None, class_names: list[str] | None = None):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(latent_dim))
+
+
+@pytest.mark.parametrize("network_class", [Bias, Plain])
+def test_a_config_keeps_what_training_puts_there_also_where_the_constructor_does_not_know_of_it(
+    network_class, tmp_path, caplog
+):
+    network, entries = network_class(latent_dim=3), {"value_range": "uint16:0,4095", "class_names": ["a", "b"]}
     network.register_to_config(**entries)
     network.save_pretrained(tmp_path)
-    config = Bias.from_pretrained(tmp_path).config
+    config = network_class.from_pretrained(tmp_path).config
     assert config.latent_dim == 3 and entries.items() <= dict(config).items()
     assert not caplog.text, "diffusers warns of entries that it does not expect"
