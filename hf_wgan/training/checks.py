@@ -82,8 +82,9 @@ def check_networks(generator: Any, critic: Any) -> None:
                 "and loaded; derive it from hf_wgan.models.network.Network and decorate its __init__ with "
                 "@register_to_config"
             )
+        config = getattr(network, "config", {})  # there is none where __init__ is not decorated
         for entry in required[name]:
-            if entry not in network.config:
+            if entry not in config:
                 raise InputError(
                     f"{name} of type {type(network).__name__}: its config has no {entry}; make it an argument of "
                     "__init__, decorated with @register_to_config"

@@ -148,6 +148,11 @@ class WithoutLatentDim(ModelMixin, ConfigMixin):
         super().__init__()
 
 
+class Undecorated(ModelMixin, ConfigMixin):
+    def __init__(self, sample_size=8, in_channels=1, out_channels=1, latent_dim=4):
+        super().__init__()
+
+
 @pytest.mark.parametrize(
     "networks, message",
     [
@@ -158,6 +163,8 @@ class WithoutLatentDim(ModelMixin, ConfigMixin):
         ),
         ({"critic": nn.Sequential()}, "critic of type Sequential: must be a diffusers ModelMixin.*@register_to_config"),
         ({"generator": WithoutLatentDim()}, "generator of type WithoutLatentDim: its config has no latent_dim"),
+        ({"generator": Undecorated()}, "Undecorated: its config has no sample_size; .*@register_to_config"),
+        ({"critic": Undecorated()}, "critic of type Undecorated: its config has no sample_size"),
         ({"critic": Linear(output="column")}, r"scores of shape \(2, 1\) for two images: must be \(2,\)"),
         ({"critic": Linear(output="tuple")}, "the critic returns a tuple: must be a tensor"),
         ({"critic": Linear(output="other")}, "the critic fails for input of shape"),
