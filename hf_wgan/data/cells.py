@@ -124,8 +124,12 @@ def image_columns(features: datasets.Features) -> list[str]:
 
 def can_hold_images(feature: Any) -> bool:
     """Return whether a column that is named as the image column can be one."""
-    is_text = isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-    return is_text or any(is_kind(feature) for is_kind in (_is_image, _is_encoded, _is_array))
+    return is_text(feature) or any(is_kind(feature) for is_kind in (_is_image, _is_encoded, _is_array))
+
+
+def is_text(feature: Any) -> bool:
+    """Return whether a column holds text; the datasets library reads that of CSV files as large strings."""
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
 def dtype_of(feature: Any) -> str | None:

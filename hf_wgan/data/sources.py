@@ -19,7 +19,17 @@ import numpy as np
 from ..utils.console import say_once
 from ..utils.errors import InputError, check_is_name, one_line
 from . import idx
-from .cells import Cells, Reach, can_hold_images, dtype_of, hub_reach, image_columns, looks_like_image, reach_of
+from .cells import (
+    Cells,
+    Reach,
+    can_hold_images,
+    dtype_of,
+    hub_reach,
+    image_columns,
+    is_text,
+    looks_like_image,
+    reach_of,
+)
 from .config import DataConfig
 from .decode import Picture
 from .folders import FolderSource, holds_images_only, open_folder, paths_in
@@ -376,11 +386,11 @@ def _states_of_files(dataset: datasets.Dataset, column: str, reach: Reach) -> li
     """
     states: list[tuple[int, ...]] = []
     feature = dataset.features[column]
-    if not isinstance(feature, (datasets.Image, dict)) and getattr(feature, "dtype", "") != "string":
+    if not (isinstance(feature, (datasets.Image, dict)) or is_text(feature)):
         return states
     for chunk in dataset.data.column(column).chunks:
         paths = chunk
-        if chunk.type != "string" and hasattr(chunk, "field"):
+        if hasattr(chunk, "field"):
             content, paths = chunk.field("bytes"), chunk.field("path")
             if not content.null_count:
                 continue
@@ -493,7 +503,7 @@ def _image_column(
         return column
     candidates = image_columns(features)
     if not candidates:
-        texts = [column for column, feature in features.items() if getattr(feature, "dtype", "") == "string"]
+        texts = [column for column, feature in features.items() if is_text(feature)]
         candidates = [column for column in texts if _are_paths(first(column))]
     if len(candidates) > 1:
         raise InputError(f"{name} has several columns that could be the image_column: set it; {_columns(features)}")

@@ -54,6 +54,7 @@ COLUMNS = {
         {"bytes": Value("binary"), "path": Value("string")},
     ),
     "paths": lambda folder: (written(folder), Value("string")),
+    "large paths": lambda folder: (written(folder), Value("large_string")),
     "paths as images": lambda folder: (written(folder), ImageFeature()),
     "arrays": lambda folder: (list(ARRAYS), Array3D((8, 8, 3), "uint8")),
     "arrays, channels first": lambda folder: (list(ARRAYS.transpose(0, 3, 1, 2)), Array3D((3, 8, 8), "uint8")),
@@ -72,6 +73,17 @@ def test_every_type_of_column_gives_the_same_images(column, named, streaming, tm
     if streaming:
         dataset = dataset.to_iterable_dataset()
     assert sorted(load(dataset, image_column="photo" if named else None)[0]) == CONTENTS
+
+
+@pytest.mark.parametrize("kind", ["paths", "large paths", "paths as images"])
+def test_files_that_a_table_names_are_read_again_once_they_have_changed(kind, tmp_path):
+    values, feature = COLUMNS[kind](tmp_path / "files")
+    dataset = Dataset.from_dict({"photo": values}, features=Features({"photo": feature}))
+    assert sorted(load(dataset)[0]) == CONTENTS
+    others = pictures(8, seed=1)
+    for path, picture in zip(values, others):
+        picture.save(path)
+    assert sorted(load(dataset)[0]) == sorted(np.asarray(other).transpose(2, 0, 1).ravel().tolist() for other in others)
 
 
 def test_a_grey_array_column_has_one_channel():
