@@ -372,7 +372,7 @@ def read_evaluation(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics in a run's `evaluation.json`; none, and say so, if it is damaged: it can be made again."""
     path = folder / files.EVALUATION
     try:
-        rows = json.loads(files.read_text(path, folder) or "[]")
+        rows = _parsed(files.read_text(path, folder) or "[]")
         entries = {"metric_type", "metric_name", "metric_value"}
         if isinstance(rows, list) and all(row.keys() >= entries and isinstance(row["settings"], dict) for row in rows):
             return rows
@@ -386,9 +386,14 @@ def read_evaluation(folder: Path) -> list[dict[str, Any]]:
 def _read(folder: Path, name: str) -> Any:
     """Return the content of a JSON file of a folder; an empty dict if there is none."""
     try:
-        return json.loads(files.read_text(folder / name, folder) or "{}")
+        return _parsed(files.read_text(folder / name, folder) or "{}")
     except ValueError as error:
         raise InputError(f"{folder / name} is not valid JSON ({one_line(error)}): remove or correct it") from error
+
+
+def _parsed(text: str) -> Any:
+    """Return what a JSON text holds, with question marks for bytes of file names that are no UTF-8, as a card is."""
+    return json.loads(json.dumps(json.loads(text), ensure_ascii=False).encode(errors="replace"))
 
 
 def _record(folder: Path) -> dict[str, Any]:

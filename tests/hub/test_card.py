@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import re
 import resource
 import shutil
@@ -8,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import tiny_critic, tiny_generator, tiny_images
+from conftest import pictures, tiny_critic, tiny_generator, tiny_images
 from huggingface_hub import EvalResult, ModelCard
 
-from hf_wgan import InputError, RunConfig, TrainingConfig, WGANPipeline, WGANTrainer, build_trainer
+from hf_wgan import InputError, RunConfig, TrainingConfig, WGANPipeline, WGANTrainer, build_trainer, load_images
 from hf_wgan.algorithm.lipschitz import WeightClipping
 from hf_wgan.data import DataConfig
 from hf_wgan.hub.card import make_card, merge, record_evaluation, write_card
@@ -76,6 +77,19 @@ def test_options_that_an_object_may_use_stay_on_the_card(tiny_config, tmp_path):
     networks = tiny_generator(), tiny_critic()
     WGANTrainer(*networks, tiny_images(), config, constraint=WeightClipping(0.01)).train()
     assert {"penalty_interval", "evaluation_features", "metric_for_best_model"} <= listed(tmp_path / "run")
+
+
+def test_bytes_of_file_names_that_are_no_utf8_are_question_marks(tiny_config, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for number, picture in enumerate(pictures(8, "L")):
+        picture.save(folder / f"{number}.png")
+    images = load_images(DataConfig(train_data_dir=str(folder), resolution=8))
+    record = {"command": f"hf-wgan train --train_data_dir {folder}"}
+    WGANTrainer(tiny_generator(), tiny_critic(), images, tiny_config(), record=record).train()
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert card.data.eval_results[0].dataset_name == "caf?"
+    assert "hf-wgan train --train_data_dir 'caf?'" in card.content
 
 
 def test_no_file_of_a_run_holds_the_token(run):
