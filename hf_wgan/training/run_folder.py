@@ -43,6 +43,13 @@ def check_output_dir(config: TrainingConfig) -> None:
         InputError: The folder holds something else, or nothing to resume.
     """
     folder = Path(config.output_dir)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:  # safetensors writes such a file, and cannot read it again
+        raise InputError(
+            f"output_dir={config.output_dir!r}: has bytes that are no UTF-8, and no model can be read from such a "
+            "folder; name another"
+        ) from None
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir={config.output_dir!r}: is a file; name a folder")
     existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())

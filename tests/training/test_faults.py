@@ -264,6 +264,12 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_read(t
         trainer(tiny_config())
 
 
+def test_a_folder_from_which_no_model_could_be_read_is_refused(tiny_config, tmp_path):
+    with pytest.raises(InputError, match=r"output_dir=.*has bytes that are no UTF-8, .*name another"):
+        trainer(tiny_config(output_dir=str(tmp_path / os.fsdecode(b"caf\xe9"))))
+    assert not any(tmp_path.iterdir())
+
+
 def test_metrics_that_cannot_be_written_name_the_folder_and_what_is_left(tiny_config, tmp_path):
     run = trainer(tiny_config())
     at_step(
