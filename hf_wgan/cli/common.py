@@ -71,6 +71,7 @@ def command(function: Command) -> Command:
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> int:
+        _open_missing_streams()
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, OSError):  # other objects; a descriptor that has become a pipe meanwhile
                 # A console of Windows lacks characters that texts and file names have.
@@ -99,6 +100,16 @@ def command(function: Command) -> Command:
             return 128 + signal.SIGINT
 
     return run
+
+
+def _open_missing_streams() -> None:
+    """Give the null device to a process that was started without input or outputs, in the order of their descriptors.
+
+    Otherwise whatever is opened next would get such a descriptor, and what libraries print would go there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def _print_error(message: str) -> None:

@@ -199,6 +199,12 @@ def test_ctrl_c_saves_what_there_is(launcher, tmp_path):
     assert len(WGANPipeline.from_pretrained(tmp_path / "run")(2).images) == 2
 
 
+def test_a_process_without_input_and_outputs_trains(tmp_path):
+    words = [sys.executable, SCRIPTS / "train_wgan.py", *TINY.split(), "--output_dir", tmp_path / "run"]
+    assert run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words]).returncode == 0
+    assert len(WGANPipeline.from_pretrained(tmp_path / "run")(2).images) == 2
+
+
 def test_an_interrupted_run_ends_with_exit_code_130(tmp_path, monkeypatch):
     from hf_wgan.training import WGANTrainer
 
