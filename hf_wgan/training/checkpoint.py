@@ -99,6 +99,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None) -> 
         manifest = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in contents.items()}
         (temporary / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         for path in [*temporary.rglob("*"), temporary]:
+            files.permit(path)
             files.flush(path)
         _remove(folder)
         temporary.rename(folder)

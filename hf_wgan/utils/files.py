@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ CHECKPOINTS = "checkpoint-*"
 SET_ASIDE = "set-aside-"
 MANIFEST = "manifest.json"
 CARRIED_CODE = "hf_wgan_*.py"
+
+_UMASK = os.umask(0o077)  # which is only known by setting it; not later, when other threads may create files
+os.umask(_UMASK)
 
 
 def read_mapping(path: Path, remedy: str = "", sections: Collection[str] = ()) -> dict[str, Any]:
@@ -130,6 +133,7 @@ def replacing(path: Path, is_flushed: bool = True) -> Iterator[Path]:
     try:
         with _disk_errors(path, temporary):
             yield temporary
+        permit(temporary)
         if is_flushed:
             flush(temporary)
         temporary.replace(path)
@@ -161,6 +165,7 @@ def replacing_in(folder: Path) -> Iterator[Path]:
             target.mkdir(exist_ok=True)
         paths = sorted(path for path in temporary.rglob("*") if path.is_file())
         for path in paths:
+            permit(path)
             flush(path)
         for path in sorted(paths, key=lambda path: path.name == INDEX):
             path.replace(folder / path.relative_to(temporary))
@@ -257,6 +262,12 @@ def leads_outside(path: Path, folder: Path) -> bool:
     snapshots = next((parent for parent in folder.parents if parent.name == "snapshots"), None)
     inside = [folder, snapshots.with_name("blobs")] if snapshots else [folder]
     return not any(target.is_relative_to(place) for place in inside)
+
+
+def permit(path: Path) -> None:
+    """Give a file at least the permissions of a new one: safetensors writes files that only their owner can read."""
+    with suppress(OSError):  # a disk without permissions
+        path.chmod(path.stat().st_mode | (0o666 & ~_UMASK))
 
 
 def flush(path: Path) -> None:

@@ -57,6 +57,13 @@ def write(folder, names):
         (folder / name).write_text("mine")
 
 
+def test_others_may_read_every_file_of_a_run_as_they_may_a_new_file(finished, tmp_path):
+    (tmp_path / "new").touch()
+    files_of_run = [path for path in finished.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".safetensors" for path in files_of_run)
+    assert {path.stat().st_mode for path in files_of_run} == {(tmp_path / "new").stat().st_mode}
+
+
 MINE = [
     *("README.md", "notes.txt", "logs/a.log", "logs/hf_wgan.txt", "samples/mine.png", "samples/step-best.png"),
     *("generator/model.py", "generator/notes/a.txt", "best/a.txt", "checkpoint-2024-backup/weights.bin"),

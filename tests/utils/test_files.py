@@ -3,8 +3,10 @@
 import errno
 import os
 
+import numpy as np
 import pytest
 from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from hf_wgan.utils import files
 
@@ -47,6 +49,16 @@ def test_what_is_yielded_ends_as_the_file_does(tmp_path):
         assert temporary.suffix == ".webp" and temporary.name.startswith(".")
         temporary.write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["walk.webp"]
+
+
+def test_a_file_that_a_library_keeps_private_gets_the_permissions_of_a_new_one(tmp_path):
+    (tmp_path / "new").touch()
+    with files.replacing(tmp_path / "a.safetensors") as temporary:
+        save_file({"a": np.zeros(1)}, temporary)
+    with files.replacing_in(tmp_path / "b") as folder:
+        save_file({"a": np.zeros(1)}, folder / "b.safetensors")
+    saved = [tmp_path / "a.safetensors", tmp_path / "b" / "b.safetensors"]
+    assert {path.stat().st_mode for path in saved} == {(tmp_path / "new").stat().st_mode}
 
 
 def test_what_a_killed_process_left_counts_as_nothing_and_is_removed(tmp_path):
