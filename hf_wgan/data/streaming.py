@@ -2,6 +2,7 @@
 
 import atexit
 import copy
+import gc
 import hashlib
 import itertools
 import multiprocessing
@@ -156,6 +157,7 @@ class StreamedBatches(Iterator[Batch]):
         """Read the stream from its beginning."""
         self._drawn = 0
         self._labels: list[np.ndarray] = []
+        gc.collect()  # or workers would inherit loaders that nobody holds, and PyTorch's end of those fails in them
         try:
             with _signals_held_back(), _deaths_not_raised():
                 self._batches = iter(self._loader)

@@ -1,5 +1,6 @@
 """Streams whose workers die or have little shared memory, and data that changes or vanishes while it is used."""
 
+import gc
 import itertools
 import multiprocessing
 import shutil
@@ -44,6 +45,22 @@ def test_a_worker_that_is_killed_is_one_line():
     with pytest.raises(InputError, match=r"a process that decodes the stream has ended unexpectedly, .*lower dataload"):
         for _ in itertools.islice(batches, 100):
             pass
+
+
+def test_workers_of_a_loader_that_nobody_holds_end_before_others_start():
+    """Workers that inherit it print PyTorch's assertion, as where a cell of a notebook trains again."""
+    others = multiprocessing.active_children()
+    images = stream(numbered(24), dataloader_num_workers=1)
+    gc.disable()
+    try:
+        for _ in range(3):
+            batches = StreamedBatches(images, 6, seed=0)
+            batches.circle = batches  # as a trainer has
+            next(batches)
+            del batches
+            assert len(workers_besides(others)) == 1
+    finally:
+        gc.enable()
 
 
 SMALL_SHARED_MEMORY = """
