@@ -139,11 +139,12 @@ def dtype_of(feature: Any) -> str | None:
     return feature.dtype if _is_numeric(feature) or isinstance(feature, _ARRAYS) else None
 
 
-def looks_like_image(value: Any) -> bool:
-    """Return whether a value of a row without a declared type is an image."""
-    if isinstance(value, dict):
-        return isinstance(value.get("bytes"), (bytes, bytearray))
-    return isinstance(value, (Image.Image, bytes)) or (isinstance(value, np.ndarray) and value.ndim in (2, 3))
+def columns_like_images(row: dict[str, Any]) -> list[str]:
+    """Return the columns of a row without declared types that hold an image, the surest kind alone."""
+    for is_kind in (_looks_like_image, _looks_encoded, _looks_like_array):
+        if columns := [name for name, value in row.items() if is_kind(value)]:
+            return columns
+    return []
 
 
 _ARRAYS = (datasets.Array2D, datasets.Array3D)
@@ -171,6 +172,22 @@ def _is_array(feature: Any) -> bool:
 
 def _is_numeric(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "uint", "float", "bool"))
+
+
+def _looks_like_image(value: Any) -> bool:
+    return isinstance(value, Image.Image)
+
+
+def _looks_encoded(value: Any) -> bool:
+    return isinstance(value.get("bytes") if isinstance(value, dict) else value, (bytes, bytearray))
+
+
+def _looks_like_array(value: Any) -> bool:
+    """Return whether a value is an array, a tensor or nested lists of numbers, of two or three dimensions."""
+    depth = 0
+    while isinstance(value, list) and value:
+        value, depth = value[0], depth + 1
+    return (depth if isinstance(value, (int, float)) else getattr(value, "ndim", 0)) in (2, 3)
 
 
 def _is_within(path: str, folder: str) -> bool:

@@ -23,11 +23,11 @@ from .cells import (
     Cells,
     Reach,
     can_hold_images,
+    columns_like_images,
     dtype_of,
     hub_reach,
     image_columns,
     is_text,
-    looks_like_image,
     reach_of,
 )
 from .config import DataConfig
@@ -341,9 +341,10 @@ def _untyped_stream(dataset: datasets.IterableDataset, config: DataConfig, name:
     columns = f"its columns are {', '.join(f'{column} ({type(value).__name__})' for column, value in row.items())}"
     image_column = config.image_column
     if image_column is None:
-        candidates = [column for column, value in row.items() if looks_like_image(value)]
+        candidates = columns_like_images(row)
         if len(candidates) != 1:
-            how_many = "several columns that could be the image_column: set it" if candidates else "no image column"
+            several = "several columns that could be the image_column: set it"
+            how_many = several if candidates else "no image column: set image_column"
             raise InputError(f"{name} has {how_many}; {columns}")
         (image_column,) = candidates
     label_column = config.label_column or (LABEL if LABEL in row else None)

@@ -124,6 +124,18 @@ STREAMS = {
     "of a generator of arrays": lambda: IterableDataset.from_generator(
         lambda: ({"image": array, "label": number % 2} for number, array in enumerate(ARRAYS))
     ),
+    "after a map to tensors": lambda: labelled().to_iterable_dataset().map(
+        lambda row: {"image": torch.from_numpy(np.array(row["image"])), "label": row["label"]}
+    ),
+    "after a map to lists": lambda: labelled().to_iterable_dataset().map(
+        lambda row: {"image": np.asarray(row["image"]).tolist(), "label": row["label"]}
+    ),
+    "with arrays beside the images": lambda: IterableDataset.from_generator(
+        lambda: (
+            {"image": picture, "label": "ab"[number % 2], "mask": array, "boxes": [[0, 0, 1, 1]]}
+            for number, (picture, array) in enumerate(zip(PICTURES, ARRAYS))
+        )
+    ),
     "of tensors": lambda: labelled().to_iterable_dataset().with_format("torch"),
     "filtered": lambda: labelled().to_iterable_dataset().filter(lambda row: True),
     "text labels": lambda: labelled().cast_column("label", Value("string")).to_iterable_dataset(),
