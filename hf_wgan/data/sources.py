@@ -42,6 +42,7 @@ DIGITS_MARGIN = 1  # pixels of background around the 8×8 digits, which otherwis
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 SAVED_SHARDS = 64  # of a saved dataset that is streamed, which workers share
 LABELS_TO_LOOK_AT = 100_000  # of a stream, to learn its classes
+COLUMNS_TO_NAME = 20
 LABEL = "label"  # a column of this name holds the labels, whatever its type
 
 
@@ -338,7 +339,7 @@ def _untyped_stream(dataset: datasets.IterableDataset, config: DataConfig, name:
     row = next(iter(dataset), None)
     if row is None:
         raise InputError(f"{name}: there are no images in it")
-    columns = f"its columns are {', '.join(f'{column} ({type(value).__name__})' for column, value in row.items())}"
+    columns = _listed({column: type(value).__name__ for column, value in row.items()})
     image_column = config.image_column
     if image_column is None:
         candidates = columns_like_images(row)
@@ -546,7 +547,17 @@ def _hint(features: datasets.Features) -> str:
 
 
 def _columns(features: datasets.Features) -> str:
-    return "its columns are " + ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
+    kinds = {}
+    for column, feature in features.items():
+        kinds[column] = feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
+    return _listed(kinds)
+
+
+def _listed(kinds: dict[str, str]) -> str:
+    """Return the names of columns and what they hold; a table of pixels has hundreds."""
+    named = [f"{column} ({kind})" for column, kind in itertools.islice(kinds.items(), COLUMNS_TO_NAME)]
+    more = [f"and {len(kinds) - COLUMNS_TO_NAME:,} more"] if len(kinds) > COLUMNS_TO_NAME else []
+    return f"its columns are {', '.join(named + more) or 'none'}"
 
 
 def _arrays(name: str, images: np.ndarray, labels: np.ndarray | None, config: DataConfig) -> ArraySource:

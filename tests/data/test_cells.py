@@ -264,6 +264,16 @@ def test_columns_that_hold_no_image_per_row_are_named(column, feature, value):
             assert "one image per row" in str(caught.value)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_are_listed_with_their_types_and_a_table_of_pixels_in_one_short_line(streaming):
+    dataset = Dataset.from_dict({"label": [1], **{f"pixel{number}": [0] for number in range(784)}})
+    if streaming:
+        dataset = dataset.to_iterable_dataset().map(lambda row: row)
+    with pytest.raises(InputError, match=r"its columns are label \(int(64)?\), pixel0 .*, and 765 more") as caught:
+        load(dataset)
+    assert len(str(caught.value)) < 500
+
+
 def idx(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
