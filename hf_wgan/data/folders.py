@@ -33,6 +33,7 @@ SPLIT_FOLDERS = {
     "validation": ("validation", "valid", "val", "dev"),
 }
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
+TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".tar", ".lance"}
 CAMERA_RAW = {
     ".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".kdc", ".mrw", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw",
 }  # fmt: skip
@@ -69,7 +70,9 @@ class FolderSource:
         if not images:
             reasons = ", ".join(f"{count} {why}" for why, count in self.left_out.most_common())
             others = f"; left out: {reasons}" if reasons else ""
-            raise InputError(f"train_data_dir={name!r}: there are no image files in it{others}")
+            has_tables = isinstance(tree, DiskTree) and any(map(_is_table, listing.files.paths))
+            remedy = "; it holds tables or archives that dataset_name reads: name it there" if has_tables else ""
+            raise InputError(f"train_data_dir={name!r}: there are no image files in it{others}{remedy}")
         if config.max_train_samples is not None and len(images) > config.max_train_samples:
             self.left_out["beyond max_train_samples"] += len(images) - config.max_train_samples
             images = images[: config.max_train_samples]
@@ -243,12 +246,15 @@ def holds_images_only(paths: Iterable[str]) -> bool:
     """Return whether files are images, with their metadata, rather than what the datasets library has a reader for."""
     known, has_images = image_extensions(), False
     for path in paths:
-        name = path.rpartition("/")[2]
-        extension = os.path.splitext(name)[1].lower()
-        if name not in METADATA and extension in {".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".tar", ".lance"}:
+        if _is_table(path):
             return False
-        has_images = has_images or extension in known
+        has_images = has_images or os.path.splitext(path)[1].lower() in known
     return has_images
+
+
+def _is_table(path: str) -> bool:
+    """Return whether the datasets library has a reader for a file, which is no metadata of images."""
+    return path.rpartition("/")[2] not in METADATA and os.path.splitext(path)[1].lower() in TABLES
 
 
 def paths_in(folder: Path) -> Iterator[str]:

@@ -322,6 +322,16 @@ def test_the_only_reason_is_named_where_no_image_is_left(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["data.parquet", "train/data-00000-of-00001.arrow", "0.tar", "list.csv"])
+def test_a_folder_of_tables_is_referred_to_the_option_that_reads_it(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"a,b")
+    with pytest.raises(
+        InputError, match=r"no image files in it; left out: 1 .*; it holds tables .* dataset_name reads"
+    ):
+        load(tmp_path)
+
+
 def test_a_local_folder_of_images_can_be_named_as_a_dataset(tmp_path):
     for number, name in enumerate(["bus", "train"]):
         put(tmp_path / name / "a.png", number)
