@@ -209,9 +209,10 @@ def empty_folder(output_dir: str, overwrite: bool | None = None) -> Path:
         overwrite: Whether it need not be empty; None if the command has no `--overwrite_output_dir`.
 
     Raises:
-        InputError: The folder is not empty.
+        InputError: The folder is not empty, or behind a link that leads nowhere.
     """
     folder = Path(output_dir)
+    files.check_links(folder)
     if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not overwrite):
         remedy = "" if overwrite is None or folder.is_file() else ", or add --overwrite_output_dir"
         raise InputError(f"output_dir={output_dir!r}: is not an empty folder; name another{remedy}")

@@ -50,6 +50,7 @@ def check_output_dir(config: TrainingConfig) -> None:
             f"output_dir={config.output_dir!r}: has bytes that are no UTF-8, and no model can be read from such a "
             "folder; name another"
         ) from None
+    files.check_links(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir={config.output_dir!r}: is a file; name a folder")
     existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())

@@ -231,6 +231,20 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def check_links(folder: Path) -> None:
+    """Check that a folder to write to is not behind a link that leads nowhere, as to a disk that is not mounted.
+
+    Raises:
+        InputError: It is.
+    """
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            raise InputError(
+                f"output_dir={str(folder)!r}: {place} is a link to {os.readlink(place)}, which does not exist; create "
+                "or mount that, or name another folder"
+            )
+
+
 def is_unused(folder: Path) -> bool:
     """Return whether a folder is missing, or empty but for what a process may leave that was killed at its start."""
     if not folder.exists():

@@ -17,7 +17,7 @@ from processes import SMALL, ended, outcome, start, start_run, train
 
 from hf_wgan import InputError, WGANTrainer
 from hf_wgan.algorithm import step as step_module
-from hf_wgan.cli.common import command
+from hf_wgan.cli.common import command, empty_folder
 from hf_wgan.metrics.features import EXTRACTORS, FeatureExtractor
 from hf_wgan.training import checkpoint as checkpoint_module
 from hf_wgan.training import run_folder
@@ -262,6 +262,17 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_read(t
     monkeypatch.setattr(run_folder.os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(InputError, match=r"output_dir='.*run': .* cannot be written to; name another folder"):
         trainer(tiny_config())
+
+
+@pytest.mark.parametrize("target", ["not mounted", "run"])
+@pytest.mark.parametrize("name", ["run", "run/inside"])
+def test_a_folder_behind_a_link_that_leads_nowhere_is_refused(name, target, tiny_config, tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / target)
+    folder, line = str(tmp_path / name), rf"output_dir=.*: .*run is a link to .*{target}, which does not exist; create"
+    with pytest.raises(InputError, match=line):
+        trainer(tiny_config(output_dir=folder))
+    with pytest.raises(InputError, match=line):
+        empty_folder(folder)
 
 
 def test_a_folder_from_which_no_model_could_be_read_is_refused(tiny_config, tmp_path):
