@@ -132,11 +132,16 @@ def is_text(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
+def is_numeric(feature: Any) -> bool:
+    """Return whether a column holds numbers or booleans."""
+    return isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "uint", "float", "bool"))
+
+
 def dtype_of(feature: Any) -> str | None:
     """Return the type of the numbers of a column of arrays."""
     while (inner := getattr(feature, "feature", None)) is not None:
         feature = inner
-    return feature.dtype if _is_numeric(feature) or isinstance(feature, _ARRAYS) else None
+    return feature.dtype if is_numeric(feature) or isinstance(feature, _ARRAYS) else None
 
 
 def columns_like_images(row: dict[str, Any]) -> list[str]:
@@ -167,11 +172,7 @@ def _is_array(feature: Any) -> bool:
     depth = 0
     while isinstance(feature, (datasets.List, datasets.LargeList)):
         feature, depth = feature.feature, depth + 1
-    return depth in (2, 3) and _is_numeric(feature)
-
-
-def _is_numeric(feature: Any) -> bool:
-    return isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "uint", "float", "bool"))
+    return depth in (2, 3) and is_numeric(feature)
 
 
 def _looks_like_image(value: Any) -> bool:

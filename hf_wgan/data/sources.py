@@ -27,6 +27,7 @@ from .cells import (
     dtype_of,
     hub_reach,
     image_columns,
+    is_numeric,
     is_text,
     reach_of,
 )
@@ -539,11 +540,13 @@ def _are_paths(values: Sequence[Any]) -> bool:
 
 
 def _hint(features: datasets.Features) -> str:
-    """Return what to do about a column that holds several images in each row."""
-    lists = [
-        column for column, feature in features.items() if isinstance(getattr(feature, "feature", None), datasets.Image)
-    ]
-    return f"; {', '.join(lists)} holds lists: make it one image per row" if lists else ""
+    """Return what to do about a column that holds several images in each row, or pixels in one row."""
+    inner = {column: getattr(feature, "feature", None) for column, feature in features.items()}
+    images = [column for column, feature in inner.items() if isinstance(feature, datasets.Image)]
+    if images:
+        return f"; {', '.join(images)} holds lists: make it one image per row"
+    flat = [column for column, feature in inner.items() if feature is not None and is_numeric(feature)]
+    return f"; if {', '.join(flat)} holds pixels, make it lists or arrays (H, W) or (H, W, C)" if flat else ""
 
 
 def _columns(features: datasets.Features) -> str:
