@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
 from typing import Self, get_type_hints
 
 import pytest
 from diffusers.pipelines import pipeline_loading_utils
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import hf_wgan
 from hf_wgan.models.factory import ARCHITECTURES
@@ -61,6 +63,21 @@ def test_what_is_imported_is_declared():
 
 def canonical(name):
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_packages_of_an_extra_take_the_oldest_versions_that_are_stated_of_the_others():
+    """As far as it is known here: of packages that are installed in the oldest version that is stated."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pairs = []
+    for lines in project["optional-dependencies"].values():
+        stated = map(Requirement, lines)
+        oldest = {of.name: Version(bound.version) for of in stated for bound in of.specifier}
+        for name in oldest:
+            if Version(version(name)).release[:2] == oldest[name].release[:2]:
+                needed = {of.name: of for of in map(Requirement, requires(name) or []) if of.marker is None}
+                pairs += [(needed[other], oldest[other]) for other in needed.keys() & oldest.keys()]
+    assert pairs
+    assert not [f"{needed} excludes {other}" for needed, other in pairs if other not in needed.specifier]
 
 
 def test_names_are_nouns_and_verbs_of_the_field():
