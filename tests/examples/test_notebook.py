@@ -69,3 +69,27 @@ def test_training_says_each_thing_once_and_nothing_as_an_error(run):
     reports = [line.partition(" steps")[0] for line in lines if " steps (" in line]
     assert reports == ["1 of 4", "2 of 4", "3 of 4", "4 of 4"]
     assert lines[-1] == "Saved the pipeline, samples and curves in wgan-digits."
+
+
+CELL = """
+def train():
+    from hf_wgan import RunConfig, build_trainer
+
+    small = dict(resolution=8, generator_width=8, critic_width=8, n_critic=1, max_train_steps=2)
+    trainer = build_trainer(RunConfig.resolve(output_dir="two", **small))
+    trainer.train()
+    trainer.accelerator.end_training()
+
+
+from accelerate import notebook_launcher
+
+notebook_launcher(train, num_processes=2)
+"""
+
+
+def test_a_cell_starts_two_processes(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    client = NotebookClient(notebook, timeout=200, resources={"metadata": {"path": tmp_path}})
+    client.execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert "on 2 × cpu" in "".join(output.get("text", "") for output in notebook.cells[0].outputs)
+    assert (tmp_path / "two" / "model_index.json").is_file()
