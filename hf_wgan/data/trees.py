@@ -140,12 +140,20 @@ class _Walk:
                 folders.append((entry.path, prefix + name))
             else:
                 self.result.left_out["no regular files"] += 1
-        self.result.files.paths += [prefix + entry.name for entry in files]
-        self.result.files.places += [entry.path for entry in files]
-        # `entry.stat()` would keep the whole status of every file until the folder is done.
-        self.result.files.states += [self.state(os.lstat(entry.path)) for entry in files]
+        for entry in files:
+            try:
+                status = os.lstat(entry.path)  # `entry.stat()` would be kept until the folder is done
+            except OSError:  # it has been removed meanwhile, or the folder may be listed and not entered
+                self.result.left_out["cannot be read"] += 1
+            else:
+                self.result.files.add(prefix + entry.name, entry.path, self.state(status))
         for below, inner in folders:
-            self.directory(below, inner, os.lstat(below))
+            try:
+                status = os.lstat(below)
+            except OSError:
+                self.result.left_out["folders that cannot be read"] += 1
+            else:
+                self.directory(below, inner, status)
 
     def directory(self, place: str, path: str, status: os.stat_result) -> bool:
         identity = _identity(status)

@@ -332,6 +332,24 @@ def test_a_folder_of_tables_is_referred_to_the_option_that_reads_it(name, tmp_pa
         load(tmp_path)
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_what_is_listed_and_gone_or_not_to_be_entered_is_counted(error, tmp_path, monkeypatch):
+    """A download removes its temporary files; a folder with the permission to list it alone."""
+    for number, name in enumerate(["a.png", "b.png", "lost.png", "lost/c.png"]):
+        put(tmp_path / name, number)
+    lstat = os.lstat
+
+    def fails(path):
+        if "lost" in str(path):
+            raise error(path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", fails)
+    images = load(tmp_path)
+    assert len(images) == 2
+    assert images.left_out == {"cannot be read": 1, "folders that cannot be read": 1}
+
+
 def test_a_local_folder_of_images_can_be_named_as_a_dataset(tmp_path):
     for number, name in enumerate(["bus", "train"]):
         put(tmp_path / name / "a.png", number)
