@@ -128,7 +128,9 @@ def open_cache(
                     cached = opened(folder)
         except OSError as error:
             if cached is None:
-                raise InputError(f"cache_dir={str(parent)!r}: decoded images cannot be kept there ({error})") from error
+                raise InputError(
+                    f"cache_dir={str(parent)!r}: decoded images cannot be kept there ({error}); name another folder"
+                ) from error
     assert cached is not None
     if stop_at_bad and cached.bad:
         raise bad_image(*cached.bad[0])
