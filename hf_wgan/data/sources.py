@@ -343,7 +343,8 @@ def _untyped_stream(dataset: datasets.IterableDataset, config: DataConfig, name:
     columns = _listed({column: type(value).__name__ for column, value in row.items()})
     image_column = config.image_column
     if image_column is None:
-        candidates = columns_like_images(row)
+        texts = {column: value for column, value in row.items() if isinstance(value, str)}
+        candidates = columns_like_images(row) or [column for column, text in texts.items() if _are_paths([text])]
         if len(candidates) != 1:
             several = "several columns that could be the image_column: set it"
             how_many = several if candidates else "no image column: set image_column"

@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import pictures
-from datasets import Array2D, Array3D, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value
+from datasets import (
+    Array2D,
+    Array3D,
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    List,
+    Value,
+    load_dataset,
+)
 from datasets import Image as ImageFeature
 
 from hf_wgan import InputError, load_images
@@ -150,6 +161,13 @@ def test_streams_of_any_making(kind):
     assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
     assert len(images.label_names) == 2
     assert len(load(STREAMS[kind]())[2].label_names) == 2, "found by its name"
+
+
+def test_paths_in_a_stream_without_types_are_found(tmp_path):
+    rows = [f"{path},a caption" for path in written(tmp_path / "files")]
+    (tmp_path / "list.csv").write_text("\n".join(["photo,text", *rows]))
+    stream = load_dataset("csv", data_files=str(tmp_path / "list.csv"), split="train", streaming=True)
+    assert sorted(load(stream)[0]) == CONTENTS
 
 
 def test_unlabelled_images_of_a_stream_are_left_out_where_classes_are_asked_for():
