@@ -279,9 +279,12 @@ def leads_outside(path: Path, folder: Path) -> bool:
 
 
 def permit(path: Path) -> None:
-    """Give a file at least the permissions of a new one: safetensors writes files that only their owner can read."""
+    """Give a file or a folder at least the permissions of a new one.
+
+    safetensors writes files, and tempfile creates folders, that only their owner can read.
+    """
     with suppress(OSError):  # a disk without permissions
-        path.chmod(path.stat().st_mode | (0o666 & ~_UMASK))
+        path.chmod(path.stat().st_mode | ((0o777 if path.is_dir() else 0o666) & ~_UMASK))
 
 
 def flush(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +61,13 @@ def test_a_file_that_a_library_keeps_private_gets_the_permissions_of_a_new_one(t
         save_file({"a": np.zeros(1)}, folder / "b.safetensors")
     saved = [tmp_path / "a.safetensors", tmp_path / "b" / "b.safetensors"]
     assert {path.stat().st_mode for path in saved} == {(tmp_path / "new").stat().st_mode}
+
+
+def test_a_folder_that_was_created_as_a_private_one_gets_them_too(tmp_path):
+    private, new = Path(tempfile.mkdtemp(dir=tmp_path)), tmp_path / "new"
+    new.mkdir()
+    files.permit(private)
+    assert private.stat().st_mode == new.stat().st_mode
 
 
 def test_what_a_killed_process_left_counts_as_nothing_and_is_removed(tmp_path):
