@@ -1,6 +1,7 @@
 """Train with a critic, a penalty and a callback of your own on uniform latents, and push the model to the Hub.
 
-python examples/own_networks.py me/wgan-attention      # after `hf auth login`; minutes on a CPU
+python examples/own_networks.py                        # minutes on a CPU
+python examples/own_networks.py me/wgan-attention      # the same, and push it; after `hf auth login`
 """
 
 import sys
@@ -46,4 +47,5 @@ trainer = WGANTrainer(
     callbacks=[StopAtPlateau()],
 )
 pipeline = trainer.train()
-print("Pushed to", pipeline.push_to_hub(sys.argv[1]))
+if len(sys.argv) > 1:
+    print("Pushed to", pipeline.push_to_hub(sys.argv[1]))

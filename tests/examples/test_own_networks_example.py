@@ -28,14 +28,25 @@ def test_it_is_short():
     assert own_networks < 60 and attention < 30
 
 
-def test_it_trains_stops_early_and_a_new_process_loads_the_same_model(tmp_path, monkeypatch, capsys):
+def at_once(monkeypatch, tmp_path, *words):
+    """Write the script with few steps to the current folder, to be run with these words."""
     source = (EXAMPLES / "own_networks.py").read_text()
     assert STEPS in source
-    at_once = source.replace(STEPS, FEW_STEPS).replace("0.9 * self.last", "0.0 * self.last")
-    (tmp_path / "script.py").write_text(at_once)
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setattr(sys, "argv", ["own_networks.py", "me/wgan-attention"])
     monkeypatch.chdir(tmp_path)
+    Path("script.py").write_text(source.replace(STEPS, FEW_STEPS).replace("0.9 * self.last", "0.0 * self.last"))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", ["own_networks.py", *words])
+
+
+def test_without_a_repository_it_only_trains(tmp_path, monkeypatch, capsys):
+    at_once(monkeypatch, tmp_path)
+    runpy.run_path("script.py", run_name="__main__")
+    assert (tmp_path / "wgan-attention" / "model_index.json").is_file()
+    assert "Pushed" not in capsys.readouterr().out
+
+
+def test_it_trains_stops_early_and_a_new_process_loads_the_same_model(tmp_path, monkeypatch, capsys):
+    at_once(monkeypatch, tmp_path, "me/wgan-attention")
     with hub() as server, server.online("hf_me", tmp_path / "cache"):
         names = runpy.run_path("script.py", run_name="__main__")
         said = capsys.readouterr().out
