@@ -1,7 +1,7 @@
 """Whether every option that is meant for speed is faster than leaving it out, on this machine, for every preset.
 
     python benchmarks/speed_options.py
-    python benchmarks/speed_options.py --presets wgan,wgan-fast --rounds 5 -- --train_batch_size 64
+    python benchmarks/speed_options.py --presets wgan,wgan-fast --rounds 5 -- --resolution 64
 
 A ratio is the time of an iteration without the option over the time with it, the median of the rounds; below 0.97 it is
 marked. Every way to train has a process of its own, and they take turns; other work on the machine makes the ratios
@@ -20,9 +20,10 @@ import torch
 from options import split_options
 from speed import in_turns, machine, seconds, spawning
 
-from hf_wgan import InputError, RunConfig, TrainingConfig, build_trainer
+from hf_wgan import InputError, RunConfig, build_trainer
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.training.report import ProgressCallback
+from hf_wgan.training.resolve import OPTION_CLASSES
 from hf_wgan.utils.options import OptionParser
 
 NEVER = 10**9
@@ -101,7 +102,7 @@ def main(args: argparse.Namespace, extra: list[str]) -> None:
     pairs = {**PAIRS, **ON_GPUS} if torch.cuda.is_available() else PAIRS
     print(f"{machine()}\n")
     print(f"| preset | {' | '.join(pairs)} |\n|---|{'---|' * len(pairs)}", flush=True)
-    options = OptionParser(TrainingConfig).parse(extra).options
+    options = OptionParser(*OPTION_CLASSES).parse(extra).options
     for preset in args.presets.split(","):
         print(f"| {preset} | {' | '.join(ratios({'preset': preset, **options}, pairs, args.rounds))} |", flush=True)
 

@@ -67,7 +67,7 @@ def advice_on_precision(trainer: "WGANTrainer", size: int) -> list[str]:
         return []
     if not has_bf16_arithmetic(trainer.accelerator.device) or (gain := 1 / bf16_slowdown()) < WORTH_A_LINE:
         return []
-    return [f"This CPU multiplies {gain:.1f} times as fast in bf16: --mixed_precision bf16 makes the run faster."]
+    return [f"This CPU multiplies {gain:.1f} times as fast in bf16: --mixed_precision bf16 makes most runs faster."]
 
 
 def has_groups(network: torch.nn.Module) -> bool:
