@@ -4,10 +4,12 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import ModelMixin
 from torch import Tensor
@@ -127,33 +129,53 @@ def description_of(component: Any) -> dict[str, Any]:
 
 
 def _description(component: Any, enclosing: tuple[Any, ...]) -> dict[str, Any]:
-    """Describe an object, or a value that functions use; `enclosing` are those functions, which may use each other."""
+    """Describe an object, or a value that others use; `enclosing` are those others, which may use each other."""
+    if inspect.ismodule(component):
+        return {"class": f"builtins:module {component.__name__}"}
+    inside = (*enclosing, component)
     if isinstance(component, partial):
         arguments = dict(enumerate(component.args)) | component.keywords
-        values = {str(name): _value(value, enclosing) for name, value in arguments.items()}
-        return {**_description(component.func, enclosing), "arguments": values}
-    owner = _description(component.__self__, enclosing) if inspect.ismethod(component) else {}
+        values = {str(name): _value(value, inside) for name, value in arguments.items()}
+        return {**_description(component.func, inside), "arguments": values}
+    owner = _description(component.__self__, inside) if inspect.ismethod(component) else {}
     named = component if inspect.isroutine(component) else type(component)
     module = getattr(named, "__module__", None) or "builtins"
     code = {}
-    if "<" in named.__qualname__ and component not in enclosing:
+    if "<" in named.__qualname__ and not _is_among(component, enclosing):
         functions = vars(named).values() if isinstance(named, type) else [named]
-        content = [_code_of(function, enclosing) for function in functions if inspect.isfunction(function)]
-        code = {"code": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}
+        content = [_code_of(function, inside) for function in functions if inspect.isfunction(function)]
+        code = {"code": _digest(json.dumps(content).encode())}
     return {**owner, "class": f"{module}:{named.__qualname__}", **code, **parameters_of(component)}
 
 
 def _value(value: Any, enclosing: tuple[Any, ...]) -> Any:
     """Return a value for the record: itself, or a description of what JSON cannot hold."""
+    if isinstance(value, np.ndarray):
+        return _digest(f"{value.dtype} {value.shape} ".encode() + value.tobytes())
     if isinstance(value, Tensor):
-        return hashlib.sha256(repr(value.tolist()).encode()).hexdigest()[:16]
+        numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return _value(numbers.numpy(), enclosing) + f" {value.dtype} {[*value.shape]}"
+    if isinstance(value, (list, tuple, dict)) and not _is_among(value, enclosing):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        values = {str(name): _value(item, (*enclosing, value)) for name, item in items}
+        return values if isinstance(value, dict) else [*values.values()]
     return value if _is_plain(value) else _description(value, enclosing)
+
+
+def _is_among(value: Any, others: tuple[Any, ...]) -> bool:
+    return any(value is other for other in others)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _code_of(function: FunctionType, enclosing: tuple[Any, ...]) -> list[Any]:
     """Return what a function does, wherever its lines stand, and the values that it has from where it was defined."""
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells]
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # it is empty: the variable has no value
+            values.append(cell.cell_contents)
     return [_instructions(function.__code__), [_value(value, (*enclosing, function)) for value in values]]
 
 

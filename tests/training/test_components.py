@@ -1,8 +1,11 @@
 """Constraints, augmentations and priors that are objects of one's own."""
 
 import json
+import time
+import types
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
@@ -95,6 +98,29 @@ def recursive(amount):
     return one
 
 
+def own_user(amount):
+    class Own:
+        def __call__(self, images):
+            return one.shifted(images)
+
+        def shifted(self, images):
+            return images + operations[1]
+
+    one = Own()
+    operations = [one, amount]
+    operations.append(operations)
+    return one
+
+
+def unset(amount):
+    def one(images):
+        return images + amount if images.ndim else later
+
+    if amount < 0:
+        later = one
+    return one
+
+
 TWO_ALIKE = {
     "lambdas": lambda: [lambda images: images + 0.1, lambda images: images + 0.2],
     "what they enclose": lambda: [shifted_by(0.1), shifted_by(0.2)],
@@ -105,7 +131,14 @@ TWO_ALIKE = {
     "their arguments": lambda: [partial(torch.add, by) for by in (0.1, 0.2)],
     "methods": lambda: [Shift(by).forward for by in (0.1, 0.2)],
     "tensors": lambda: [shifted_by(torch.tensor([by])) for by in (0.1, 0.2)],
+    "tensors of bfloat16": lambda: [shifted_by(torch.tensor(by, dtype=torch.bfloat16)) for by in (0.1, 0.2)],
+    "shapes of tensors": lambda: [shifted_by(torch.ones(shape)) for shape in ((2, 3), (3, 2))],
+    "arrays": lambda: [shifted_by(np.array([by])) for by in (0.1, 0.2)],
+    "lists of functions": lambda: [shifted_by([noise, shifted_by(by)]) for by in (0.1, 0.2)],
+    "mappings": lambda: [shifted_by({"by": by}) for by in (0.1, 0.2)],
     "functions that use each other": lambda: [recursive(by) for by in (0.1, 0.2)],
+    "what holds itself": lambda: [own_user(by) for by in (0.1, 0.2)],
+    "beside what has no value": lambda: [unset(by) for by in (0.1, 0.2)],
     "local classes": lambda: [shifted_by(0, method=lambda self, images, by=by: images + by) for by in (0.1, 0.2)],
 }
 """Pairs of augmentations with the same names."""
@@ -128,6 +161,19 @@ def test_a_run_is_not_resumed_with_another_lambda(tiny_config):
     run(lambda images: images + 0.1, max_train_steps=3, resume_from_checkpoint="latest")
     with pytest.raises(InputError, match=r"another experiment: augmentation\.code is '\w+', was '\w+'"):
         run(lambda images: images + 0.2, max_train_steps=4, resume_from_checkpoint="latest")
+
+
+def test_a_large_tensor_is_described_in_a_moment():
+    began = time.perf_counter()
+    description_of(shifted_by(torch.zeros(5_000_000)))
+    assert time.perf_counter() - began < 2, "one number after the other takes ten seconds"
+
+
+def test_a_module_is_described_by_its_name():
+    one, other = types.ModuleType("one"), types.ModuleType("other")
+    before, another = (description_of(shifted_by(module)) for module in (one, other))
+    one.counter = 1
+    assert description_of(shifted_by(one)) == before != another
 
 
 class Shift(torch.nn.Module):
