@@ -52,6 +52,7 @@ SOURCE = ("dataset_name", "dataset_config_name", "dataset_revision", "train_data
 """Options that name where images come from, but not which part of them."""
 PREPARATION = ("center_crop", "background", "value_range")
 """Options by which other images are prepared as those that a model was trained on, unless they are typed."""
+NAME_IMAGES = "name the images with --dataset_name or --train_data_dir"
 EXPLAINED = (InputError, PushError, ExportError, FloatingPointError, OSError, ProcessLostError, DeviceMemoryError)
 """Errors whose message is for the person at the command line."""
 EXTRAS = {"ot": "train", "scipy": "train", "sklearn": "train", "gradio": "demo"}
@@ -299,7 +300,9 @@ def training_data_of(model: str, record: str, pipeline: "WGANPipeline", options:
             prepared = {name: getattr(recorded, name) for name in PREPARATION}
         config = DataConfig(**prepared | explicit)
     else:
-        config = _recorded(record, model)
+        config = _recorded(record, model).changed()  # older records have options without effect on the digits
+        if config.is_of_python(json.loads(record)["dataset"].get("name")):
+            raise InputError(f"dataset_name: {model!r} was trained on a dataset in Python; {NAME_IMAGES}")
         if not is_own_record(record):
             if config.dataset_name is not None or config.train_data_dir is not None:
                 raise InputError(
@@ -352,15 +355,14 @@ def _recorded(text: str, model: str) -> "DataConfig":
     """
     from ..data import DataConfig
 
-    remedy = "name the images with --dataset_name or --train_data_dir"
     try:
         options = json.loads(text)["dataset"]["config"] if text else None
         if options is not None:
             known = DataConfig.__dataclass_fields__
             return DataConfig(**{name: value for name, value in options.items() if name in known})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{model!r} has a record that cannot be used ({one_line(error)}); {remedy}") from error
-    raise InputError(f"dataset_name: {model!r} does not say what it was trained on; {remedy}")
+        raise InputError(f"{model!r} has a record that cannot be used ({one_line(error)}); {NAME_IMAGES}") from error
+    raise InputError(f"dataset_name: {model!r} does not say what it was trained on; {NAME_IMAGES}")
 
 
 def _words(config: "DataConfig") -> str:

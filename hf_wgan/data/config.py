@@ -12,6 +12,8 @@ from ..utils.options import Needs, Options, option
 from .decode import Preprocessing, ValueRange, ranges_in_words
 
 OF_DATASETS: Needs = {"dataset_name": True, "train_data_dir": True}
+DIGITS = "scikit-learn digits"
+"""Name of the images that are used where no option names any."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,10 @@ class DataConfig(Options):
         """Return the options with the ranges of more types of values, as they have been computed over the images."""
         words = ranges_in_words(ranges)
         return replace(self, value_range=";".join(filter(None, [self.value_range, words]))) if words else self
+
+    def is_of_python(self, name: str) -> bool:
+        """Return whether images of this name are of a dataset in Python, which no option names."""
+        return self.dataset_name is None and self.train_data_dir is None and name != DIGITS
 
     @property
     def hub_id(self) -> str | None:

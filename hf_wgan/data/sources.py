@@ -31,7 +31,7 @@ from .cells import (
     is_text,
     reach_of,
 )
-from .config import DataConfig
+from .config import DIGITS, DataConfig
 from .decode import Picture
 from .folders import FolderSource, holds_images_only, open_folder, paths_in
 from .labels import ClassMapping, class_mapping, labels_of
@@ -256,7 +256,7 @@ def _opened(config: DataConfig) -> Source | Stream:
     if config.train_data_dir:
         return _folder(config.train_data_dir, config)
     if config.dataset_name is None:
-        return _arrays("scikit-learn digits", *_digits(), config)
+        return _arrays(DIGITS, *_digits(), config)
     path = Path(config.dataset_name)
     if path.exists():
         _check_unset(config, "dataset_revision", config.dataset_name, "which is here and not on the Hub")

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 
-from ..data import DataConfig, ImageSet, ImageStream
+from ..data import ImageSet, ImageStream
 from ..hub.card import clear_card, write_card
 from ..pipelines import WGANPipeline
 from ..pipelines.published import pipeline_files
@@ -252,7 +252,7 @@ def describe_run(
     return {
         "training": training,
         **components,
-        "without_effect": _without_effect(config, dataset.config, replaced),
+        "without_effect": _without_effect(config, dataset, replaced),
         **{name: {"class": type(network).__name__} | settings_of(network) for name, network in state.networks.items()},
         "dataset": {
             "name": dataset.name,
@@ -272,15 +272,18 @@ def describe_run(
     }
 
 
-def _without_effect(config: TrainingConfig, data: DataConfig | None, replaced: set[str]) -> list[str]:
+def _without_effect(config: TrainingConfig, dataset: ImageSet | ImageStream, replaced: set[str]) -> list[str]:
     """Return the options that did nothing beside the others, which a card does not list.
 
     Args:
         config: The options of the run.
-        data: Those of its images, if they came from options.
+        dataset: Its images, whose options count if they have any.
         replaced: Options whose place an object has taken, which may use those that depend on them.
     """
     names = [] if config.evaluation_steps else [*OF_EVALUATIONS]
+    data = dataset.config
+    if data and data.is_of_python(dataset.name):
+        replaced = replaced | {"dataset_name", "train_data_dir", "streaming"}
     for options in filter(None, (config, data)):
         names += [
             field.name

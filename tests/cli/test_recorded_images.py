@@ -6,18 +6,20 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from conftest import pictures
+from conftest import pictures, tiny_critic, tiny_generator
+from datasets import Dataset
 from hub_server import hub
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from hf_wgan import WGANPipeline
+from hf_wgan import WGANPipeline, WGANTrainer
 from hf_wgan.cli import common
 from hf_wgan.cli.evaluate import evaluate
 from hf_wgan.cli.generate import generate
 from hf_wgan.cli.publish import push
 from hf_wgan.cli.train import train
-from hf_wgan.data import DataConfig
+from hf_wgan.data import DataConfig, images_of
+from hf_wgan.data.config import DIGITS
 from hf_wgan.utils import files
 
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 4 --n_critic 1 --max_train_steps 1"
@@ -43,10 +45,10 @@ def trained(tmp_path_factory):
 def strangers(trained, tmp_path):
     """Returns a function that makes the model of a stranger, whose record names these data options."""
 
-    def make(**options):
+    def make(dataset="photos", **options):
         folder = shutil.copytree(trained / "run", tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint*"))
         record = json.loads((folder / files.CONFIG).read_text())
-        record["dataset"]["config"] |= options
+        record["dataset"] |= {"name": dataset, "config": record["dataset"]["config"] | options}
         (folder / files.CONFIG).write_text(json.dumps(record))
         return folder
 
@@ -80,7 +82,7 @@ def test_the_images_that_a_strangers_model_names_are_shown_and_not_read(
 
 
 def test_a_strangers_model_of_the_embedded_digits_reads_no_file_and_writes_nowhere(strangers, tmp_path):
-    model = strangers(train_data_dir=None, max_train_samples=40, cache_dir=str(tmp_path / "autostart"))
+    model = strangers(DIGITS, train_data_dir=None, max_train_samples=40, cache_dir=str(tmp_path / "autostart"))
     config = common.training_data_of(str(model), common.record_of(str(model)), WGANPipeline.from_pretrained(model), {})
     assert (config.max_train_samples, config.cache_dir) == (40, None)
 
@@ -116,7 +118,7 @@ def test_figures_are_not_written_into_a_record_that_makes_no_sense(kind, trained
 
 
 def test_options_that_this_version_does_not_know_are_left_out(strangers, tmp_path):
-    model = strangers(train_data_dir=None, new_option=5)
+    model = strangers(DIGITS, train_data_dir=None, new_option=5)
     common.training_data_of(str(model), common.record_of(str(model)), WGANPipeline.from_pretrained(model), {})
 
 
@@ -239,3 +241,23 @@ def test_too_few_images_are_named_before_features_are_trained(trained, tmp_path,
     assert evaluate([str(trained / "run"), "--train_data_dir", few]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.endswith("few has 3 images, and an evaluation needs 16; use more")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_model_of_a_dataset_in_python_is_not_compared_with_the_digits(name, tiny_config, tmp_path, capsys):
+    images = images_of(Dataset.from_dict({"image": pictures(24, "L")}), DataConfig(resolution=8))
+    WGANTrainer(tiny_generator(), tiny_critic(), images, tiny_config()).train()
+    command, options = COMMANDS[name]
+    assert command([str(tmp_path / "run"), *options, str(tmp_path / "out")]) == 2
+    assert "was trained on a dataset in Python; name the images with --dataset_name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_record_of_digits_may_have_options_that_act_on_no_digit(name, tmp_path):
+    """As records of earlier versions have."""
+    command, options = COMMANDS[name]
+    assert train([*TINY.split(), "--output_dir", str(tmp_path / "run")]) == 0
+    record = json.loads((tmp_path / "run" / files.CONFIG).read_text())
+    record["dataset"]["config"] |= {"background": "black", "center_crop": False}
+    (tmp_path / "run" / files.CONFIG).write_text(json.dumps(record))
+    assert command([str(tmp_path / "run"), *options, str(tmp_path / "out")]) == 0

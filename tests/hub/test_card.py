@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import pictures, tiny_critic, tiny_generator, tiny_images
+from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCard
 
 from hf_wgan import InputError, RunConfig, TrainingConfig, WGANPipeline, WGANTrainer, build_trainer, load_images
 from hf_wgan.algorithm.lipschitz import WeightClipping
-from hf_wgan.data import DataConfig
+from hf_wgan.data import DataConfig, images_of
 from hf_wgan.hub.card import make_card, merge, record_evaluation, write_card
 from hf_wgan.utils.options import has_effect, option_fields
 
@@ -77,6 +78,15 @@ def test_options_that_an_object_may_use_stay_on_the_card(tiny_config, tmp_path):
     networks = tiny_generator(), tiny_critic()
     WGANTrainer(*networks, tiny_images(), config, constraint=WeightClipping(0.01)).train()
     assert {"penalty_interval", "evaluation_features", "metric_for_best_model"} <= listed(tmp_path / "run")
+
+
+def test_a_card_lists_how_images_of_a_dataset_in_python_were_prepared(tiny_config, tmp_path):
+    dataset = Dataset.from_dict({"image": pictures(24, "RGBA")})
+    images = images_of(dataset, DataConfig(resolution=8, channels=1, background="black", image_column="image"))
+    WGANTrainer(tiny_generator(), tiny_critic(), images, tiny_config()).train()
+    names = listed(tmp_path / "run")
+    assert {"background", "center_crop", "image_column", "dataset_split"} <= names and "clip_value" in names
+    assert not names & {"gradient_penalty_weight", "evaluation_features"}
 
 
 def test_bytes_of_file_names_that_are_no_utf8_are_question_marks(tiny_config, tmp_path):
