@@ -36,10 +36,12 @@ def _left_in_group(group: Path) -> float:
     names = ("memory.max", "memory.current") if (group / "memory.max").is_file() else MEMORY_OF_VERSION_1
     try:
         limit, used = (int((group / name).read_text()) for name in names)
-        cached = re.search(r"^(?:total_)?inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+        statistics = (group / "memory.stat").read_text()
     except (OSError, ValueError):  # there is no such file, or it says `max`
         return math.inf
-    return max(limit - used + (int(cached[1]) if cached else 0), 0)
+    cached: dict[str, str] = dict(re.findall(r"^(\w+) (\d+)$", statistics, re.MULTILINE))
+    # In version 1 what groups below have is counted in the total alone, and in the usage too.
+    return max(limit - used + int(cached.get("total_inactive_file") or cached.get("inactive_file", "0")), 0)
 
 
 def peak_memory_of(work: Callable[[], object]) -> int | None:

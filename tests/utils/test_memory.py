@@ -110,7 +110,7 @@ GROUPS = {
             "memory/x/memory.usage_in_bytes": "800\n",
             "memory/x/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n",
         },
-        201,
+        400,
     ),
     "no groups": (None, {}, None),
 }
