@@ -38,7 +38,8 @@ SET_ASIDE = "set-aside-"
 MANIFEST = "manifest.json"
 CARRIED_CODE = "hf_wgan_*.py"
 
-_UMASK = os.umask(0o077)  # which is only known by setting it; not later, when other threads may create files
+STATUS = Path("/proc/self/status")
+_UMASK = os.umask(0o077)  # which only Linux tells without setting it; not later, when other threads may create files
 os.umask(_UMASK)
 
 
@@ -284,7 +285,15 @@ def permit(path: Path) -> None:
     safetensors writes files, and tempfile creates folders, that only their owner can read.
     """
     with suppress(OSError):  # a disk without permissions
-        path.chmod(path.stat().st_mode | ((0o777 if path.is_dir() else 0o666) & ~_UMASK))
+        path.chmod(path.stat().st_mode | ((0o777 if path.is_dir() else 0o666) & ~_umask()))
+
+
+def _umask() -> int:
+    """Return which permissions new files lack: on Linux now, elsewhere when this was imported."""
+    with suppress(OSError):
+        if line := re.search(r"^Umask:\s*([0-7]+)$", STATUS.read_text(), re.MULTILINE):
+            return int(line[1], 8)
+    return _UMASK
 
 
 def flush(path: Path) -> None:

@@ -70,6 +70,25 @@ def test_a_folder_that_was_created_as_a_private_one_gets_them_too(tmp_path):
     assert private.stat().st_mode == new.stat().st_mode
 
 
+@pytest.mark.skipif(not files.STATUS.exists(), reason="no Linux")
+def test_what_is_private_since_the_import_stays_private(tmp_path):
+    before = os.umask(0o077)
+    try:
+        with files.replacing(tmp_path / "a.safetensors") as temporary:
+            save_file({"a": np.zeros(1)}, temporary)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o600
+
+
+def test_where_the_system_does_not_tell_files_get_the_permissions_of_the_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "STATUS", tmp_path / "missing")
+    (tmp_path / "new").touch()
+    (tmp_path / "private").touch(0o600)
+    files.permit(tmp_path / "private")
+    assert (tmp_path / "private").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_what_a_killed_process_left_counts_as_nothing_and_is_removed(tmp_path):
     (tmp_path / ".card.1.tmp.md").write_text("ha")
     (tmp_path / ".saving-abc").mkdir()
