@@ -185,10 +185,12 @@ def _looks_encoded(value: Any) -> bool:
 
 def _looks_like_array(value: Any) -> bool:
     """Return whether a value is an array, a tensor or nested lists of numbers, of two or three dimensions."""
+    if not isinstance(value, list):
+        return getattr(value, "ndim", 0) in (2, 3)
     depth = 0
     while isinstance(value, list) and value:
         value, depth = value[0], depth + 1
-    return (depth if isinstance(value, (int, float)) else getattr(value, "ndim", 0)) in (2, 3)
+    return depth in (2, 3) and isinstance(value, (int, float))
 
 
 def _is_within(path: str, folder: str) -> bool:

@@ -163,6 +163,13 @@ def test_streams_of_any_making(kind):
     assert len(load(STREAMS[kind]())[2].label_names) == 2, "found by its name"
 
 
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy, np.ndarray.tolist])
+def test_several_images_in_a_row_of_a_stream_are_no_image_beside_one(convert):
+    rows = [{"image": convert(array), "views": [convert(array)] * 2, "box": [0.0, 1.0]} for array in ARRAYS]
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    assert sorted(load(stream)[0]) == CONTENTS
+
+
 def test_paths_in_a_stream_without_types_are_found(tmp_path):
     rows = [f"{path},a caption" for path in written(tmp_path / "files")]
     (tmp_path / "list.csv").write_text("\n".join(["photo,text", *rows]))
