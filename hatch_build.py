@@ -5,6 +5,7 @@ host they become absolute, at the commit that is built, and the project's pages 
 as it is; a source distribution keeps what the clone had.
 """
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 REMOTE = re.compile(
-    r"(?:https://(?:[^@/]+@)?|ssh://git@|git@)(?P<host>[\w.-]+\.\w+)[:/](?P<path>[\w.~/-]+?)(?:\.git)?/?"
+    r"(?:https://(?:[^@/]+@)?|ssh://git@|git@)(?P<host>[\w.-]+\.\w+)[:/](?!\d+/)(?P<path>[\w.~/-]+?)(?:\.git)?/?"
 )
 RELATIVE_LINK = re.compile(r"(!?)(\[[^\]]*\])\((?!https?://|#|mailto:)([^)\s]+)\)")
 PAGES = {
@@ -39,16 +40,19 @@ class Addresses(MetadataHookInterface):
         metadata["readme"] = {"content-type": "text/markdown", "text": text}
 
     def git(self, *words: str) -> str:
-        """Return what git answers, or nothing where there is no git or no clone."""
+        """Return what git answers, or nothing where there is no git or this folder is no clone, as within another."""
+        here = {**os.environ, "GIT_CEILING_DIRECTORIES": str(Path(self.root).resolve().parent)}
         try:
-            run = subprocess.run(["git", "-C", self.root, *words], capture_output=True, text=True, check=False)
+            run = subprocess.run(
+                ["git", "-C", self.root, *words], capture_output=True, text=True, check=False, env=here
+            )
         except OSError:
             return ""
         return run.stdout.strip()
 
 
 def address_of(remote: str) -> str:
-    """Return the web address of a remote, or nothing for a folder or a host without a name."""
+    """Return the web address of a remote, or nothing for a folder, a host without a name or a port."""
     match = REMOTE.fullmatch(remote)
     return f"https://{match['host']}/{match['path']}" if match else ""
 

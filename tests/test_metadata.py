@@ -73,6 +73,17 @@ def test_elsewhere_the_readme_stays_as_it_is(clone):
     assert text.strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
 
 
+def test_a_folder_within_the_clone_of_something_else_has_not_its_addresses(clone):
+    subprocess.run(["git", "remote", "add", "origin", "https://github.com/someone/other"], cwd=clone, check=True)
+    names = [path.name for path in clone.iterdir() if path.name != ".git"]
+    (clone / "vendored").mkdir()
+    for name in names:
+        (clone / name).rename(clone / "vendored" / name)
+    urls, text = metadata(built(clone / "vendored", "wheel"))
+    assert urls == {"Paper": "https://arxiv.org/abs/1701.07875"}
+    assert text.strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+
+
 @pytest.mark.parametrize(
     "remote, address",
     [
@@ -81,6 +92,8 @@ def test_elsewhere_the_readme_stays_as_it_is(clone):
         ("https://someone:token@gitlab.example.org/a/group/wgan.git/", "https://gitlab.example.org/a/group/wgan"),
         ("ssh://git@github.com/someone/hf-wgan.git", "https://github.com/someone/hf-wgan"),
         ("git@codeberg.org:someone/hf.wgan.git", "https://codeberg.org/someone/hf.wgan"),
+        ("ssh://git@gitlab.example.org:2222/a/wgan.git", ""),
+        ("https://gitlab.example.org:8443/a/wgan.git", ""),
         ("/home/someone/hf_wgan", ""),
         ("../hf_wgan.git", ""),
         ("file:///srv/hf_wgan.git", ""),
