@@ -1,4 +1,5 @@
 import ast
+import inspect
 import os
 import re
 import subprocess
@@ -6,7 +7,7 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
-from typing import Self, get_type_hints
+from typing import Self, get_overloads, get_type_hints
 
 import pytest
 from diffusers.pipelines import pipeline_loading_utils
@@ -15,6 +16,7 @@ from packaging.version import Version
 
 import hf_wgan
 from hf_wgan.models.factory import ARCHITECTURES
+from hf_wgan.pipelines import pipeline_wgan
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +30,7 @@ from diffusers.pipelines import pipeline_loading_utils
 
 import hf_wgan
 from hf_wgan.models.factory import ARCHITECTURES
+from hf_wgan.pipelines import pipeline_wgan
 heavy = {"gradio", "matplotlib", "sklearn", "datasets", "pandas", "pyarrow", "scipy"}
 print(sorted(heavy & (set(sys.modules) - before)))
 """
@@ -130,6 +133,8 @@ reveal_type(WGANPipeline.from_pipe(pipeline))
 reveal_type(pipeline(batch_size=2))
 reveal_type(pipeline(batch_size=2).images)
 reveal_type(pipeline(batch_size=2, return_dict=False))
+is_dict: bool = input() == "y"
+reveal_type(pipeline(2, None, None, "pil", is_dict))
 pipeline(16).images[0].save("digit.png")
 """
 
@@ -146,3 +151,16 @@ def test_type_checkers_know_what_a_pipeline_returns(tmp_path):
         "diffusers.pipelines.pipeline_utils.ImagePipelineOutput"
     ]
     assert types[3].startswith("list[PIL.Image.Image] | numpy.ndarray") and types[4] == "tuple[Any]"
+    assert types[5] == f"{types[2]} | tuple[Any]"
+
+
+def test_what_type_checkers_see_of_a_pipeline_is_what_it_takes():
+    actual = inspect.signature(pipeline_wgan.WGANPipeline.__call__).parameters
+    overloads = get_overloads(inspect.unwrap(pipeline_wgan.WGANPipeline.__call__))
+    assert len(overloads) == 3
+    for overload in overloads:
+        parameters = inspect.signature(overload).parameters
+        assert list(parameters) == list(actual)
+        for name in parameters.keys() - {"return_dict"}:
+            seen = parameters[name].default, parameters[name].annotation
+            assert seen == (actual[name].default, actual[name].annotation), name

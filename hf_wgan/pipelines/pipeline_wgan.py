@@ -116,6 +116,21 @@ class WGANPipeline(DiffusionPipeline):
         rejection_temperature: float | None = None,
     ) -> tuple[Any]: ...
 
+    @overload
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        class_labels: ClassLabels = None,
+        chunk_size: int | None = None,
+        truncation: float | None = None,
+        num_candidates: int = 1,
+        rejection_temperature: float | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]: ...
+
     @torch.no_grad()
     def __call__(
         self,
