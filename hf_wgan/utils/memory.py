@@ -48,10 +48,10 @@ def peak_memory_of(work: Callable[[], object]) -> int | None:
     """Do some work and return the most bytes that this process has held meanwhile; None where that is not known."""
     try:
         CLEAR_REFS.write_text("5")  # begin to look for the peak anew
-        work()
-        peak = re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE)
     except OSError:  # no Linux
         return None
+    work()
+    peak = re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE)
     return 1024 * int(peak[1]) if peak else None
 
 

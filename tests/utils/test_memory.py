@@ -1,6 +1,7 @@
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -141,3 +142,10 @@ print(*peaks)
 """
     before, during, afterwards = map(int, in_a_process_of_its_own(code).split())
     assert during > before + 150e6 and afterwards < before + 50e6
+
+
+def test_an_error_of_the_work_whose_memory_is_measured_is_raised():
+    if peak_memory_of(lambda: None) is None:
+        pytest.skip("no Linux")
+    with pytest.raises(FileNotFoundError):
+        peak_memory_of(Path("/missing/file").read_text)
