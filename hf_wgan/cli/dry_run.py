@@ -12,6 +12,7 @@ import yaml
 
 from ..algorithm.step import RealBatch, total_critic_steps
 from ..hub.publish import what_a_push_would_do
+from ..models.factory import shape_of
 from ..training.build import build_trainer
 from ..training.config import TrainingConfig
 from ..training.failures import explained_memory
@@ -100,17 +101,17 @@ def check_memory(trainer: WGANTrainer) -> None:
     few = max(2, size // SMALL)
     if trainer.accelerator.device.type != "cpu" or 2 * few >= size:
         return
-    images, labels = next(trainer.real_batches)
 
     def peak(number: int) -> int | None:
-        some_labels = labels[:number] if labels is not None and trainer.config.class_conditional else None
-        batch = RealBatch(images[:number].to(trainer.generator.dtype), some_labels)
+        # No real ones: a stream would then begin a second time.
+        images = torch.rand(number, *shape_of(trainer.generator), dtype=trainer.generator.dtype)
+        labels = torch.zeros(number, dtype=torch.int64) if trainer.config.class_conditional else None
+        batch = RealBatch(images, labels)
         trainer.algorithm.num_critic_steps = 0  # where a penalty is due
         return peak_memory_of(lambda: trainer.algorithm(repeat(batch), 1))
 
     peak(few)  # what the first step makes, such as the state of the optimizers, is in both
     small, large = peak(few), peak(2 * few)
-    trainer.real_batches.go_to(0)
     if small is None or large is None:
         return
     needed = large + (large - small) * (size - 2 * few) / few

@@ -10,7 +10,7 @@ import torch
 import yaml
 from hub_server import hub
 
-from hf_wgan import RunConfig, WGANTrainer
+from hf_wgan import RunConfig, WGANTrainer, build_trainer
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.cli import dry_run
 from hf_wgan.cli.train import train
@@ -77,6 +77,16 @@ def test_a_dry_run_takes_no_step_that_the_memory_is_too_small_for_and_says_so(fo
         r"have \d+\.\d\): use --train_batch_size 128 --gradient_accumulation_steps 2",
         printed.err,
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"class_conditional": True, "gradient_accumulation_steps": 2}])
+def test_the_memory_of_a_step_is_estimated_without_reading_images(options, folder):
+    trainer = build_trainer(
+        RunConfig.resolve(output_dir="run", resolution=8, train_batch_size=16, n_critic=1, **options)
+    )
+    trainer.real_batches = None
+    dry_run.check_memory(trainer)
+    assert trainer.state.global_step == 0
 
 
 MEMORY = """
