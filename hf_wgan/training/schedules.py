@@ -62,8 +62,9 @@ def apply_schedules(progress: Progress, config: TrainingConfig, algorithm: WGANS
 
 def keep_on_device(config: TrainingConfig, algorithm: WGANStep, has_own_constraint: bool) -> None:
     """Make what is scheduled tensors, which are changed in place between the steps, as a CUDA graph needs."""
-    for group in _groups(algorithm):
-        device = group["params"][0].device
+    groups = _groups(algorithm)
+    device = groups[0]["params"][0].device
+    for group in groups:
         if config.lr_scheduler != "constant":
             group["lr"] = torch.tensor(group["lr"], device=device)
         if config.adam_beta2_end is not None:
