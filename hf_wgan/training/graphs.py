@@ -69,13 +69,13 @@ class GraphedStep:
         self._is_off = False
 
     def __call__(self, real_batches: Iterator[RealBatch], n_critic: int) -> StepRecord:
-        if n_critic != self.n_critic or self._is_off or self._has_hooks:
+        if n_critic != self.n_critic or self._is_off or self._has_hooks(modules := _modules(self.step)):
             return self.step(real_batches, n_critic)
         # Outside of the graph, as they may be copied to the device.
         batches = [next(real_batches) for _ in range(n_critic)]
         if len(self._warmed_up) < WARM_UP_STEPS or self._phase not in self._warmed_up:
             return self._warm_up(batches)
-        graph, settings = self._graphs.get(self._phase), self._settings()
+        graph, settings = self._graphs.get(self._phase), self._settings(modules)
         if graph is None or graph.settings != settings:
             graph = self._captured(batches, settings)
         return self._replayed(graph, batches) if graph else self.step(iter(batches), n_critic)
@@ -90,9 +90,8 @@ class GraphedStep:
         step = self.step
         return step.num_critic_steps % step.penalty_interval if step.constraint.has_penalty else 0
 
-    @property
-    def _has_hooks(self) -> bool:
-        step, modules = self.step, _modules(self.step)
+    def _has_hooks(self, modules: list[nn.Module]) -> bool:
+        step = self.step
         return (
             any(module._forward_hooks or module._forward_pre_hooks for module in modules)
             or any(module._backward_hooks or module._backward_pre_hooks for module in modules)
@@ -103,13 +102,12 @@ class GraphedStep:
             )
         )
 
-    def _settings(self) -> list[Any]:
+    def _settings(self, modules: list[nn.Module]) -> list[Any]:
         """Return the values that Python reads in an iteration, and a graph does not."""
         step = self.step
         parts = [step.constraint, step.augment, step.sample_latents]
         settings: list[Any] = [id(part) for part in parts]
         groups = step.generator_optimizer.param_groups + step.critic_optimizer.param_groups
-        modules = _modules(step)
         for values in (*groups, *(getattr(part, "__dict__", {}) for part in (*parts, *modules))):
             settings += [value for value in values.values() if isinstance(value, (bool, int, float, str, tuple))]
         settings += [step.penalty_interval, step.generator_batch_ratio]
