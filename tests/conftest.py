@@ -96,6 +96,22 @@ def short_training(monkeypatch):
     monkeypatch.setattr("hf_wgan.metrics.contrastive.NUM_STEPS", 20)
 
 
+@pytest.fixture
+def control_groups(tmp_path, monkeypatch):
+    """Let this process be in the control groups that a file lists, or in none, whose files hold these contents."""
+
+    def limited(own, contents):
+        for name, content in contents.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(content)
+        if own is not None:
+            (tmp_path / "own").write_text(own)
+        monkeypatch.setattr("hf_wgan.utils.linux.GROUPS", tmp_path)
+        monkeypatch.setattr("hf_wgan.utils.linux.OWN_GROUPS", tmp_path / "own")
+
+    return limited
+
+
 @pytest.fixture(scope="session")
 def python_without_the_package(tmp_path_factory):
     """The interpreter of an environment with all that is installed in this one, but what is only linked into it."""

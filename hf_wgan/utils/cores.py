@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from .groups import groups_of
+from .linux import groups_of
 
 SECONDS = 0.5  # to look at the cores, at least
 WAIT_POLICY = "OMP_WAIT_POLICY"

@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import InputError, one_line
+from .linux import status
 
 IS_WINDOWS = os.name == "nt"
 INDEX = "model_index.json"
@@ -38,7 +39,6 @@ SET_ASIDE = "set-aside-"
 MANIFEST = "manifest.json"
 CARRIED_CODE = "hf_wgan_*.py"
 
-STATUS = Path("/proc/self/status")
 _UMASK = os.umask(0o077)  # which only Linux tells without setting it; not later, when other threads may create files
 os.umask(_UMASK)
 
@@ -290,10 +290,8 @@ def permit(path: Path) -> None:
 
 def _umask() -> int:
     """Return which permissions new files lack: on Linux now, elsewhere when this was imported."""
-    with suppress(OSError):
-        if line := re.search(r"^Umask:\s*([0-7]+)$", STATUS.read_text(), re.MULTILINE):
-            return int(line[1], 8)
-    return _UMASK
+    umask = status("Umask")
+    return _UMASK if umask is None else int(umask, 8)
 
 
 def flush(path: Path) -> None:

@@ -13,7 +13,7 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
 from .errors import is_out_of_memory, memory_error
-from .groups import groups_of
+from .linux import groups_of, status
 
 MEMORY_OF_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")  # of control groups
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # glibc's malloc.h
@@ -21,7 +21,7 @@ KEPT = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1}
 # Once a threshold is set, glibc no longer adapts any: afterwards they are the largest that it would reach by itself.
 AFTERWARDS = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20}
 
-STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def free_memory(device: torch.device) -> float:
@@ -51,8 +51,8 @@ def peak_memory_of(work: Callable[[], object]) -> int | None:
     except OSError:  # no Linux
         return None
     work()
-    peak = re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE)
-    return 1024 * int(peak[1]) if peak else None
+    peak = status("VmHWM")  # in kB
+    return 1024 * int(peak.split()[0]) if peak else None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 
 from hf_wgan.cli import launch
 from hf_wgan.cli.train import train
-from hf_wgan.utils import cores, groups
+from hf_wgan.utils import cores
 
 TINY = "--generator_width 8 --critic_width 8 --resolution 8 --train_batch_size 8 --n_critic 1 --max_train_steps 2"
 LOOP = [sys.executable, "-c", "while True: pass"]
@@ -128,15 +128,9 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_the_cores_of_a_container_are_those_that_it_is_granted(kind, tmp_path, monkeypatch):
+def test_the_cores_of_a_container_are_those_that_it_is_granted(kind, control_groups, monkeypatch):
     own, files, expected = GROUPS[kind]
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    if own is not None:
-        (tmp_path / "own").write_text(own)
-    monkeypatch.setattr(groups, "GROUPS", tmp_path)
-    monkeypatch.setattr(groups, "OWN_GROUPS", tmp_path / "own")
+    control_groups(own, files)
     assert cores.quota() == (math.inf if expected is None else expected)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
     assert cores.num_cores() == (64 if expected is None else max(1, int(expected)))

@@ -10,7 +10,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from hf_wgan.utils import files
+from hf_wgan.utils import files, linux
 
 FULL = {
     "a write": (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: .*card.md"),
@@ -70,7 +70,7 @@ def test_a_folder_that_was_created_as_a_private_one_gets_them_too(tmp_path):
     assert private.stat().st_mode == new.stat().st_mode
 
 
-@pytest.mark.skipif(not files.STATUS.exists(), reason="no Linux")
+@pytest.mark.skipif(not linux.STATUS.exists(), reason="no Linux")
 def test_what_is_private_since_the_import_stays_private(tmp_path):
     before = os.umask(0o077)
     try:
@@ -82,7 +82,7 @@ def test_what_is_private_since_the_import_stays_private(tmp_path):
 
 
 def test_where_the_system_does_not_tell_files_get_the_permissions_of_the_import(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "STATUS", tmp_path / "missing")
+    monkeypatch.setattr(linux, "STATUS", tmp_path / "missing")
     (tmp_path / "new").touch()
     (tmp_path / "private").touch(0o600)
     files.permit(tmp_path / "private")

@@ -7,7 +7,6 @@ import psutil
 import pytest
 import torch
 
-from hf_wgan.utils import groups
 from hf_wgan.utils.errors import DeviceMemoryError
 from hf_wgan.utils.memory import free_memory, kept_memory, passed, peak_memory_of
 
@@ -118,15 +117,9 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_the_free_memory_of_a_container_is_what_it_is_granted(kind, tmp_path, monkeypatch):
+def test_the_free_memory_of_a_container_is_what_it_is_granted(kind, control_groups, monkeypatch):
     own, files, expected = GROUPS[kind]
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    if own is not None:
-        (tmp_path / "own").write_text(own)
-    monkeypatch.setattr(groups, "GROUPS", tmp_path)
-    monkeypatch.setattr(groups, "OWN_GROUPS", tmp_path / "own")
+    control_groups(own, files)
     machine = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
     assert free_memory(torch.device("cpu")) == (machine.available if expected is None else expected)

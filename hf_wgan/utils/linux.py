@@ -1,4 +1,7 @@
-"""The control groups of this process, in which Docker, Kubernetes and systemd limit what it may use. Linux only."""
+"""What Linux says of this process: its status, and the control groups in which Docker or systemd limit what it may use.
+
+Other systems say nothing.
+"""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -6,6 +9,17 @@ from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+STATUS = Path("/proc/self/status")
+
+
+def status(entry: str) -> str | None:
+    """Return an entry of this process's status, such as `Umask` or `VmHWM`; None where there is none."""
+    with suppress(OSError):
+        for line in STATUS.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == entry:
+                return value.strip()
+    return None
 
 
 def groups_of(controller: str) -> Iterator[Path]:
