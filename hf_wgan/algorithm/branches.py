@@ -8,7 +8,7 @@ long as they do.
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, cuda, nn
@@ -50,11 +50,15 @@ class Branches:
             cuda.current_stream().wait_event(passed[layer])
 
         self._beside.wait_stream(cuda.current_stream())
-        with cuda.stream(self._beside), _hooked([layer.register_forward_hook(leave) for layer in layers]):
+        with cuda.stream(self._beside), ExitStack() as hooks:
+            for layer in layers:
+                hooks.enter_context(layer.register_forward_hook(leave))
             result = first()
         if len(passed) < len(layers):  # which are not called, or compiled: their order cannot be seen
             return _joined(result, self._beside), second()
-        with _hooked([layer.register_forward_pre_hook(enter) for layer in layers]):
+        with ExitStack() as hooks:
+            for layer in layers:
+                hooks.enter_context(layer.register_forward_pre_hook(enter))
             other = second()
         return _joined(result, self._beside), other
 
@@ -70,15 +74,6 @@ def _joined(result: Tensor, stream: Any) -> Tensor:
     current.wait_stream(stream)
     result.record_stream(current)
     return result
-
-
-@contextmanager
-def _hooked(handles: list[Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
