@@ -223,9 +223,15 @@ def _load_optimizer(optimizer: Any, state: dict[str, Any], name: str) -> None:
     own_groups = [dict(group) for group in optimizer.param_groups]
     before = {parameter: dict(moments) for parameter, moments in optimizer.state.items()}
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-    # A recorded graph goes on with the tensors that were there before.
     for group, own in zip(optimizer.param_groups, own_groups):
         group.update(own)
+    # Fused kernels read moments and weights in the order of their memory, which may be another than in the file.
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if isinstance(moment, torch.Tensor) and moment.shape == parameter.shape:
+                laid_out = torch.empty_like(parameter, dtype=moment.dtype, device=moment.device)
+                moments[name] = laid_out.copy_(moment)
+    # A recorded graph goes on with the tensors that were there before.
     for parameter, moments in before.items():
         loaded = optimizer.state[parameter]
         for name, tensor in moments.items():
