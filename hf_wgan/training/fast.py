@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from ..algorithm.step import WGANStep
 from .config import TrainingConfig
 from .graphs import obstacle_to_graphs
-from .optimizers import optimizers_taking
+from .optimizers import can_be_fused
 
 
 def has_bf16_arithmetic(device: torch.device) -> bool:
@@ -45,7 +45,7 @@ class FastPaths(NamedTuple):
     """The fast paths of a run. All are off with `--no-fast_paths`."""
 
     channels_last: bool = False  # the layout in which convolutions are fastest
-    fused_optimizers: bool = False  # of Adam and AdamW
+    fused_optimizers: bool = False  # one kernel updates all weights
     bf16_derivatives: bool = False  # gradients of bfloat16 weights by matrix products
     kept_memory: bool = False  # freed memory stays with the process
     cudnn_benchmark: bool = False  # cuDNN tries its convolutions and takes the fastest
@@ -62,7 +62,7 @@ class FastPaths(NamedTuple):
         """
         fast, on_cpu = config.fast_paths, accelerator.device.type == "cpu"
         # A fused optimizer hides from Accelerate that a float16 loss scaler skipped its step.
-        fused = config.optimizer in optimizers_taking("fused") and accelerator.mixed_precision != "fp16"
+        fused = can_be_fused(config.optimizer) and accelerator.mixed_precision != "fp16"
         bf16_derivatives = on_cpu and accelerator.mixed_precision == "bf16" and not config.compile
         channels_last = on_cpu or _uses_tensor_cores(config, accelerator)
         benchmark = accelerator.device.type == "cuda" and not torch.backends.cudnn.deterministic

@@ -6,12 +6,14 @@ Options, help and tests follow: a new optimizer or schedule is one line here.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from diffusers.optimization import get_scheduler
 from torch.optim import Optimizer
+from torch.optim.adam import adam
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..utils.errors import InputError, one_line
@@ -59,37 +61,41 @@ def schedules_with(trait: str) -> list[str]:
     return [name for name, known in SCHEDULES.items() if getattr(known, trait)]
 
 
-def build_optimizer(
-    network: torch.nn.Module,
-    learning_rate: float,
-    config: TrainingConfig,
-    *,
-    fused: bool = False,
-    capturable: bool = False,
-) -> Optimizer:
-    """Build the optimizer of one network.
+class FusedRMSprop(torch.optim.RMSprop):
+    """RMSProp by one kernel for all weights, where PyTorch's own takes five for each or reads their memory five times.
 
-    Args:
-        network: The network.
-        learning_rate: Its initial learning rate.
-        config: The options.
-        fused: Whether one kernel updates all weights, where the optimizer can.
-        capturable: Whether a CUDA graph can record its steps.
+    It is Adam without a first moment, after infinitely many steps, when nothing is left to correct. State and numbers
+    are those of PyTorch's, up to rounding.
     """
-    options: dict[str, Any] = {
-        "betas": (config.adam_beta1, config.adam_beta2),
-        "eps": config.adam_epsilon,
-        "fused": fused or None,
-        "capturable": capturable,
-    }
-    if config.optimizer in WITH_WEIGHT_DECAY:
-        options["weight_decay"] = config.adam_weight_decay
-    build: Callable[..., Optimizer] = OPTIMIZERS[config.optimizer]
-    if capturable and config.adam_beta2_end is not None:
-        build, options = DeviceAdamW, {"weight_decay": 0.0, **options}
-    known = inspect.signature(build).parameters
-    taken = {name: value for name, value in options.items() if name in known}
-    return build(network.parameters(), lr=learning_rate, **taken)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            weights: list[torch.Tensor] = []
+            gradients: list[torch.Tensor] = []
+            squares: list[torch.Tensor] = []
+            counts: list[torch.Tensor] = []
+            self._init_group(group, weights, gradients, squares, [], [], counts)
+            if not weights:
+                continue
+            torch._foreach_add_(counts, 1)
+            endless = torch.full((), math.inf, device=weights[0].device)
+            adam(
+                weights,
+                gradients,
+                gradients,  # are their own first moment: the kernel overwrites them with themselves
+                squares,
+                [],
+                [endless] * len(weights),
+                fused=True,
+                amsgrad=False,
+                beta1=0.0,
+                beta2=group["alpha"],
+                lr=group["lr"],
+                weight_decay=0.0,
+                eps=group["eps"],
+                maximize=False,
+            )
 
 
 class DeviceAdamW(torch.optim.AdamW):
@@ -129,6 +135,48 @@ class DeviceAdamW(torch.optim.AdamW):
             torch._foreach_add_(divisors, group["eps"])
             torch._foreach_mul_(divisors, (1 - beta1 ** counts[0]) / -rate)
             torch._foreach_addcdiv_(weights, means, divisors)
+
+
+FUSED: dict[str, type[Optimizer]] = {"rmsprop": FusedRMSprop}
+"""Classes of ours where PyTorch's own has no kernel for all weights."""
+
+
+def can_be_fused(name: str) -> bool:
+    """Return whether one kernel can update all weights."""
+    return name in FUSED or name in optimizers_taking("fused")
+
+
+def build_optimizer(
+    network: torch.nn.Module,
+    learning_rate: float,
+    config: TrainingConfig,
+    *,
+    fused: bool = False,
+    capturable: bool = False,
+) -> Optimizer:
+    """Build the optimizer of one network.
+
+    Args:
+        network: The network.
+        learning_rate: Its initial learning rate.
+        config: The options.
+        fused: Whether one kernel updates all weights, where the optimizer can.
+        capturable: Whether a CUDA graph can record its steps.
+    """
+    options: dict[str, Any] = {
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "eps": config.adam_epsilon,
+        "fused": fused or None,
+        "capturable": capturable,
+    }
+    if config.optimizer in WITH_WEIGHT_DECAY:
+        options["weight_decay"] = config.adam_weight_decay
+    build: Callable[..., Optimizer] = (FUSED if fused and config.optimizer in FUSED else OPTIMIZERS)[config.optimizer]
+    if capturable and config.adam_beta2_end is not None:
+        build, options = DeviceAdamW, {"weight_decay": 0.0, **options}
+    known = inspect.signature(build).parameters
+    taken = {name: value for name, value in options.items() if name in known}
+    return build(network.parameters(), lr=learning_rate, **taken)
 
 
 def build_scheduler(optimizer: Optimizer, config: TrainingConfig) -> LambdaLR:
