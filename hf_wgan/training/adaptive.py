@@ -15,7 +15,7 @@ from .state import TrainingState
 
 HELD_OUT_INTERVAL = 10  # at most; every tenth image is set aside
 FEWEST_HELD_OUT = 8
-INTERVAL = 4  # steps between two adjustments
+INTERVAL = 8  # steps between two adjustments
 
 
 def set_aside(

@@ -81,7 +81,7 @@ def test_options_without_effect_are_refused(options, message, tiny_config):
 @pytest.mark.parametrize(("level", "rises"), [(0, True), (255, False)])
 def test_the_probability_follows_the_scores_of_held_out_images(level, rises, tiny_config):
     """A critic that learns white images by heart, and held-out ones that are white, or not."""
-    config = tiny_config(lipschitz="lp", critic_learning_rate=1e-2, max_train_steps=40, logging_steps=4, **ADAPTIVE)
+    config = tiny_config(lipschitz="lp", critic_learning_rate=1e-2, max_train_steps=80, logging_steps=8, **ADAPTIVE)
     run = trainer(config, grey(80, 255), held_out=grey(8, level))
     run.train()
     rows = read_metrics(run.output_dir)
