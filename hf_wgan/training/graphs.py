@@ -22,7 +22,7 @@ from .config import TrainingConfig
 
 WARM_UP_STEPS = 3  # optimizers create their states in them, and libraries choose their kernels
 MAX_CHANGES = 32
-"""Captures of a run for changed settings. Where they change at every step, plain steps take less time than captures."""
+"""Changes of settings in a run. Where they change again and again, plain steps take less time than captures."""
 Capture = Callable[[Callable[[], StepRecord]], tuple[Callable[[], None], StepRecord]]
 """Capture a function without running it; return a function that replays it, and the record that each replay overwrites.
 
@@ -33,7 +33,6 @@ It raises a RuntimeError, and leaves everything as it was, if the function canno
 class Graph(NamedTuple):
     """A captured iteration."""
 
-    settings: list[Any]  # with which it was captured
     batches: list[RealBatch]  # where it reads
     replay: Callable[[], None]
     record: StepRecord  # where it writes
@@ -45,9 +44,10 @@ class GraphedStep:
     A graph repeats what Python decided while it was captured. Iterations that differ therefore have graphs of their
     own: with a lazy penalty, one for each phase in which an iteration can begin. Where a setting of the optimizers, the
     constraint, the augmentation or a layer has changed, or a parameter is frozen, an iteration is captured anew. Before
-    it is captured, every kind of iteration runs without a graph; so do iterations with another number of critic steps,
-    and all while a network or an optimizer has hooks. Where an iteration waits for the device, its capture fails or its
-    settings never rest, a line says so, and the run goes on without graphs.
+    it is captured, every kind of iteration runs without a graph, also with changed settings: it may create a state of
+    an optimizer, which every replay would otherwise fill with zeros again. So do iterations with another number of
+    critic steps, and all while a network or an optimizer has hooks. Where an iteration waits for the device, its
+    capture fails or its settings never rest, a line says so, and the run goes on without graphs.
 
     A graph also keeps to the memory it was captured with: whatever the step reads or writes is changed in place between
     two iterations, as `TrainingState.load_state_dict` does.
@@ -64,8 +64,8 @@ class GraphedStep:
         self.step, self.n_critic = step, n_critic
         self.capture = capture or DeviceCapture(rng)
         self._graphs: dict[int, Graph] = {}  # by phase
-        self._num_changes = 0
-        self._warmed_up: list[int] = []  # phases of the iterations so far that ran without a graph
+        self._settings: dict[int, list[Any]] = {}  # likewise: those of the last iteration that ran without a graph
+        self._num_changes = self._num_warm_ups = 0
         self._is_off = False
 
     def __call__(self, real_batches: Iterator[RealBatch], n_critic: int) -> StepRecord:
@@ -73,11 +73,10 @@ class GraphedStep:
             return self.step(real_batches, n_critic)
         # Outside of the graph, as they may be copied to the device.
         batches = [next(real_batches) for _ in range(n_critic)]
-        if len(self._warmed_up) < WARM_UP_STEPS or self._phase not in self._warmed_up:
-            return self._warm_up(batches)
-        graph, settings = self._graphs.get(self._phase), self._settings(modules)
-        if graph is None or graph.settings != settings:
-            graph = self._captured(batches, settings)
+        settings = self._settings_of(modules)
+        if self._num_warm_ups < WARM_UP_STEPS or self._settings.get(self._phase) != settings:
+            return self._warm_up(batches, settings)
+        graph = self._graphs.get(self._phase) or self._captured(batches)
         return self._replayed(graph, batches) if graph else self.step(iter(batches), n_critic)
 
     @property
@@ -102,7 +101,7 @@ class GraphedStep:
             )
         )
 
-    def _settings(self, modules: list[nn.Module]) -> list[Any]:
+    def _settings_of(self, modules: list[nn.Module]) -> list[Any]:
         """Return the values that Python reads in an iteration, and a graph does not."""
         step = self.step
         parts = [step.constraint, step.augment, step.sample_latents]
@@ -115,22 +114,24 @@ class GraphedStep:
             settings += [parameter.requires_grad, parameter.data_ptr()]
         return settings
 
-    def _warm_up(self, batches: Sequence[RealBatch]) -> StepRecord:
+    def _warm_up(self, batches: Sequence[RealBatch], settings: list[Any]) -> StepRecord:
         """Run an iteration without a graph, and see whether the first of its kind could be captured."""
-        is_first = self._phase not in self._warmed_up
-        self._warmed_up.append(self._phase)
+        known = self._settings.get(self._phase)
+        if is_first := known != settings:
+            self._settings[self._phase] = settings
+            self._graphs.pop(self._phase, None)
+            self._num_changes += known is not None
+        self._num_warm_ups += 1
         with HostWaits() if is_first else nullcontext() as waits:  # under which nothing is compiled
             record = self.step(iter(batches), self.n_critic)
         if waits and waits.operators:
             self._stop(f"{', '.join(sorted(waits.operators))} makes the host wait for the device")
+        elif self._num_changes > MAX_CHANGES:
+            self._stop("its settings change again and again")
         return record
 
-    def _captured(self, batches: Sequence[RealBatch], settings: list[Any]) -> Graph | None:
+    def _captured(self, batches: Sequence[RealBatch]) -> Graph | None:
         """Capture an iteration, or return None if that fails."""
-        self._num_changes += self._graphs.pop(self._phase, None) is not None
-        if self._num_changes > MAX_CHANGES:
-            self._stop("its settings change again and again")
-            return None
         num_critic_steps, phase = self.step.num_critic_steps, self._phase
         own = [RealBatch(images.clone(), None if labels is None else labels.clone()) for images, labels in batches]
 
@@ -141,7 +142,7 @@ class GraphedStep:
         reason = ""
         for iteration in (branched, lambda: self.step(iter(own), self.n_critic)):
             try:
-                self._graphs[phase] = Graph(settings, own, *self.capture(iteration))
+                self._graphs[phase] = Graph(own, *self.capture(iteration))
                 break
             except RuntimeError as error:
                 reason = reason or one_line(error)
