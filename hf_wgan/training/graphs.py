@@ -5,8 +5,9 @@ and a CPU takes about as long to launch it. A graph of all of them costs one lau
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from accelerate import Accelerator
@@ -216,13 +217,17 @@ class DeviceCapture:
     def __init__(self, rng: torch.Generator):
         self.rng = rng
         self._pool: Any = None
+        self._graphs = WeakSet[torch.cuda.CUDAGraph]()  # of that pool
+        self._failed: list[torch.cuda.CUDAGraph] = []
 
     def __call__(self, function: Callable[[], StepRecord]) -> tuple[Callable[[], None], StepRecord]:
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        if not self._graphs:  # PyTorch takes no pool that all its graphs have left
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         if hasattr(graph, "register_generator_state"):  # later versions of PyTorch notice which are used
             graph.register_generator_state(self.rng)
         torch.cuda.synchronize()
+        failure: BaseException | None = None
         try:
             # Meanwhile other threads may read and pin batches. The outer context returns to the current stream where
             # the capture fails, which the inner one then does not.
@@ -230,14 +235,32 @@ class DeviceCapture:
                 torch.cuda.stream(torch.cuda.current_stream()),
                 torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"),
             ):
-                record = function()
-        except RuntimeError:
-            graph.reset()
-            # They would take themselves for captured still (pytorch/pytorch#171263).
-            for rng in (self.rng, torch.cuda.default_generators[torch.cuda.current_device()]):
-                rng.graphsafe_set_state(rng.clone_state())
-            raise
-        return graph.replay, record
+                try:
+                    record = function()
+                except BaseException as error:
+                    failure = error
+                    raise
+            self._graphs.add(graph)
+            return graph.replay, record
+        except BaseException as error:
+            self._abandon(graph)
+            failure = failure or error  # the end of a capture reports only that it failed
+        try:
+            raise failure
+        finally:
+            del failure  # by which the error would keep itself, and all memory of the iteration
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Undo what a capture that failed leaves behind in PyTorch: an open pool, and generators that are captured."""
+        graph.reset()
+        device = torch.cuda.current_device()
+        with suppress(RuntimeError):  # its pool is closed already where only its end failed
+            torch._C._cuda_endAllocateToPool(device, self._pool)
+            torch._C._cuda_releasePool(device, self._pool)
+        self._graphs.clear()  # pinned memory has its own pool of that name, which stays open
+        self._failed.append(graph)  # and asks the graph for its streams
+        for rng in (self.rng, torch.cuda.default_generators[device]):  # pytorch/pytorch#171263
+            rng.graphsafe_set_state(rng.clone_state())
 
 
 def obstacle_to_graphs(config: TrainingConfig, accelerator: Accelerator) -> str:
