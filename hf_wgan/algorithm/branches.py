@@ -6,6 +6,7 @@ real and generated images need nothing of each other. Kernels that are sent one 
 long as they do.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,16 @@ from torch import Tensor, cuda, nn
 Pass = Callable[[], Tensor]
 
 
+@functools.cache
+def streams_of(device: int) -> tuple[Any, Any]:
+    """Return the streams of all branches on a device.
+
+    Memory that one capture has freed serves the next one on the same stream only, and products of matrices keep memory
+    for every stream that they ever ran on.
+    """
+    return cuda.Stream(device), cuda.Stream(device)
+
+
 class Branches:
     """The branches of an iteration that is being captured.
 
@@ -24,7 +35,7 @@ class Branches:
     """
 
     def __init__(self) -> None:
-        self._ahead, self._beside = cuda.Stream(), cuda.Stream()
+        self._ahead, self._beside = streams_of(cuda.current_device())
         for stream in (self._ahead, self._beside):  # by which both belong to the capture
             stream.wait_stream(cuda.current_stream())
 

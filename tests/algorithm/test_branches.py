@@ -1,5 +1,6 @@
 """The branches of an iteration, on stand-ins for CUDA's streams that notice what reads without having waited."""
 
+import functools
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 
@@ -27,7 +28,7 @@ class Stream:
     By waiting for a stream that is captured it is captured too, and waiting for any other then ends the capture.
     """
 
-    def __init__(self, is_captured=False):
+    def __init__(self, device=0, is_captured=False):
         self.known, self.is_captured = defaultdict(int, {self: 0}), is_captured
 
     def wait_stream(self, other):
@@ -59,6 +60,9 @@ class Cuda(TorchDispatchMode):
 
     def is_current_stream_capturing(self):
         return True
+
+    def current_device(self):
+        return 0
 
     def current_stream(self):
         return self.streams[-1]
@@ -108,6 +112,7 @@ class Cuda(TorchDispatchMode):
 def cuda(monkeypatch):
     cuda = Cuda()
     monkeypatch.setattr(branches, "cuda", cuda)
+    monkeypatch.setattr(branches, "streams_of", functools.cache(branches.streams_of.__wrapped__))
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
     return cuda
 
@@ -207,6 +212,21 @@ def test_passes_that_do_not_wait_are_seen(cuda):
         latents = images + 1
         ahead.ahead(lambda: latents * 2)
     assert cuda.races == ["aten.mul.Tensor"], "an image ahead of what it is made of"
+
+
+def test_captures_share_the_streams_of_their_branches_and_so_their_memory(cuda):
+    used = []
+
+    def passed():
+        used.append(cuda.current_stream())
+        return torch.ones(1)
+
+    for _ in range(2):
+        one = Branches()
+        one.ahead(passed)
+        one.beside(nn.Identity(), passed, lambda: torch.ones(1))
+    ahead, beside = used[:2]
+    assert ahead is not beside and used == [ahead, beside] * 2
 
 
 def test_a_branch_keeps_its_result_from_other_use(cuda, monkeypatch):
