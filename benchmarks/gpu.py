@@ -12,6 +12,7 @@ slower than it should be, `info` is a figure, and `skip` says what is missing. T
 
 import argparse
 import copy
+import gc
 import json
 import math
 import os
@@ -27,7 +28,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +56,7 @@ from hf_wgan.data import DataConfig
 from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks
 from hf_wgan.training.graphs import GraphedStep
 from hf_wgan.training.presets import FOR_COLOUR, PRESETS
-from hf_wgan.utils.errors import one_line
+from hf_wgan.utils.errors import DeviceMemoryError, one_line
 
 ROOT = Path(__file__).parents[1]
 CPU = "--cpu" in sys.argv
@@ -100,8 +101,14 @@ def check(limit: int, is_timed: bool = False) -> Callable[[Callable[[], Iterator
 
 def judged(name: str, function: Callable[..., tuple[bool, str]], *args: Any, otherwise: str = "fail") -> Row:
     """Run a function that says whether something is right, and how; an error means that it is not."""
+    gc.collect()  # trainers before this one, which hold themselves, and their memory on the device
+    if CUDA:
+        torch.cuda.empty_cache()
     try:
         good, detail = function(*args)
+    except (torch.OutOfMemoryError, DeviceMemoryError) as error:
+        traceback.print_exc()
+        return Row("skip", name, f"needs more memory than is free here: {one_line(error)[:160]}")
     except Exception as error:
         traceback.print_exc()
         return Row("fail", name, f"{type(error).__name__}: {one_line(error)[:200]}")
@@ -169,7 +176,10 @@ def state_of(run: WGANTrainer) -> torch.Tensor:
 
 def steps(run: WGANTrainer, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Take steps; return their records and the state after them."""
-    records = [torch.stack(run.step()) for _ in range(number)]
+    records = []
+    for _ in range(number):
+        records.append(torch.stack(run.step()))
+        run.callbacks.call("on_step_end", record=None)  # by which adaptive augmentation goes on
     return torch.stack(records).double().cpu(), state_of(run)
 
 
@@ -181,14 +191,19 @@ def equal(build: Callable[..., WGANTrainer], one: dict, other: dict, number: int
     """Compare two ways to the same numbers."""
     runs = build(**one), build(**other)
     first, second = (steps(run, number) for run in runs)
-    if is_not_recorded(runs[0]):
-        return False, "the iterations were not recorded"
+    if flaw := flaw_of_graphs(runs[0]):
+        return False, flaw
     far = max(apart(a, b) for a, b in zip(first, second))
     return far <= least and bool(first[0].isfinite().all()), f"apart by {far:.1e} after {number} iterations"
 
 
-def is_not_recorded(run: WGANTrainer) -> bool:
-    return isinstance(run.iteration, GraphedStep) and not run.iteration.is_recorded
+def flaw_of_graphs(run: WGANTrainer) -> str:
+    """Return how the iterations of a run differ from recorded ones with branches, if they are to be recorded."""
+    if not isinstance(run.iteration, GraphedStep):
+        return ""
+    if run.iteration.is_recorded:
+        return run.iteration.failure and f"recorded without branches: {run.iteration.failure[:200]}"
+    return f"the iterations were not recorded: {run.iteration.failure[:200]}"
 
 
 # What is right.
@@ -289,6 +304,11 @@ def graphs() -> Iterator[Row]:
         "lazy r1r2": {"architecture": "r3gan", "lipschitz": "r1r2", "penalty_interval": 2, "optimizer": "adamw"},
         "classes and flips": {"class_conditional": True, "flips": True},
         "augmented": {"lipschitz": "dragan", "augmentation": "color,translation,cutout"},
+        "adaptive augmentation": {
+            "augmentation": "color,translation,cutout",
+            "adaptive_augmentation": True,
+            "adaptive_augmentation_images": 100,
+        },
         "spectral, resnet": {"architecture": "resnet", "lipschitz": "spectral", **ADAM},
         "plain paths": {"lipschitz": "gp", "fast_paths": False},
         "schedules, r3gan": {"architecture": "r3gan", **SCHEDULES},
@@ -296,7 +316,66 @@ def graphs() -> Iterator[Row]:
     }
     for name, settings in runs.items():
         settings = {"double": True, **settings}
-        yield judged(f"graphs, {name}", equal, trainer, {**settings, "graphed": True}, settings, 14, 1e-8)
+        least = 1e-5 if "lr_scheduler" in settings else 1e-8  # what is scheduled is in float32 there
+        if CUDA or "lr_scheduler" not in settings:
+            yield judged(f"graphs, {name}", equal, trainer, {**settings, "graphed": True}, settings, 14, least)
+        else:
+            yield Row("skip", f"graphs, {name}", "what is scheduled is on the device with GPUs only")
+
+
+@check(120)
+def graphs_again() -> Iterator[Row]:
+    """Record an iteration anew after a change, and without branches where these cannot be recorded."""
+
+    def equal_after(change: Callable[[WGANTrainer], Any], before: Callable[[WGANTrainer], Any]) -> tuple[bool, str]:
+        runs = [trainer(double=True, graphed=graphed) for graphed in (True, False)]
+        states = []
+        for run in runs:
+            before(run)
+            steps(run, 6)
+            change(run)
+            states.append(steps(run, 6))
+        far = max(apart(a, b) for a, b in zip(*states))
+        flaw = flaw_of_graphs(runs[0])
+        return far <= 1e-8 and not flaw, flaw or f"apart by {far:.1e} after 6 and 6 iterations"
+
+    def unfrozen(is_trained: bool) -> Callable[[WGANTrainer], Any]:
+        return lambda run: next(run.critic.parameters()).requires_grad_(is_trained)
+
+    def clip_less(run: WGANTrainer) -> None:
+        run.algorithm.constraint.clip_value *= 2  # type: ignore[attr-defined]
+
+    yield judged("graphs, another clip value", equal_after, clip_less, lambda run: None)
+    yield judged("graphs, a weight that is frozen at first", equal_after, unfrozen(True), unfrozen(False))
+
+    def without_branches(read: Callable[[], Any]) -> tuple[bool, str]:
+        plain, graphed = trainer(double=True), trainer(double=True, graphed=True)
+        branched = Execution.branched
+
+        @contextmanager
+        def failing(self: Execution) -> Iterator[None]:
+            with branched(self):
+                yield
+                read()
+
+        Execution.branched = failing  # type: ignore[method-assign]
+        try:
+            recorded = steps(graphed, 8)
+        finally:
+            Execution.branched = branched  # type: ignore[method-assign]
+        assert isinstance(graphed.iteration, GraphedStep)
+        far = max(apart(a, b) for a, b in zip(recorded, steps(plain, 8)))
+        clip_less(graphed)  # then with branches again
+        records, _ = steps(graphed, 4)
+        failure, is_recorded = graphed.iteration.failure, graphed.iteration.is_recorded
+        good = far <= 1e-8 and bool(failure) and is_recorded and bool(records.isfinite().all())
+        return good, f"apart by {far:.1e}, recorded: {is_recorded}, after: {failure[:120]}"
+
+    def used_up() -> None:
+        raise torch.OutOfMemoryError("a stand-in for memory that is used up")
+
+    yield judged("graphs, the host waits in a branch", without_branches, torch.ones((), device=DEVICE).item)
+    yield judged("graphs, memory is used up", without_branches, used_up)
 
 
 def deterministic() -> None:
@@ -322,8 +401,8 @@ def graphs_and_data() -> Iterator[Row]:
         for _ in range(1 if CPU else 4):
             run = trainer(size=16 if CPU else 64, channels=3, num_images=256, graphed=True, **settings)
             records, _ = steps(run, 8)
-            if is_not_recorded(run):
-                return False, "the iterations were not recorded"
+            if flaw := flaw_of_graphs(run):
+                return False, flaw
         return bool(records.isfinite().all()), "8 iterations"
 
     yield judged("graphs, images read ahead", recorded, {"memory_limit_gb": 1e-6})
@@ -356,7 +435,8 @@ def restore() -> Iterator[Row]:
             (plain.state.progress.restores, graphed.state.progress.restores),
             apart(state_of(graphed), state_of(plain)),
         )
-        return restores == (1, 1) and far < (1e-3 if CUDA else 1e-8), f"graphs and the plain step end {far:.1e} apart"
+        good = restores == (1, 1) and far < (1e-3 if CUDA else 1e-8) and not flaw_of_graphs(graphed)
+        return good, flaw_of_graphs(graphed) or f"graphs and the plain step end {far:.1e} apart"
 
     for name, settings in {"clip": {}, "gp": GP, "averaged": {"use_ema": True}}.items():
         yield judged(f"back to a checkpoint, {name}", restored, settings)
@@ -377,7 +457,8 @@ def resume() -> Iterator[Row]:
         second.train()
         far = apart(state_of(second), state_of(whole))
         went_on = first.state.global_step == 7 and second.state.global_step == 12
-        return went_on and far < (1e-3 if CUDA else 1e-8), f"7 and 5 steps end {far:.1e} apart from 12"
+        good = went_on and far < (1e-3 if CUDA else 1e-8) and not flaw_of_graphs(second)
+        return good, flaw_of_graphs(second) or f"7 and 5 steps end {far:.1e} apart from 12"
 
     runs: dict[str, dict[str, Any]] = {
         "clip": {},
@@ -588,6 +669,8 @@ def host_waits() -> Iterator[Row]:
             for warning in caught
             if "called a synchronizing CUDA operation" in str(warning.message)
         )
+        if flaw := flaw_of_graphs(run):
+            return False, flaw
         return not places, f"{sum(places.values())} an iteration {dict(places.most_common(4)) or ''}"
 
     runs = {"clip": {}, "classes and flips": {"class_conditional": True, "flips": True}, "gp": GP}
@@ -676,8 +759,9 @@ def presets() -> Iterator[Row]:
             run = build_trainer(config)
             speed.seconds(run.step, 1 if CPU else 12, DEVICE)
             taken.append(min(speed.seconds(run.step, 1 if CPU else 8, DEVICE) for _ in range(1 if CPU else 3)))
-            if graphs is None and CUDA and not (isinstance(run.iteration, GraphedStep) and run.iteration.is_recorded):
-                return False, "the iterations were not recorded"
+            is_graphed = isinstance(run.iteration, GraphedStep)
+            if graphs is None and CUDA and (flaw := flaw_of_graphs(run) if is_graphed else "no graphs by default"):
+                return False, flaw
         number, ms = config.training.train_batch_size, [1e3 * value for value in taken]
         detail = f"{ms[0]:.2f} ms an iteration with {number} images a batch, {ms[1]:.2f} without graphs"
         return ms[0] < 1.03 * ms[1], detail
@@ -772,11 +856,12 @@ def process(name: str, logs: Path) -> list[Row]:
                 text=True,
                 timeout=patience,
             )
-        except subprocess.TimeoutExpired:
-            return [Row("fail", name, f"was not done after {patience} s; {log} has its output")]
-    rows = [Row(*json.loads(line[1:])) for line in run.stdout.splitlines() if line.startswith("@")]
-    if run.returncode or not rows:
-        rows.append(Row("fail", name, f"ended with exit code {run.returncode}; {log} has its output"))
+            output, end = run.stdout, f"ended with exit code {run.returncode}" if run.returncode else ""
+        except subprocess.TimeoutExpired as error:
+            output, end = (error.stdout or b"").decode(), f"was not done after {patience} s"
+    rows = [Row(*json.loads(line[1:])) for line in output.splitlines() if line.startswith("@")]
+    if end or not rows:
+        rows.append(Row("fail", name, f"{end or 'printed nothing'}; {log} has its output"))
     return rows
 
 

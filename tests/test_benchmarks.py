@@ -4,6 +4,7 @@ import ast
 import importlib
 import math
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import torch
 
 from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.models.factory import ARCHITECTURES
+from hf_wgan.utils.errors import DeviceMemoryError
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").rglob("*.py") if "__main__" in path.read_text())
@@ -49,6 +51,39 @@ def test_the_checks_of_a_gpu_build_their_trainers(architecture, lipschitz, impor
 def test_a_check_of_a_gpu_that_does_not_exist_is_named(import_benchmark, capsys):
     assert import_benchmark("gpu").main(SimpleNamespace(run=None, only="typo")) == 2
     assert "--only typo: must be some of environment, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, DeviceMemoryError])
+def test_a_check_for_which_a_gpu_has_too_little_memory_is_left_out(error, import_benchmark):
+    def check():
+        raise error("too little")
+
+    assert import_benchmark("gpu").judged("a check", check).status == "skip"
+
+
+def test_what_a_check_of_a_gpu_found_before_its_time_was_up_is_kept(import_benchmark, monkeypatch, tmp_path):
+    gpu = import_benchmark("gpu")
+
+    def run(words, timeout, **options):
+        raise subprocess.TimeoutExpired(words, timeout, output=b'@["pass", "clip", "equal"]\n')
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    assert [(row.status, row.name) for row in gpu.process("graphs", tmp_path)] == [("pass", "clip"), ("fail", "graphs")]
+
+
+@pytest.mark.parametrize(
+    ("is_recorded", "failure", "flaw"),
+    [(True, "", ""), (True, "a branch", "without branches: a branch"), (False, "both", "not recorded: both")],
+)
+def test_iterations_that_are_not_recorded_with_branches_fail_a_check_of_a_gpu(
+    is_recorded, failure, flaw, import_benchmark
+):
+    gpu = import_benchmark("gpu")
+    run = gpu.trainer(graphed=True)
+    run.iteration.failure = failure
+    if is_recorded:
+        gpu.steps(run, 4)
+    assert gpu.flaw_of_graphs(run).endswith(flaw) and bool(gpu.flaw_of_graphs(run)) == bool(flaw)
 
 
 @pytest.mark.parametrize("architecture", ["dcgan", "resnet", "r3gan"])

@@ -68,6 +68,8 @@ class GraphedStep:
         self._settings: dict[int, list[Any]] = {}  # likewise: those of the last iteration that ran without a graph
         self._num_changes = self._num_warm_ups = 0
         self._is_off = False
+        self.failure = ""
+        """Why a capture failed, if one did. One with branches is followed by one without, which may succeed."""
 
     def __call__(self, real_batches: Iterator[RealBatch], n_critic: int) -> StepRecord:
         if n_critic != self.n_critic or self._is_off or self._has_hooks(modules := _modules(self.step)):
@@ -140,17 +142,16 @@ class GraphedStep:
             with self.step.execution.branched():
                 return self.step(iter(own), self.n_critic)
 
-        reason = ""
         for iteration in (branched, lambda: self.step(iter(own), self.n_critic)):
             try:
                 self._graphs[phase] = Graph(own, *self.capture(iteration))
                 break
             except RuntimeError as error:
-                reason = reason or one_line(error)
+                self.failure = self.failure or one_line(error)
             finally:
                 self.step.num_critic_steps = num_critic_steps
         else:
-            self._stop(reason)
+            self._stop(self.failure)
         return self._graphs.get(phase)
 
     def _replayed(self, graph: Graph, batches: Sequence[RealBatch]) -> StepRecord:

@@ -111,6 +111,7 @@ def assert_equal_to_the_bit(make_config, num_captures=1, **settings):
     assert records.isfinite().all() and records.std(dim=0)[:4].sum() > 0
     assert torch.equal(own_records, records) and torch.equal(own_state, state)
     assert graphed.state.progress == plain.state.progress, "images and critic steps are counted"
+    return graphed.iteration
 
 
 @pytest.fixture(autouse=True)
@@ -260,7 +261,8 @@ def test_what_cannot_be_recorded_with_branches_is_recorded_without(tiny_config, 
         yield
 
     monkeypatch.setattr(Execution, "branched", failing)
-    assert_equal_to_the_bit(tiny_config, num_captures=2)
+    iteration = assert_equal_to_the_bit(tiny_config, num_captures=2)
+    assert iteration.is_recorded and iteration.failure == "a branch cannot be recorded"
     assert "cuda_graphs" not in capfd.readouterr().err
 
 
