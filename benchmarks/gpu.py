@@ -365,7 +365,7 @@ def graphs_again() -> Iterator[Row]:
             Execution.branched = branched  # type: ignore[method-assign]
         assert isinstance(graphed.iteration, GraphedStep)
         far = max(apart(a, b) for a, b in zip(recorded, steps(plain, 8)))
-        clip_less(graphed)  # then with branches again
+        clip_less(graphed)  # after which it is recorded anew
         records, _ = steps(graphed, 4)
         failure, is_recorded = graphed.iteration.failure, graphed.iteration.is_recorded
         good = far <= 1e-8 and bool(failure) and is_recorded and bool(records.isfinite().all())

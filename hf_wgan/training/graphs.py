@@ -27,7 +27,8 @@ MAX_CHANGES = 32
 Capture = Callable[[Callable[[], StepRecord]], tuple[Callable[[], None], StepRecord]]
 """Capture a function without running it; return a function that replays it, and the record that each replay overwrites.
 
-It raises a RuntimeError, and leaves everything as it was, if the function cannot be captured.
+It raises a RuntimeError if the function cannot be captured, and then leaves everything as it was but earlier graphs,
+which can draw no numbers of a new seed any more.
 """
 
 
@@ -69,7 +70,7 @@ class GraphedStep:
         self._num_changes = self._num_warm_ups = 0
         self._is_off = False
         self.failure = ""
-        """Why a capture failed, if one did. One with branches is followed by one without, which may succeed."""
+        """Why a capture failed, if one did: with branches, where iterations are recorded without them since."""
 
     def __call__(self, real_batches: Iterator[RealBatch], n_critic: int) -> StepRecord:
         if n_critic != self.n_critic or self._is_off or self._has_hooks(modules := _modules(self.step)):
@@ -142,12 +143,16 @@ class GraphedStep:
             with self.step.execution.branched():
                 return self.step(iter(own), self.n_critic)
 
-        for iteration in (branched, lambda: self.step(iter(own), self.n_critic)):
+        def plain() -> StepRecord:
+            return self.step(iter(own), self.n_critic)
+
+        for iteration in (plain,) if self.failure else (branched, plain):
             try:
                 self._graphs[phase] = Graph(own, *self.capture(iteration))
                 break
             except RuntimeError as error:
                 self.failure = self.failure or one_line(error)
+                self._graphs.clear()  # as they draw from the states of generators that a failure replaces
             finally:
                 self.step.num_critic_steps = num_critic_steps
         else:

@@ -266,6 +266,43 @@ def test_what_cannot_be_recorded_with_branches_is_recorded_without(tiny_config, 
     assert "cuda_graphs" not in capfd.readouterr().err
 
 
+def test_graphs_from_before_a_failure_are_recorded_anew(tiny_config, monkeypatch):
+    """Their random numbers are those of another seed, as the failure replaced the states of the generators."""
+    plain, graphed = (
+        trainer_of(tiny_config, graphed, lipschitz="gp", penalty_interval=2, n_critic=3) for graphed in (False, True)
+    )
+    num_failures, branched = 0, []
+
+    @contextmanager
+    def failing_at_the_second(self):
+        branched.append(self)
+        if len(branched) == 2:
+            raise RuntimeError("a branch cannot be recorded")
+        yield
+
+    def capture(function):
+        nonlocal num_failures
+        try:
+            replay, record = recorded(function)
+        except RuntimeError:
+            num_failures += 1
+            raise
+        before = num_failures
+
+        def checked_replay():
+            assert num_failures == before, "draws numbers of an old seed"
+            replay()
+
+        return checked_replay, record
+
+    monkeypatch.setattr(Execution, "branched", failing_at_the_second)
+    graphed.iteration.capture = capture
+    (records, state), (own_records, own_state) = steps(plain), steps(graphed)
+    assert torch.equal(own_records, records) and torch.equal(own_state, state)
+    assert num_failures == 1 and len(branched) == 2, "no further try with branches"
+    assert graphed.iteration.is_recorded
+
+
 @pytest.mark.parametrize("num_classes", [None, 3])
 @pytest.mark.parametrize("lipschitz", CONSTRAINTS)
 def test_an_iteration_on_another_device_makes_the_host_wait_nowhere(monkeypatch, lipschitz, num_classes):
