@@ -1,6 +1,7 @@
 """The branches of an iteration, on stand-ins for CUDA's streams that notice what reads without having waited."""
 
 import functools
+import gc
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 
@@ -195,6 +196,39 @@ def test_nothing_is_read_or_written_before_its_turn(cuda, run):
     assert not cuda.races
     assert cuda.num_beside > 0
     assert all(map(torch.equal, branched, plain))
+
+
+def nodes_of(network):
+    """The nodes at which autograd adds up the gradients of a network, which live as long as a graph with them."""
+    with torch.enable_grad():
+        views = [weight.view_as(weight) for weight in network.parameters() if weight.requires_grad]
+        return [view.grad_fn.next_functions[0][0] for view in views]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_no_graph_of_autograd_outlives_its_iteration(run):
+    """CUDA ends a capture in which such a node waits on the stream of an earlier iteration, on which it stays."""
+    step, real = step_of(**RUNS[run]), list(batches(RUNS[run].get("num_classes")))
+    networks = step.generator, step.critic
+
+    def mark(layer, *_):
+        for node in nodes_of(layer):
+            node.metadata["marked"] = True
+
+    def num_marked():
+        return sum("marked" in node.metadata for network in networks for node in nodes_of(network))
+
+    for layer in (layer for network in networks for layer in network.modules()):
+        layer.register_forward_hook(mark)
+    gc.disable()
+    try:
+        scores = step.critic(*(value for value in real[0] if value is not None))
+        assert scores.requires_grad and num_marked() > 0
+        del scores
+        step(iter(real), 3)
+        assert num_marked() == 0
+    finally:
+        gc.enable()
 
 
 def test_passes_that_do_not_wait_are_seen(cuda):
