@@ -103,8 +103,8 @@ def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: G
     if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         input, weight = input.to(dtype), weight.to(dtype)
-    output = _Convolution.apply(input, weight, geometry)
-    return output if bias is None else output + bias.to(output.dtype)[:, None, None]
+        bias = None if bias is None else bias.to(dtype)
+    return _Convolution.apply(input, weight, bias, geometry)
 
 
 # A convolution is linear in its input and in its weight, and so are the gradients by either. Each of the three
@@ -113,26 +113,24 @@ def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: G
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(input, weight)
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        ctx.save_for_backward(input, weight, bias)
         ctx.geometry = geometry
-        stride, padding, dilation, transposed, output_padding, groups = geometry
-        return torch.ops.aten.convolution(
-            input, weight, None, stride, padding, dilation, transposed, output_padding, groups
-        )
+        return torch.ops.aten.convolution(input, weight, bias, *geometry)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        input, weight = ctx.saved_tensors
+        input, weight, bias = ctx.saved_tensors
         is_needed = _is_needed(ctx, 0, input), _is_needed(ctx, 1, weight)
+        by_bias = None if bias is None or not _is_needed(ctx, 2, bias) else gradient.sum(dim=(0, 2, 3))
         if not torch.is_grad_enabled():  # both at once, which shares their work
-            return *_gradients(gradient, input, weight, ctx.geometry, is_needed), None
+            return *_gradients(gradient, input, weight, ctx.geometry, is_needed), by_bias, None
         by_input = by_weight = None
         if is_needed[0]:
             by_input = _InputGradient.apply(gradient, weight, input.detach(), ctx.geometry)
         if is_needed[1]:
             by_weight = _WeightGradient.apply(gradient, input, weight.detach(), ctx.geometry)
-        return by_input, by_weight, None
+        return by_input, by_weight, by_bias, None
 
 
 class _InputGradient(torch.autograd.Function):
@@ -149,7 +147,7 @@ class _InputGradient(torch.autograd.Function):
         gradient, weight = ctx.saved_tensors
         by_gradient = by_weight = None
         if _is_needed(ctx, 0, gradient):
-            by_gradient = _Convolution.apply(by_input, weight, ctx.geometry)
+            by_gradient = _Convolution.apply(by_input, weight, None, ctx.geometry)
         if _is_needed(ctx, 1, weight):
             by_weight = _WeightGradient.apply(gradient, by_input, weight.detach(), ctx.geometry)
         return by_gradient, by_weight, None, None
@@ -169,7 +167,7 @@ class _WeightGradient(torch.autograd.Function):
         gradient, input = ctx.saved_tensors
         by_gradient = by_input = None
         if _is_needed(ctx, 0, gradient):
-            by_gradient = _Convolution.apply(input, by_weight, ctx.geometry)
+            by_gradient = _Convolution.apply(input, by_weight, None, ctx.geometry)
         if _is_needed(ctx, 1, input):
             by_input = _InputGradient.apply(gradient, by_weight, input.detach(), ctx.geometry)
         return by_gradient, by_input, None, None

@@ -314,6 +314,13 @@ def test_gradients_by_weights_are_left_out_of_the_first_pass():
     assert "_InputGradient" in names and "_WeightGradient" not in names
 
 
+def test_a_bias_is_added_by_the_convolution_itself():
+    with torch.profiler.profile() as profile, FastDerivatives():
+        nn.Conv2d(3, 4, 3)(torch.randn(2, 3, 8, 8, requires_grad=True)).sum().backward()
+    names = [event.key for event in profile.key_averages()]
+    assert "_Convolution" in names and not any(name.startswith("aten::add") for name in names)
+
+
 def test_rectifiers_keep_what_pytorchs_keep():
     images = torch.randn(2, 4, 5, 5, requires_grad=True)
     with FastDerivatives():
