@@ -5,6 +5,7 @@ mirror each other. The authors' have two blocks at each size and up to 768 chann
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -225,16 +226,27 @@ class _Upsample(nn.Module):
     """To twice the size, by the filter [1, 3, 3, 1] / 4 along each side: bilinear interpolation."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        filters = 4 * _filters(maps)
-        return F.conv_transpose2d(maps, filters, stride=2, padding=1, groups=len(filters))  # (N, C, 2H, 2W)
+        return _resampled(F.conv_transpose2d, maps, 4.0)  # (N, C, 2H, 2W)
 
 
 class _Downsample(nn.Module):
     """To half the size, by the filter [1, 3, 3, 1] / 8 along each side: its transpose."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        filters = _filters(maps)
-        return F.conv2d(maps, filters, stride=2, padding=1, groups=len(filters))  # (N, C, H/2, W/2)
+        return _resampled(F.conv2d, maps, 1.0)  # (N, C, H/2, W/2)
+
+
+def _resampled(convolve: Callable[..., torch.Tensor], maps: torch.Tensor, gain: float) -> torch.Tensor:
+    """Filter each channel with a stride of 2, in float32 instead of bfloat16 on a CPU.
+
+    oneDNN has no fast kernel that spreads small maps of single channels over large ones in bfloat16: these layers took
+    half of the time of a step.
+    """
+    if maps.device.type == "cpu" and maps.dtype == torch.bfloat16:
+        with torch.autocast("cpu", enabled=False):
+            return _resampled(convolve, maps.float(), gain).to(maps.dtype)
+    filters = gain * _filters(maps)
+    return convolve(maps, filters, stride=2, padding=1, groups=len(filters))
 
 
 def _filters(maps: torch.Tensor) -> torch.Tensor:
