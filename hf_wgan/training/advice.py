@@ -39,8 +39,8 @@ def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
     """Return a line for each option that would make better samples of these images, or the run faster.
 
     These are another preset where the settings are those of the paper of 2017 and the images are in colour or larger,
-    and the classes where the images have some and the networks could be trained on them; and on CPUs bf16 or float32,
-    whichever is faster.
+    and the classes where the images have some and the networks could be trained on them; and on CPUs bf16, where it is
+    faster.
     """
     channels, height, width = trainer.dataset.shape
     is_small_and_grey = channels == 1 and max(height, width) <= LARGEST_SIZE_OF_SMALL_IMAGES
@@ -58,21 +58,13 @@ def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
 
 
 def advice_on_precision(trainer: "WGANTrainer", size: int) -> list[str]:
-    """Return a line on a CPU where the precision is not the faster one for these networks and images of this size."""
-    precision, grouped = trainer.accelerator.mixed_precision, has_groups(trainer.critic)
-    if precision == "bf16" and grouped:
-        return ["Convolutions in groups are no faster in bf16 on CPUs: leave --mixed_precision bf16 out."]
+    """Return a line on a CPU that is faster in bf16, for images of this size."""
     is_chosen = trainer.config.mixed_precision is not None or trainer.critic.dtype != torch.float32
-    if precision != "no" or grouped or is_chosen or size < SMALLEST_SIZE_FOR_BF16:
+    if trainer.accelerator.mixed_precision != "no" or is_chosen or size < SMALLEST_SIZE_FOR_BF16:
         return []
     if not has_bf16_arithmetic(trainer.accelerator.device) or (gain := 1 / bf16_slowdown()) < WORTH_A_LINE:
         return []
     return [f"This CPU multiplies {gain:.1f} times as fast in bf16: --mixed_precision bf16 makes most runs faster."]
-
-
-def has_groups(network: torch.nn.Module) -> bool:
-    """Return whether a network has convolutions whose channels are divided into groups."""
-    return any(getattr(layer, "groups", 1) > 1 for layer in network.modules())
 
 
 def num_unused_classes(trainer: "WGANTrainer") -> int:

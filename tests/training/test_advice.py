@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import tiny_critic, tiny_generator, tiny_images
 from PIL import Image
 
-from hf_wgan import ImageSet, R3GANCritic, TrainingConfig, WGANTrainer
+from hf_wgan import ImageSet, TrainingConfig, WGANTrainer
 from hf_wgan.algorithm.lipschitz import WeightClipping
 from hf_wgan.training.advice import (
     FIRST_STEP,
@@ -17,7 +16,6 @@ from hf_wgan.training.advice import (
     largest_estimate,
     memorisation,
 )
-from hf_wgan.training.fast import has_bf16_arithmetic
 from hf_wgan.training.presets import FOR_COLOUR, PRESETS
 
 
@@ -57,17 +55,6 @@ def test_who_chose_a_constraint_is_not_advised(tiny_config):
     assert not advice_at_the_start(trainer(tiny_config(), channels=3, constraint=WeightClipping(0.1)))
 
 
-@pytest.mark.skipif(not has_bf16_arithmetic(torch.device("cpu")), reason="such runs are in float32 here")
-def test_networks_that_bf16_does_not_make_faster_are_named(tiny_config):
-    config = tiny_config(mixed_precision="bf16", lipschitz="r1", optimizer="adam")
-    plain = tiny_critic(norm_type="none", sample_size=16)
-    for critic, advised in ((R3GANCritic(16, 1, width=16), True), (plain, False)):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        run = WGANTrainer(tiny_generator(sample_size=16), critic, tiny_images(size=16), config)
-        lines = advice_at_the_start(run)
-        assert any("leave --mixed_precision bf16 out" in line for line in lines) == advised
-
-
 @pytest.mark.parametrize(
     "size, has_arithmetic, slowdown, precision, advised",
     [
@@ -85,14 +72,6 @@ def test_bf16_is_named_where_it_is_faster_unless_float32_was_chosen(
     monkeypatch.setattr("hf_wgan.training.advice.bf16_slowdown", lambda: slowdown)
     lines = advice_at_the_start(trainer(tiny_config(mixed_precision=precision), size=size))
     assert ("This CPU multiplies 2.0 times as fast in bf16" in "".join(lines)) == advised
-
-
-def test_bf16_is_not_named_for_networks_that_gain_nothing(tiny_config, monkeypatch):
-    monkeypatch.setattr("hf_wgan.training.advice.has_bf16_arithmetic", lambda device: True)
-    monkeypatch.setattr("hf_wgan.training.advice.bf16_slowdown", lambda: 0.5)
-    config = tiny_config(lipschitz="r1", optimizer="adam")
-    run = WGANTrainer(tiny_generator(sample_size=32), R3GANCritic(32, 1, width=16), tiny_images(size=32), config)
-    assert not any("bf16" in line for line in advice_at_the_start(run))
 
 
 NEW, FINE_TUNED = ({"networks": {"pretrained_model_name_or_path": name}} for name in (None, "me/model"))
