@@ -152,7 +152,8 @@ class ImageSet:
             raise InputError(f"{self.name} has no labels; set label_column")
         if not self.num_unlabelled:
             return self
-        images = self.subset(numbers != UNLABELLED, "labelled")
+        has_label = numbers != UNLABELLED  # which depends on the column of the labels and the classes of a model
+        images = self.subset(has_label, f"labelled-{zlib.crc32(has_label.tobytes()):08x}")
         images.left_out = self.left_out + Counter({"without a label": self.num_unlabelled})
         return images
 

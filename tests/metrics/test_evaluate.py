@@ -245,6 +245,22 @@ def test_images_of_other_classes_than_the_models_are_named(tmp_path):
             evaluate(model, others, load_feature_extractor("pixels", others), cache_dir=tmp_path)
 
 
+@pytest.mark.parametrize("names", [["a", "b"], ["c", "d"], ["b", "d"]])
+def test_a_model_is_compared_with_the_images_of_its_own_classes_whatever_was_measured_before(names, tmp_path):
+    pixels = tiny_images(80).images // 4 + 48 * (torch.arange(80) % 4)[:, None, None, None]
+    images = ImageSet(pixels.to(torch.uint8), labels=torch.arange(80) % 4, label_names=list("abcd"))
+    features = load_feature_extractor("pixels", images)
+
+    def metrics(names, cache_dir):
+        pipeline = WGANPipeline(tiny_generator(num_classes=2, class_names=names))
+        return evaluate(pipeline, images, features, cache_dir=cache_dir).metrics
+
+    alone = metrics(names, tmp_path / "alone")
+    for others in (["a", "c"], ["a", "d"]):
+        metrics(others, tmp_path / "shared")
+    assert metrics(names, tmp_path / "shared") == alone
+
+
 def test_samples_of_a_model_with_clusters_have_their_frequencies(tmp_path, monkeypatch):
     generator = tiny_generator(num_classes=3, class_frequencies=[10, 60, 30])
     pipeline = WGANPipeline(generator, tiny_critic(num_classes=3))
