@@ -7,6 +7,7 @@ import torch
 
 from ..algorithm.augment import AdaptiveAugmentation
 from ..algorithm.execution import unwrapped
+from ..algorithm.step import total_critic_steps
 from ..data import ImageSet, ImageStream, RealBatches
 from ..utils.errors import InputError
 from .callbacks import TrainerCallback, TrainerControl
@@ -70,12 +71,16 @@ class AdaptiveAugmentationCallback(TrainerCallback):
         self._batches = RealBatches(
             held_out, batch_size, config.seed, accelerator.device, processes, accelerator.process_index
         )
-        self._num_images = INTERVAL * config.n_critic * trainer.global_batch_size
 
     def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % INTERVAL == 0:
             advantages = self.advantages(state.global_step // INTERVAL)
-            self.augmentation.adjust(self.trainer.accelerator.reduce(advantages, "mean"), self._num_images)
+            before, now = (
+                total_critic_steps(step, args.n_critic, args.critic_warmup)
+                for step in (state.global_step - INTERVAL, state.global_step)
+            )
+            num_images = (now - before) * self.trainer.global_batch_size
+            self.augmentation.adjust(self.trainer.accelerator.reduce(advantages, "mean"), num_images)
 
     def on_log(
         self,

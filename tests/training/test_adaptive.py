@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from hf_wgan import ImageSet, InputError, WGANTrainer
 from hf_wgan.algorithm.augment import AdaptiveAugmentation
+from hf_wgan.algorithm.step import critic_steps
 from hf_wgan.training.adaptive import INTERVAL, AdaptiveAugmentationCallback
 from hf_wgan.training.curves import read_metrics
 
@@ -105,6 +106,19 @@ def test_scores_are_of_augmented_images_and_change_neither_data_nor_weights(tiny
     assert not torch.equal(callback.advantages(0), advantages)
     assert run.real_batches.position == position
     assert all(torch.equal(value, critic[name]) for name, value in run.critic.state_dict().items())
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+@pytest.mark.parametrize("step", [INTERVAL, 4 * INTERVAL, 63 * INTERVAL])
+def test_the_probability_can_change_with_the_images_that_the_critic_has_seen(step, warmup, tiny_config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(AdaptiveAugmentation, "adjust", lambda self, advantages, num_images: seen.append(num_images))
+    config = tiny_config(lipschitz="lp", critic_warmup=warmup, **ADAPTIVE)
+    run = trainer(config)
+    run.state.progress.step = step
+    AdaptiveAugmentationCallback(run, run.set_aside).on_step_end(config, run.state, run.control)
+    steps = range(step - INTERVAL, step)
+    assert seen == [config.train_batch_size * sum(critic_steps(number, config.n_critic, warmup) for number in steps)]
 
 
 def test_a_score_that_depends_on_the_class_alone_says_nothing_of_what_is_memorised(tiny_config):
