@@ -66,8 +66,8 @@ class AdaptiveAugmentationCallback(TrainerCallback):
     def __init__(self, trainer: Any, held_out: ImageSet):
         self.trainer, self.augmentation, self._real_batches = trainer, trainer.algorithm.augment, trainer.real_batches
         accelerator, config = trainer.accelerator, trainer.config
-        processes = accelerator.num_processes
-        batch_size = max(1, min(config.train_batch_size, len(held_out) // processes))
+        processes, self._num_parts = accelerator.num_processes, trainer.algorithm.execution.num_parts
+        batch_size = max(1, min(config.train_batch_size, len(held_out) // (processes * self._num_parts)))
         self._batches = RealBatches(
             held_out, batch_size, config.seed, accelerator.device, processes, accelerator.process_index
         )
@@ -93,9 +93,10 @@ class AdaptiveAugmentationCallback(TrainerCallback):
     ) -> None:
         logs.update(self.augmentation.read())
 
-    @torch.no_grad()
     def advantages(self, position: int) -> torch.Tensor:
         """Compute `(2,)`: the critic's advantage over the next training images and over held-out images.
+
+        In as many parts as a batch of the training has.
 
         Both are compared with samples of their own classes: a score may have an offset for each class, about which the
         loss says nothing, and by which batches of different classes differ more than by what the critic has memorised.
@@ -103,12 +104,17 @@ class AdaptiveAugmentationCallback(TrainerCallback):
         Args:
             position: Number of the held-out batch.
         """
+        return torch.stack([self._of_part(part, position) for part in range(self._num_parts)]).mean(dim=0)
+
+    @torch.no_grad()
+    def _of_part(self, part: int, position: int) -> torch.Tensor:
         trainer, algorithm = self.trainer, self.trainer.algorithm
         critic, generator = unwrapped(algorithm.critic), unwrapped(algorithm.generator)
-        train = self._real_batches.batch(self._real_batches.position)  # the ones seen least recently
+        algorithm.execution.begin_part(part)
+        train = self._real_batches.batch(self._real_batches.position + part)  # the ones seen least recently
         latents = algorithm.sample_latents(len(train.images))
         advantages = []
-        for images, labels in (train, self._batches.batch(position)):
+        for images, labels in (train, self._batches.batch(position * self._num_parts + part)):
             own = (labels,) if trainer.config.class_conditional else ()
             samples = generator(latents[: len(images)], *own)
             real, generated = (

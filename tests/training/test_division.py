@@ -12,6 +12,13 @@ OPTIONS = {
     "gp": {"lipschitz": "gp", "optimizer": "adam", "adam_beta1": 0.0},
     "lazy r1r2, augmented": {"lipschitz": "r1r2", "penalty_interval": 3, "augmentation": "color,translation,cutout"},
     "flips and ema": {"lipschitz": "lp", "use_ema": True},
+    "adaptive augmentation": {
+        "lipschitz": "lp",
+        "augmentation": "translation",
+        "adaptive_augmentation": True,
+        "adaptive_augmentation_target": 0.01,
+        "adaptive_augmentation_images": 2000,
+    },
 }
 
 
@@ -32,10 +39,16 @@ def train(folder, options, num_parts=1, index=0, num_processes=1, port=None):
     images = ImageSet(tiny_images().images, config=DataConfig(random_flip=True))
     networks = tiny_generator(norm_type="none").double(), tiny_critic(norm_type="none").double()
     run = WGANTrainer(*networks, images, config)
-    records = torch.stack([torch.stack(run.step()) for _ in range(STEPS)])
+    records = []
+    for _ in range(STEPS):
+        record = run.step()
+        records.append(torch.stack(record))
+        run.callbacks.call("on_step_end", record=record)
+    records = torch.stack(records)
     records = run.accelerator.gather(records[None]).mean(dim=0)
     parameters = [parameter.detach() for network in networks for parameter in network.parameters()]
-    torch.save({"parameters": parameters, "losses": records[:, :4]}, f"{folder}-{index}.pt")
+    augmentation = getattr(run.algorithm.augment, "state_dict", dict)()
+    torch.save({"parameters": parameters, "losses": records[:, :4], **augmentation}, f"{folder}-{index}.pt")
 
 
 def trained(folder, options, num_processes=1, num_parts=1):
@@ -58,3 +71,5 @@ def test_a_divided_batch_trains_as_a_whole_one(kind, tmp_path):
                 assert found.dtype == torch.float64
                 assert (found - expected).abs().max() < 1e-10, name
             assert torch.allclose(result["losses"], whole["losses"], rtol=1e-9, atol=1e-12), name
+            for value in ("probability", "means") if "means" in whole else ():
+                assert whole[value].abs().min() > 0 and torch.allclose(result[value], whole[value], rtol=1e-5), name
