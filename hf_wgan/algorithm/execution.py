@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from .branches import Branches, branches_of_capture
 from .derivatives import FastDerivatives
-from .lipschitz import Score
+from .lipschitz import Score, has_batch_norm, is_parametrised
 
 MAX_SKIPPED_UPDATES = 100  # by then a float16 loss scale of 2^16 has reached 2^-84: no scale will help
 Part = TypeVar("Part", bound=tuple)
@@ -143,7 +143,7 @@ class Execution:
         labels: tuple[Tensor, ...],
         in_one_pass: bool,
     ) -> Sequence[Tensor]:
-        """Score real and generated images, `(N,)` each. One pass is faster, for critics without batch statistics."""
+        """Score real and generated images, `(N,)` each. One pass is faster, where `scores_images_apart(critic)`."""
         if not in_one_pass:
             passes = partial(critic, real_images, *labels), partial(critic, fake_images, *labels)
             return self._branches.beside(critic, *passes) if self._branches else [score() for score in passes]
@@ -175,6 +175,22 @@ def unwrapped(network: nn.Module) -> nn.Module:
     inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
     inner = getattr(inner, "_orig_mod", inner)
     return inner if inner is network else unwrapped(inner)
+
+
+def scores_images_apart(critic: nn.Module) -> bool:
+    """Return whether a critic is known to score each image on its own, however many passes its images take.
+
+    A module of one's own may compare the images of a batch, as by their standard deviation (Karras et al. 2018, arXiv
+    1710.10196, section 3), and spectral normalisation takes a power iteration per pass.
+    """
+    return is_of_this_package(critic) and not has_batch_norm(critic) and not is_parametrised(critic)
+
+
+def is_of_this_package(part: Any) -> bool:
+    """Return whether a network, with all that it consists of, or a function is PyTorch's or of this package."""
+    members = part.modules() if isinstance(part, nn.Module) else [part, *getattr(part, "operations", ())]
+    modules = (getattr(member, "__module__", None) or type(member).__module__ for member in members)
+    return all(module.partition(".")[0] in ("hf_wgan", "torch") for module in modules)
 
 
 @contextmanager

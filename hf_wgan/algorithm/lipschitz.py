@@ -72,7 +72,7 @@ class Constraint:
         Raises:
             InputError: It does not.
         """
-        if self.has_penalty and _has_batch_norm(critic):
+        if self.has_penalty and has_batch_norm(critic):
             raise InputError(
                 f"{type(self).__name__} with batch normalisation in the critic: the penalty is on the gradient of each "
                 "score by its own image, and batch normalisation makes a score depend on the whole batch; use "
@@ -125,7 +125,7 @@ class SpectralNormalization(Constraint):
     def check(self, critic: nn.Module) -> None:
         if not is_spectrally_normalised(critic):
             raise InputError("SpectralNormalization of a critic without such layers: build it with spectral_norm=True")
-        if _has_batch_norm(critic):
+        if has_batch_norm(critic):
             raise InputError(
                 "SpectralNormalization with batch normalisation in the critic: that divides by the spread of a batch, "
                 'which may be anything, and undoes the bound; use critic_norm_type="none"'
@@ -299,8 +299,9 @@ def is_parametrised(critic: nn.Module) -> bool:
     return any(".parametrizations." in f".{name}" for name, _ in critic.named_parameters())
 
 
-def _has_batch_norm(critic: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in critic.modules())
+def has_batch_norm(network: nn.Module) -> bool:
+    """Return whether a network has batch normalisation."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def _at_least_float32(images: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..utils.errors import InputError
-from .execution import Execution, frozen, unwrapped
+from .execution import Execution, frozen, scores_images_apart, unwrapped
 from .latents import described
-from .lipschitz import Constraint, is_parametrised
+from .lipschitz import Constraint
 from .losses import critic_loss, generator_loss, mean_score
 from .records import CriticRecord, GeneratorRecord, StepRecord, gradient_norm, summarize, weight_norm
 
@@ -75,10 +75,8 @@ class WGANStep:
         self.sample_latents, self.augment = sample_latents, augment
         self.penalty_interval, self.generator_batch_ratio = penalty_interval, generator_batch_ratio
         self.execution = execution or Execution()
-        # Critics with a penalty score each image on its own, so one pass gives the scores of two. But spectral
-        # normalisation takes a power iteration per pass.
-        parametrised = is_parametrised(unwrapped(critic))
-        self.scores_in_one_pass = self.execution.fast_paths and constraint.has_penalty and not parametrised
+        apart = scores_images_apart(unwrapped(critic))
+        self.scores_in_one_pass = self.execution.fast_paths and constraint.has_penalty and apart
         self.num_critic_steps = 0  # since the beginning of the run
 
     def __call__(self, real_batches: Iterator[RealBatch], n_critic: int) -> StepRecord:

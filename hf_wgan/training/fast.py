@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 
+from ..algorithm.execution import is_of_this_package
 from ..algorithm.step import WGANStep
 from .config import TrainingConfig
 from .graphs import obstacle_to_graphs
@@ -72,7 +73,7 @@ class FastPaths(NamedTuple):
             is_compiled = config.compile or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no"
             unseen = is_compiled or torch.version.hip is not None
             can_be = not (unseen or obstacle_to_graphs(config, accelerator))
-            graphs = fast and can_be and all(map(_is_of_this_package, parts))
+            graphs = fast and can_be and all(map(is_of_this_package, parts))
         # The fused kernel of a graph would keep to one β2.
         fused = chosen.fused_optimizers and not (graphs and config.adam_beta2_end is not None)
         return chosen._replace(cuda_graphs=graphs, fused_optimizers=fused)
@@ -91,13 +92,6 @@ class FastPaths(NamedTuple):
             "one pass over real and generated images": step.scores_in_one_pass,
         }
         return [name for name, used in in_use.items() if used]
-
-
-def _is_of_this_package(part: Any) -> bool:
-    """Return whether a network, with all that it consists of, or a function is PyTorch's or of this package."""
-    members = part.modules() if isinstance(part, torch.nn.Module) else [part, *getattr(part, "operations", ())]
-    modules = (getattr(member, "__module__", None) or type(member).__module__ for member in members)
-    return all(module.partition(".")[0] in ("hf_wgan", "torch") for module in modules)
 
 
 def _uses_tensor_cores(config: TrainingConfig, accelerator: Accelerator) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..algorithm.lipschitz import has_batch_norm
 from ..data import ImageSet, ImageStream
 from ..hub.card import write_card
 from ..hub.publish import BackgroundPushes, problem_with, push_folder
@@ -25,7 +26,6 @@ from .config import TrainingConfig
 from .curves import ALWAYS_PLOTTED, EVALUATION_SETTINGS, PLOTTED_IF_REPORTED, can_plot, plot_runs, read_metrics
 from .run_folder import command_to_resume
 from .samples import SamplesCallback, first_real_images
-from .setup import has_batch_norm
 from .snapshot import settings_of
 from .state import TrainingState
 from .trackers import Trackers

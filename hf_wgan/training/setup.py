@@ -322,8 +322,3 @@ def build_execution(config: TrainingConfig, accelerator: Accelerator, begin_part
 def penalty_dtype(config: TrainingConfig, accelerator: Accelerator) -> torch.dtype:
     """Return the precision of the critic's passes for a penalty: float16 lacks the range for second derivatives."""
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" and not config.penalty_in_float32 else torch.float32
-
-
-def has_batch_norm(network: ModelMixin) -> bool:
-    """Return whether a network has batch normalisation."""
-    return any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())

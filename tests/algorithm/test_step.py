@@ -475,3 +475,48 @@ def test_a_critic_with_fused_attention_takes_a_penalty(fast_paths):
     before = parameters(step.critic)
     assert step.critic_step([next(real_batches())]).penalty > 0
     assert not same(before, parameters(step.critic))
+
+
+class SmallScores(Constraint):
+    def penalty(self, score, real_images, fake_images):
+        return score(real_images).square().mean()
+
+
+class WithDeviation(nn.Module):
+    """Append the standard deviation of the batch as a map, as in Karras et al. 2018."""
+
+    def forward(self, maps):
+        return torch.cat([maps, maps.std(dim=0).mean().expand(len(maps), 1, *maps.shape[2:])], dim=1)
+
+
+CRITICS = {
+    "on its own": ([nn.GroupNorm(1, 4)], True),
+    "by statistics of the batch": ([nn.BatchNorm2d(4)], False),
+    "by a comparison of images": ([WithDeviation()], False),
+    "by power iterations": ([nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 1))], False),
+}
+
+
+@pytest.mark.parametrize("kind", CRITICS)
+def test_fast_paths_change_no_numbers_however_a_critic_scores(kind):
+    layers, in_one_pass = CRITICS[kind]
+    last = nn.LeakyReLU(0.2), nn.Flatten(), nn.LazyLinear(1), nn.Flatten(0)
+    critic = nn.Sequential(nn.Conv2d(1, 4, 3), *copy.deepcopy(layers), *last).double()
+    critic(torch.zeros(2, 1, 8, 8, dtype=torch.float64))
+    trained = []
+    for fast_paths in (True, False):
+        networks = tiny_generator(norm_type="none").double(), copy.deepcopy(critic)
+        rng = torch.Generator().manual_seed(3)
+        step = WGANStep(
+            *networks,
+            generator_optimizer=torch.optim.SGD(networks[0].parameters(), 0.1),
+            critic_optimizer=torch.optim.SGD(networks[1].parameters(), 0.1),
+            constraint=SmallScores(),
+            sample_latents=lambda n, rng=rng: torch.randn(n, 4, generator=rng, dtype=torch.float64),
+            execution=Execution(fast_paths=fast_paths),
+        )
+        assert step.scores_in_one_pass == (fast_paths and in_one_pass)
+        step((RealBatch(images.double()) for images, _ in real_batches()), n_critic=3)
+        trained.append([*networks[0].parameters(), *networks[1].parameters()])
+    for fast, plain in zip(*trained):
+        assert torch.allclose(fast, plain, rtol=1e-9, atol=1e-12)
