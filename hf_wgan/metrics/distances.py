@@ -102,7 +102,7 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
         x: `(N, D)`, N at least 2.
         y: `(M, D)`, M at least 2.
     """
-    x, y = checked_features(2, x=x, y=y)
+    x, y = _in_float64(2, x=x, y=y)
     within = sum(_mean_off_diagonal(polynomial_kernel(points, coef0=1)) for points in (x, y))
     return float(within - 2 * polynomial_kernel(x, y, coef0=1).mean())
 

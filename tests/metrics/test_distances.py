@@ -123,6 +123,12 @@ def test_a_set_is_at_no_distance_from_itself_and_a_shift_is_its_length(distance)
         assert distance(a, a + shift) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("distance", [frechet_distance, squared_mmd, sliced_wasserstein_distance, wasserstein_1])
+def test_features_in_float32_are_compared_in_float64(distance):
+    sets = [100 + points.astype(np.float32) for points in two_sets(num=100)]
+    assert distance(*sets) == distance(*(points.astype(np.float64) for points in sets)) > 0
+
+
 COMPARISONS = [frechet_distance, kernel_distance, sliced_wasserstein_distance, squared_mmd, wasserstein_1, coverage]
 COMPARISONS.append(partial(copies, threshold=1.0))
 
