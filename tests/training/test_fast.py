@@ -32,9 +32,9 @@ def trained(make_config, fast, **settings):
     config = make_config(fast_paths=fast, overwrite_output_dir=True, **settings)
     torch.manual_seed(0)
     trainer = WGANTrainer(
-        tiny_generator(num_classes=classes),
-        tiny_critic(num_classes=classes, norm_type=norm_type),
-        ImageSet(tiny_images().images, labels=torch.arange(24) % 3),
+        tiny_generator(num_classes=classes, sample_size=16),
+        tiny_critic(num_classes=classes, norm_type=norm_type, sample_size=16),
+        ImageSet(tiny_images(size=16).images, labels=torch.arange(24) % 3),
         config,
     )
     records = torch.stack([torch.stack(trainer.step()) for _ in range(50)])
@@ -52,7 +52,7 @@ def test_float32(tiny_config, run):
     assert trainer.fast_paths.names(trainer.algorithm)
     assert apart(weights, plain_weights) < 1e-5
     assert apart(records.T, plain_records.T) < 1e-5
-    untrained = [*tiny_generator().parameters(), *tiny_critic().parameters()]
+    untrained = [*tiny_generator(sample_size=16).parameters(), *tiny_critic(sample_size=16).parameters()]
     if run != "classes":  # whose networks have other parameters
         assert apart(weights, untrained) > 1e-2, "there is something to differ in"
 
