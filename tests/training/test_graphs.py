@@ -64,11 +64,14 @@ def trainer_of(make_config, graphed, random_flip=False, constraint=None, **setti
     config = make_config(overwrite_output_dir=True, generator_learning_rate=1e-3, **settings)
     classes = 3 if config.class_conditional else None
     spectral = config.lipschitz == "spectral"
-    norm_type = "none" if spectral else "layer" if CONSTRAINTS[config.lipschitz].has_penalty else "batch"
+    norm_type = (
+        "none" if spectral else "layer" if (constraint or CONSTRAINTS[config.lipschitz]).has_penalty else "batch"
+    )
+    images = tiny_images(80, size=16).images
     trainer = WGANTrainer(
-        tiny_generator(num_classes=classes),
-        tiny_critic(num_classes=classes, norm_type=norm_type, spectral_norm=spectral),
-        ImageSet(tiny_images(80).images, labels=torch.arange(80) % 3, config=DataConfig(random_flip=random_flip)),
+        tiny_generator(num_classes=classes, sample_size=16),
+        tiny_critic(num_classes=classes, sample_size=16, norm_type=norm_type, spectral_norm=spectral),
+        ImageSet(images, labels=torch.arange(80) % 3, config=DataConfig(random_flip=random_flip)),
         config,
         constraint=constraint,
     )
@@ -316,8 +319,9 @@ def test_an_iteration_on_another_device_makes_the_host_wait_nowhere(monkeypatch,
 
     spectral = lipschitz == "spectral"
     norm_type = "none" if spectral else "layer" if CONSTRAINTS[lipschitz].has_penalty else "batch"
-    generator = tiny_generator(num_classes=num_classes).to("meta")
-    critic = tiny_critic(num_classes=num_classes, norm_type=norm_type, spectral_norm=spectral).to("meta")
+    generator = tiny_generator(num_classes=num_classes, sample_size=16).to("meta")
+    critic = tiny_critic(num_classes=num_classes, sample_size=16, norm_type=norm_type, spectral_norm=spectral)
+    critic.to("meta")
     step = WGANStep(
         generator,
         critic,
@@ -329,7 +333,7 @@ def test_an_iteration_on_another_device_makes_the_host_wait_nowhere(monkeypatch,
     )
     labels = torch.zeros(2, dtype=torch.int64, device="meta") if num_classes else None
     with HostWaits() as waits:
-        step(iter([RealBatch(torch.zeros(2, 1, 8, 8, device="meta"), labels)] * 2), n_critic=2)
+        step(iter([RealBatch(torch.zeros(2, 1, 16, 16, device="meta"), labels)] * 2), n_critic=2)
     assert not waits.operators
 
 
