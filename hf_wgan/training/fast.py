@@ -63,7 +63,7 @@ class FastPaths(NamedTuple):
         """
         fast, on_cpu = config.fast_paths, accelerator.device.type == "cpu"
         # A fused optimizer hides from Accelerate that a float16 loss scaler skipped its step.
-        fused = can_be_fused(config.optimizer) and accelerator.mixed_precision != "fp16"
+        fused = can_be_fused(config.optimizer, accelerator.device) and accelerator.mixed_precision != "fp16"
         bf16_derivatives = on_cpu and accelerator.mixed_precision == "bf16" and not config.compile
         channels_last = on_cpu or _uses_tensor_cores(config, accelerator)
         benchmark = accelerator.device.type == "cuda" and not torch.backends.cudnn.deterministic

@@ -79,7 +79,7 @@ class FusedRMSprop(torch.optim.RMSprop):
             if not weights:
                 continue
             torch._foreach_add_(counts, 1)
-            endless = torch.full((), math.inf, device=weights[0].device)
+            endless = torch.full((), math.inf, dtype=torch.float32, device=weights[0].device)
             adam(
                 weights,
                 gradients,
@@ -102,7 +102,7 @@ class DeviceAdamW(torch.optim.AdamW):
     """AdamW that reads β2, a float64 tensor, on the device, where a CUDA graph finds it changed.
 
     PyTorch's own needs β2 on the host, except where each weight has kernels of its own. State and numbers are those of
-    PyTorch's, up to rounding.
+    PyTorch's, up to rounding, for weights that have taken equally many steps.
     """
 
     @torch.no_grad()
@@ -139,11 +139,13 @@ class DeviceAdamW(torch.optim.AdamW):
 
 FUSED: dict[str, type[Optimizer]] = {"rmsprop": FusedRMSprop}
 """Classes of ours where PyTorch's own has no kernel for all weights."""
+DEVICES_OF_FUSED = ("cpu", "cuda")
+"""Where their kernels are known to read each number before they write it."""
 
 
-def can_be_fused(name: str) -> bool:
+def can_be_fused(name: str, device: torch.device) -> bool:
     """Return whether one kernel can update all weights."""
-    return name in FUSED or name in optimizers_taking("fused")
+    return device.type in DEVICES_OF_FUSED if name in FUSED else name in optimizers_taking("fused")
 
 
 def build_optimizer(

@@ -142,6 +142,35 @@ def test_a_run_goes_on_by_other_ways(tiny_config, before, optimizer):
     assert apart(resumed.state.ema.shadow_params, whole.state.ema.shadow_params) < 1e-5
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_optimizers_are_fused_where_their_kernels_are_known(tiny_config, monkeypatch, kind, optimizer):
+    class OnDevice:
+        device, mixed_precision, num_processes, gradient_accumulation_steps = torch.device(kind), "no", 1, 1
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    chosen = FastPaths.of(tiny_config(optimizer=optimizer), OnDevice)
+    assert chosen.fused_optimizers == (optimizer not in FUSED or kind != "mps")
+
+
+def test_fused_numbers_are_pytorchs_whatever_the_default_dtype():
+    torch.manual_seed(0)
+    weights, gradients = torch.randn(3, 4), torch.randn(5, 3, 4)
+    results = []
+    for build, dtype in ((torch.optim.RMSprop, torch.float32), (FUSED["rmsprop"], torch.float64)):
+        torch.set_default_dtype(dtype)
+        try:
+            parameter = torch.nn.Parameter(weights.clone())
+            optimizer = build([parameter], lr=0.1)
+            for gradient in gradients:
+                parameter.grad = gradient.clone()
+                optimizer.step()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        results.append(parameter.detach())
+    assert torch.allclose(*results, rtol=1e-6, atol=1e-7)
+
+
 def test_tf32_is_a_choice(tiny_config):
     for allowed in (False, True):
         WGANTrainer(tiny_generator(), tiny_critic(), tiny_images(), tiny_config(allow_tf32=allowed))
