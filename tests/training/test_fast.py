@@ -6,6 +6,7 @@ from accelerate.state import AcceleratorState
 from conftest import tiny_critic, tiny_generator, tiny_images
 
 from hf_wgan import ImageSet, WGANTrainer
+from hf_wgan.models.layers import BatchNorm2d
 from hf_wgan.training.fast import FastPaths
 from hf_wgan.training.optimizers import FUSED, OPTIMIZERS
 
@@ -23,8 +24,8 @@ RUNS = {
 }
 
 
-def trained(make_config, fast, **settings):
-    """Weights of both networks, and the losses of every step."""
+def trained(make_config, fast, size=8, dtype=torch.float32, **settings):
+    """Weights of both networks, and the losses of every step. Networks for 8 pixels have no normalisation."""
     classes = 3 if settings.get("class_conditional") else None
     settings.setdefault("logging_steps", 50)
     norm_type = "batch" if settings.get("lipschitz", "clip") == "clip" else "layer"
@@ -32,9 +33,9 @@ def trained(make_config, fast, **settings):
     config = make_config(fast_paths=fast, overwrite_output_dir=True, **settings)
     torch.manual_seed(0)
     trainer = WGANTrainer(
-        tiny_generator(num_classes=classes, sample_size=16),
-        tiny_critic(num_classes=classes, norm_type=norm_type, sample_size=16),
-        ImageSet(tiny_images(size=16).images, labels=torch.arange(24) % 3),
+        tiny_generator(num_classes=classes, sample_size=size).to(dtype),
+        tiny_critic(num_classes=classes, norm_type=norm_type, sample_size=size).to(dtype),
+        ImageSet(tiny_images(size=size).images, labels=torch.arange(24) % 3),
         config,
     )
     records = torch.stack([torch.stack(trainer.step()) for _ in range(50)])
@@ -52,9 +53,21 @@ def test_float32(tiny_config, run):
     assert trainer.fast_paths.names(trainer.algorithm)
     assert apart(weights, plain_weights) < 1e-5
     assert apart(records.T, plain_records.T) < 1e-5
-    untrained = [*tiny_generator(sample_size=16).parameters(), *tiny_critic(sample_size=16).parameters()]
+    untrained = [*tiny_generator().parameters(), *tiny_critic().parameters()]
     if run != "classes":  # whose networks have other parameters
         assert apart(weights, untrained) > 1e-2, "there is something to differ in"
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_float64_with_normalisation(tiny_config, run):
+    """Which amplifies the rounding of float32 in fifty iterations."""
+    settings = {"size": 16, "dtype": torch.float64, **RUNS[run]}
+    _, plain_weights, plain_records = trained(tiny_config, False, **settings)
+    trainer, weights, records = trained(tiny_config, True, **settings)
+    layers = {type(layer) for network in (trainer.generator, trainer.critic) for layer in network.modules()}
+    assert layers & {BatchNorm2d, torch.nn.GroupNorm}
+    assert apart(weights, plain_weights) < 1e-9
+    assert apart(records.T, plain_records.T) < 1e-9
 
 
 @pytest.mark.parametrize("run", ["clipping", "a gradient penalty"])
