@@ -417,8 +417,8 @@ def _last_line(text: str) -> dict[str, Any] | None:
 def _course(text: str) -> str:
     """Return whether the estimate in `metrics.jsonl` "fell" or "rose" from the second quarter of a run to its last.
 
-    In the first quarter the critic has still to learn the difference. It is an empty string for a few reports and for a
-    small change.
+    In the first quarter the critic has still to learn the difference. The answer is "negative" where the last quarter
+    is below zero, and an empty string for a few reports and for a small change.
     """
     estimates = []
     for line in text.splitlines():
@@ -428,6 +428,8 @@ def _course(text: str) -> str:
     if quarter < 2:
         return ""
     before, after = (statistics.median(part) for part in (estimates[quarter : 2 * quarter], estimates[-quarter:]))
+    if after < 0:
+        return "negative"
     if abs(after - before) < SMALL_CHANGE * abs(before) or after == before:
         return ""
     return "fell" if after < before else "rose"

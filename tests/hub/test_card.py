@@ -369,12 +369,14 @@ def test_a_half_written_line_of_metrics_is_left_out(run):
     [
         (range(40), "It rose during the run", "It fell"),
         (range(40, 0, -1), "It fell during the run", "It rose"),
+        (range(20, -60, -2), "It was below zero at the end", "It fell"),
+        ([-9.0] * 20 + [-4.0] * 20, "It was below zero at the end", "It rose"),
         ([0.0] * 40, "Its scale belongs", "It "),
         ([17.0] * 10 + [5.2] * 10 + [5.5] * 20, "Its scale belongs", "It "),
         ([2.0, 1.0], "Its scale belongs", "It "),
     ],
 )
-def test_the_card_says_whether_the_estimate_fell_or_rose(estimates, says, says_not, run):
+def test_the_card_says_whether_the_estimate_fell_or_rose_or_is_below_zero(estimates, says, says_not, run):
     rows = [
         {"step": step, "seconds": 1.0, "wasserstein_estimate": float(value)} for step, value in enumerate(estimates)
     ]
