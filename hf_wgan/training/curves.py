@@ -234,18 +234,21 @@ def _constraint(settings: dict[str, Any]) -> str:
     own = {name: value for name, value in settings.items() if name.startswith("constraint ")}
     if settings.get("lipschitz") is None:  # an object
         return ", ".join(str(value) for value in own.values())
-    names = OF_A_CONSTRAINT[:2] if settings["lipschitz"] == "clip" else (OF_A_CONSTRAINT[0], *OF_A_CONSTRAINT[2:])
-    return " ".join(f"{settings[name]}" for name in names if settings.get(name) is not None)
+    return " ".join(f"{settings[name]}" for name in OF_A_CONSTRAINT if settings.get(name) is not None)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Return the settings that make a run the experiment that it is; none if its folder has no record."""
+    """Return the settings that make a run the experiment that it is, but for those without effect.
+
+    Records of earlier versions do not say which these are. There is nothing to return if the folder has no record.
+    """
     path = folder / files.CONFIG
     if not path.is_file():
         return {}
     config = files.read_mapping(path)
     matters = {field.name for field in fields(TrainingConfig) if field.metadata["matters"]}
     try:
+        matters -= set(config.get("without_effect", []))
         settings = {name: value for name, value in config["training"].items() if name in matters}
         for part in ("generator", "critic", "constraint", "augmentation"):
             settings |= {f"{part} {name}": value for name, value in config.get(part, {}).items()}
@@ -255,9 +258,9 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _differences(settings: list[dict[str, Any]]) -> list[list[str]]:
-    """Return, for each run, the settings that are not the same in all of them."""
+    """Return, for each run, the settings that are not the same in all that have them."""
     names = dict.fromkeys(name for run in settings for name in run)
-    differ = [name for name in names if len({repr(run.get(name)) for run in settings if run}) > 1]
+    differ = [name for name in names if len({repr(run[name]) for run in settings if name in run}) > 1]
     more = ["…"] if len(differ) > MOST_DIFFERENCES else []
     return [
         [f"{name} {run[name]}" for name in differ[:MOST_DIFFERENCES] if run.get(name) is not None] + more if run else []

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import tiny_critic, tiny_generator, tiny_images
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hf_wgan import InputError
+from hf_wgan import InputError, WGANTrainer
+from hf_wgan.algorithm.lipschitz import CONSTRAINTS
 from hf_wgan.cli.plot import plot
 from hf_wgan.training.curves import compare_runs, plot_runs
 
@@ -69,6 +71,27 @@ def test_evaluations_with_other_settings_begin_another_line(interval, tmp_path, 
     assert [set(line.get_ydata()) for line in lines] == [{2.0}, {90.0}]
     assert len({line.get_color() for line in lines}) == 1
     assert len([line for line in lines if not line.get_label().startswith("_")]) == int(interval == 1)
+
+
+def test_what_has_no_effect_in_a_run_is_not_named(tmp_path, tiny_config, drawn):
+    """Neither in the title of its axes nor in the legend."""
+    titles = {"clip": "clip 0.01", "none": "none", "spectral": "spectral"}
+    folders = []
+    for name in CONSTRAINTS:
+        folders.append(run(tmp_path / name, 1.0))
+        norm, is_spectral = "batch" if name == "clip" else "none", name == "spectral"
+        critic = tiny_critic(norm_type=norm, spectral_norm=is_spectral)
+        options = {"penalty_interval": 4} if name == "lp" else {}
+        trainer = WGANTrainer(tiny_generator(), critic, tiny_images(), tiny_config(lipschitz=name, **options))
+        Path(folders[-1], "training_config.json").write_text(json.dumps(trainer.describe()))
+    assert plot([*folders, "--output", str(tmp_path / "runs.png")]) == 0
+    estimates = [axes for axes in drawn[0].axes if axes.get_ylabel() == "Wasserstein estimate"]
+    assert [axes.get_title(loc="right") for axes in estimates] == [
+        titles.get(name, f"{name} 10.0") for name in CONSTRAINTS
+    ]
+    legends = dict(zip(CONSTRAINTS, (text.get_text() for text in drawn[0].legends[0].texts)))
+    assert "penalty_interval 1" in legends["gp"] and "penalty_interval 4" in legends["lp"]
+    assert not any("penalty_interval" in legends[name] for name in titles)
 
 
 def test_runs_of_one_constraint_share_their_axes(tmp_path, drawn):
