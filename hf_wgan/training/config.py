@@ -26,6 +26,8 @@ from .trackers import requested_trackers
 ADAPTIVE: Needs = {"optimizer": partial(optimizers_taking, "betas")}
 OF_EVALUATIONS = ("evaluation_features", "num_evaluation_images", "metric_for_best_model")
 """Options of evaluations during training; from Python they also serve `WGANTrainer.evaluate`."""
+NO_LIMIT = 10**9
+"""The number of steps of a run that only its time limits."""
 OF_PENALTIES: Needs = {"lipschitz": constraints_with_penalty}
 
 

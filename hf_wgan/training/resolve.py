@@ -27,7 +27,7 @@ from ..utils.options import (
     unknown_options,
 )
 from .components import INSTEAD_OF
-from .config import TrainingConfig
+from .config import NO_LIMIT, TrainingConfig
 from .presets import PRESETS, preset_options
 
 DIGITS_SIZE = {"resolution": 32, "max_train_steps": 3000, "output_dir": "wgan-digits"}
@@ -47,8 +47,6 @@ DIGITS_DEFAULTS = {
 """Defaults for the embedded digits without a preset: found by experiment, for a result worth looking at within a few
 minutes on a CPU. Images this small tolerate four times the paper's learning rate. Fine-tuning keeps the model's own
 classes."""
-
-NO_LIMIT = 10**9  # steps
 
 NOT_REPEATED = ("overwrite_output_dir", "resume_from_checkpoint", "allow_config_change", "push_to_hub")
 """What a run repeated from its record does not do again: replace, resume or publish something."""

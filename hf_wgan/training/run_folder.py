@@ -28,7 +28,7 @@ from ..version import __version__
 from .best import best_files, set_best_aside_after
 from .checkpoint import checkpoints_for, set_aside_after
 from .components import INSTEAD_OF
-from .config import OF_EVALUATIONS, TrainingConfig
+from .config import NO_LIMIT, OF_EVALUATIONS, TrainingConfig
 from .snapshot import settings_of
 from .state import TrainingState
 from .trackers import LOGS, PROJECT
@@ -281,6 +281,8 @@ def _without_effect(config: TrainingConfig, dataset: ImageSet | ImageStream, rep
         replaced: Options whose place an object has taken, which may use those that depend on them.
     """
     names = [] if config.evaluation_steps else [*OF_EVALUATIONS]
+    if config.max_train_steps == NO_LIMIT:
+        names.append("max_train_steps")
     data = dataset.config
     if data and data.is_of_python(dataset.name):
         replaced = replaced | {"dataset_name", "train_data_dir", "streaming"}

@@ -73,6 +73,13 @@ def test_a_card_lists_no_option_that_had_no_effect(options, tmp_path):
     assert (repeated.training, repeated.data) == (config.training, config.data)
 
 
+def test_the_card_of_a_run_whose_length_is_a_time_names_no_number_of_steps(tmp_path):
+    tiny = {"resolution": 8, "generator_width": 4, "critic_width": 4, "train_batch_size": 4, "num_validation_images": 4}
+    options = {**tiny, "n_critic": 1, "logging_steps": 1, "mixed_precision": "no", "output_dir": str(tmp_path / "run")}
+    build_trainer(RunConfig.resolve(max_train_minutes=1e-6, **options)).train()
+    assert {"max_train_minutes", "max_train_steps"} & listed(tmp_path / "run") == {"max_train_minutes"}
+
+
 def test_options_that_an_object_may_use_stay_on_the_card(tiny_config, tmp_path):
     config = tiny_config(penalty_interval=3, evaluation_steps=2, evaluation_features="pixels", num_evaluation_images=20)
     networks = tiny_generator(), tiny_critic()

@@ -21,8 +21,9 @@ from hf_wgan import (
 )
 from hf_wgan.cli.launch import LaunchOptions
 from hf_wgan.cli.train import train
+from hf_wgan.training.config import NO_LIMIT
 from hf_wgan.training.presets import PRESETS
-from hf_wgan.training.resolve import FIELDS, HINTS, NO_LIMIT, OPTION_CLASSES
+from hf_wgan.training.resolve import FIELDS, HINTS, OPTION_CLASSES
 from hf_wgan.utils.options import OptionParser, choices_of, depends_on, kind_of, option_fields
 
 # Values for the options whose texts are checked as a whole, or together with others.
