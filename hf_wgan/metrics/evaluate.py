@@ -33,6 +33,8 @@ from .neighbours import copies, copy_threshold, coverage
 
 FORMAT = 2  # of the cached features; part of their key
 BATCH_SIZE = 500
+CONTRAST = 0.1  # of faded images, whose precision is measured beside that of samples
+NUM_FADED = 500
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def evaluate(
         seed: Seed of the samples, subsets and projections.
         batch_size: Batch size of the generator and the feature extractor.
         cache_dir: Folder for the features of real images. By default in the Hugging Face cache.
-        with_floor: Whether to compare two halves of the real images too.
+        with_floor: Whether to compare two halves of the real images too, and to measure the precision of faded ones.
         progress: Whether to show a progress bar.
         trained_on: Whether the model was trained on `images`. With others nothing is said of copies, and the critic's
             estimate of them is that of held-out images.
@@ -193,7 +195,16 @@ def evaluate(
             if num_floor >= MIN_IMAGES:
                 floor = compare_features(compared[:num_floor], compared[-num_floor:], seed)
                 settings["floor_num_images"] = num_floor
+            faded = faded_images(reference.middles(shuffled(reference)[: min(num_images, NUM_FADED)]))
+            points = np.concatenate([features(batch) for batch in faded.split(batch_size)])
+            settings["precision_of_faded_images"] = round(coverage(compared[:num_images], points).precision, 4)
     return Evaluation(metrics, floor, settings, nearest)
+
+
+def faded_images(images: torch.Tensor) -> torch.Tensor:
+    """Return images `(N, C, H, W)` uint8 that are almost their mean: with a tenth of their contrast around it."""
+    mean = images.float().mean(dim=0)
+    return (mean + CONTRAST * (images - mean)).round().to(torch.uint8)
 
 
 def evaluated_sets(

@@ -242,7 +242,7 @@ def _self_supervised(_: str, resources: Resources) -> FeatureExtractor:
 @register_extractor("pixels", "pixel values; for small grey images")
 def _pixels(_: str, resources: Resources) -> FeatureExtractor:
     say_once(
-        "features='pixels': their precision is high for blurred and faint images too; those of self-supervised are not."
+        "features='pixels': their precision is high for blurred and faint images too; recall and the distances are not."
     )
     return FeatureExtractor("pixels", "to [0, 1]", "pixels", lambda images: images.flatten(1).float() / 255)
 

@@ -143,6 +143,15 @@ def measured(capsys, model, *options):
     return json.loads(capsys.readouterr().out)
 
 
+def test_a_precision_that_faded_images_have_too_is_said_to_mean_little(trained, monkeypatch, capsys):
+    options = [str(trained / "run"), "--features", "pixels", "--num_images", "16"]
+    for limit, lines in ((-0.1, 1), (1.0, 0)):
+        monkeypatch.setattr("hf_wgan.cli.evaluate.HIGH_PRECISION", limit)
+        assert evaluate(options) == 0
+        said = capsys.readouterr().err
+        assert said.count("The precision says little here: images faded to a tenth of their contrast have") == lines
+
+
 def test_figures_of_other_images_are_not_called_those_of_training_images(trained, tmp_path, capsys):
     model = shutil.copytree(trained / "run", tmp_path / "model")
     others = pictures_in(tmp_path / "others", "L", count=20, seed=1)

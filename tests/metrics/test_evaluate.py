@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from hf_wgan import ImageSet, InputError, WGANPipeline
 from hf_wgan.metrics.classifier import load_or_train_classifier
-from hf_wgan.metrics.evaluate import cached_features, compare_features, evaluate
+from hf_wgan.metrics.evaluate import cached_features, compare_features, evaluate, faded_images
 from hf_wgan.metrics.features import FeatureExtractor, load_feature_extractor
 
 
@@ -80,6 +80,24 @@ def test_real_images_are_as_good_as_real_images_and_the_floor_says_how_good_that
     assert fresh.metrics["coverage"] == pytest.approx(fresh.floor["coverage"], abs=0.1)
     assert (fresh.settings["num_images"], fresh.settings["floor_num_images"]) == (600, 300)
     assert fresh.settings["compared_with"] == "held-out images of images"
+
+
+def test_the_precision_of_faded_images_says_how_much_that_of_samples_means(training, tmp_path):
+    """They lie within the balls of the pixels of few images, and far from all by their difference from the mean."""
+    few = training.subset(np.arange(len(training)) < 60, "few")
+    mean = few.images.float().mean(0)
+
+    def difference(images):
+        return (images - mean).flatten(1).abs().mean(1, keepdim=True).clamp(max=8)
+
+    from_the_mean = FeatureExtractor("difference from the mean", "none", "difference", difference)
+    samples = ReplayPipeline(faded_images(few.images))
+    for features, is_high in ((load_feature_extractor("pixels", few), True), (from_the_mean, False)):
+        result = evaluate(samples, few, features, num_images=60, batch_size=25, cache_dir=tmp_path)
+        precision = result.settings["precision_of_faded_images"]
+        assert (precision > 0.5) == is_high
+        assert precision == pytest.approx(result.metrics["precision"], abs=0.05)
+        assert {row["settings"]["precision_of_faded_images"] for row in result.rows()} == {precision}
 
 
 def test_a_class_that_is_missing_shows(measured):
