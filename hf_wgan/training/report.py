@@ -311,7 +311,9 @@ def closing_lines(trainer: "WGANTrainer") -> list[str]:
         lines.append(f"Interrupted at step {trainer.state.global_step}. To resume: {resume}")
     if trainer.evaluations:
         lines.append(trainer.evaluations.summary())
-    return [*lines, f"Saved the pipeline, samples and curves in {trainer.output_dir}."]
+    has_curves = (trainer.output_dir / files.CURVES).is_file()  # not before the first report, or without matplotlib
+    parts = "the pipeline, samples and curves" if has_curves else "the pipeline and samples"
+    return [*lines, f"Saved {parts} in {trainer.output_dir}."]
 
 
 def hyperparameters(trainer: "WGANTrainer") -> dict[str, Any]:

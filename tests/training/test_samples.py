@@ -2,6 +2,7 @@ import os
 import signal
 
 import numpy as np
+import pytest
 import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
 from PIL import Image
@@ -117,6 +118,15 @@ def test_the_time_to_the_end_is_estimated_once_without_the_first_step_and_the_sa
     monkeypatch.setattr("hf_wgan.training.trainer.sample_images", takes(lambda now: 100, sample_images))
     run.train()
     assert capsys.readouterr().err.count("About 50.0 minutes to go.") == 1  # 3 seconds each of a thousand steps
+
+
+@pytest.mark.parametrize("logging_steps, saved", [(2, "pipeline, samples and curves"), (3, "pipeline and samples")])
+def test_the_last_line_names_curves_only_where_there_are_some(logging_steps, saved, tiny_config, capsys):
+    """A run that is stopped before its first report has none."""
+    run = trainer(tiny_config(logging_steps=logging_steps), callbacks=[Until(2)])
+    run.train()
+    assert (run.output_dir / files.CURVES).is_file() == ("curves" in saved)
+    assert capsys.readouterr().err.splitlines()[-1] == f"Saved the {saved} in {run.output_dir}."
 
 
 def test_images_of_a_set_of_one_channel_are_grey():
