@@ -26,7 +26,7 @@
 """Train a Wasserstein GAN on images, as `hf-wgan train` does.
 
 accelerate launch scripts/train_wgan.py                                        # scikit-learn's digits, minutes on a CPU
-accelerate launch scripts/train_wgan.py --train_data_dir photos --resolution 64 --output_dir wgan-photos
+accelerate launch scripts/train_wgan.py --train_data_dir photos --preset wgan-color --output_dir wgan-photos
 accelerate launch scripts/train_wgan.py --dataset_name huggan/smithsonian_butterflies_subset --mixed_precision bf16
 uv run scripts/train_wgan.py                                                   # where nothing is installed
 """

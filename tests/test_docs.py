@@ -222,6 +222,14 @@ def test_every_block_of_code_runs(page, workspace, monkeypatch):
                 run_command(words, monkeypatch)
 
 
+def test_whoever_copies_an_example_for_a_folder_of_photos_trains_with_a_preset():
+    """Rather than with the settings of 2017, which a line at the start then advises against."""
+    texts = [*PAGES, *(ROOT / "scripts").glob("*.py"), PACKAGE / "cli" / "train.py"]
+    lines = [line for path in texts for line in path.read_text(encoding="utf-8").splitlines()]
+    examples = [line for line in lines if re.search(r"(hf-wgan train|train_wgan\.py) .*--train_data_dir photos", line)]
+    assert len(examples) > 4 and not [line for line in examples if "--preset" not in line]
+
+
 def test_every_page_is_in_the_contents_and_every_link_leads_somewhere():
     contents = (ROOT / "docs" / "index.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):

@@ -15,7 +15,7 @@ def train(args: Sequence[str] | None = None) -> int:
     """Train a Wasserstein GAN on images; the outcome is a diffusers pipeline, a sample grid and curves.
 
     hf-wgan train                                              # scikit-learn's digits, minutes on a CPU
-    hf-wgan train --train_data_dir photos --resolution 64 --output_dir wgan-photos
+    hf-wgan train --train_data_dir photos --resolution 64 --preset wgan-color --output_dir wgan-photos
     hf-wgan train --dataset_name huggan/smithsonian_butterflies_subset --mixed_precision bf16
     hf-wgan train --config wgan-digits/training_config.json --output_dir wgan-again
     hf-wgan train --num_processes 2 --mixed_precision bf16     # two GPUs
