@@ -206,7 +206,8 @@ def memorisation(pipeline: WGANPipeline, trained_on: ImageSet, held_out: ImageSe
     number = min(COMPARED_IMAGES, len(trained_on), len(held_out))
     rng = torch.Generator().manual_seed(0)
     generated = pipeline(number, generator=rng, output_type="pt").images * 2 - 1
-    real = (normalised(images.middles(np.arange(number))) for images in (trained_on, held_out))
+    chosen = (np.random.default_rng(0).permutation(len(images))[:number] for images in (trained_on, held_out))
+    real = (normalised(images.middles(indices)) for images, indices in zip((trained_on, held_out), chosen))
     train, validation, samples = (
         critic(images.to(critic.device, critic.dtype)).float().mean().item() for images in (*real, generated)
     )

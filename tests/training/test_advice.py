@@ -170,6 +170,15 @@ def test_r_v_is_the_share_of_the_advantage_that_held_out_images_do_not_have():
     assert memorisation(Pipeline(lambda images: 3 + torch.sign(images[:, 0, 0, 0])), bright, dark) == pytest.approx(0.5)
 
 
+def test_r_v_is_of_the_whole_sets_and_not_of_the_first_images_of_a_sorted_one():
+    """As in folders of classes, of which the critic scores some higher than others."""
+    classes = torch.arange(600).mul(250).div(600, rounding_mode="floor").add(2).byte()
+    pictures = classes[:, None, None, None].expand(-1, 1, 8, 8)
+    score_by_class = Pipeline(lambda images: images[:, 0, 0, 0] + 1.1)
+    ratio = memorisation(score_by_class, ImageSet(pictures), ImageSet(pictures[::2]))
+    assert abs(ratio) < 0.1
+
+
 def test_a_critic_that_knows_its_images_by_heart_is_told(tiny_config, capsys, monkeypatch):
     monkeypatch.setattr("hf_wgan.training.advice.memorisation", lambda *args: 0.8)
     held_out = tiny_images(30)
