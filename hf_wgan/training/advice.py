@@ -149,7 +149,9 @@ class AdviceCallback(TrainerCallback):
     ) -> None:
         trained_on, held_out = self.trainer.dataset, self.trainer.evaluations.held_out
         adapts = args.adaptive_augmentation  # which follows the same ratio, and reports it
-        if held_out is None or adapts or args.class_conditional or not isinstance(trained_on, ImageSet):
+        if held_out is None or adapts or not isinstance(trained_on, ImageSet):
+            return
+        if args.class_conditional and (trained_on.has_clusters or held_out.num_unlabelled):  # which have no cluster
             return
         ratio = memorisation(pipeline, trained_on, held_out)
         if ratio > FAR_AHEAD:
@@ -197,18 +199,25 @@ def are_alike(images: list[Image.Image]) -> bool:
 
 @torch.no_grad()
 def memorisation(pipeline: WGANPipeline, trained_on: ImageSet, held_out: ImageSet) -> float:
-    """Compute how much of a critic's advantage lies in the training images themselves.
+    """Compute how much of a critic's advantage over samples lies in the training images themselves.
 
     This is `r_v` of Karras et al. 2020 (arXiv 2006.06676, eq. 1) for mean scores D of training images, held-out images
-    and samples: `(D(train) − D(held out)) / (D(train) − D(samples))`. It is 0 if the training images are like others.
+    and samples: `1 − (D(held out) − D(samples)) / (D(train) − D(samples))`. It is 0 if the training images are like
+    others. A critic with classes scores samples of the classes of the images that they are compared with.
     """
-    critic = pipeline.critic
+    critic, has_classes = pipeline.critic, bool(pipeline.generator.config.get("num_classes"))
     number = min(COMPARED_IMAGES, len(trained_on), len(held_out))
-    rng = torch.Generator().manual_seed(0)
-    generated = pipeline(number, generator=rng, output_type="pt").images * 2 - 1
-    chosen = (np.random.default_rng(0).permutation(len(images))[:number] for images in (trained_on, held_out))
-    real = (normalised(images.middles(indices)) for images, indices in zip((trained_on, held_out), chosen))
-    train, validation, samples = (
-        critic(images.to(critic.device, critic.dtype)).float().mean().item() for images in (*real, generated)
-    )
-    return (train - validation) / max(train - samples, 1e-12)
+    advantages = []
+    for images in (trained_on, held_out):
+        chosen = np.random.default_rng(0).permutation(len(images))[:number]
+        labels = images.labels[chosen] if has_classes and images.labels is not None else None
+        rng = torch.Generator().manual_seed(0)
+        samples = pipeline(number, generator=rng, output_type="pt", class_labels=labels).images * 2 - 1
+        own = () if labels is None else (labels.to(critic.device),)
+        real_score, fake_score = (
+            critic(batch.to(critic.device, critic.dtype), *own).float().mean().item()
+            for batch in (normalised(images.middles(chosen)), samples)
+        )
+        advantages.append(real_score - fake_score)
+    train, validation = advantages
+    return (train - validation) / max(train, 1e-12)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -144,19 +146,21 @@ def test_the_first_samples_and_a_single_one_may_be_alike(capsys):
 
 
 class Pipeline:
-    """Scores real images by a function of their first pixel; samples score 0."""
+    """Scores real images by a function of their first pixel; samples score 0. With classes, the class is added."""
 
-    def __init__(self, score):
-        self.score = score
+    def __init__(self, score, num_classes=None):
+        self.score, self.generator = score, SimpleNamespace(config={"num_classes": num_classes})
 
     def __call__(self, number, **options):
-        return type("Output", (), {"images": torch.full((number, 1, 8, 8), 0.5)})
+        return SimpleNamespace(images=torch.full((number, 1, 8, 8), 0.5))
 
     @property
     def critic(self):
+        def scores(images, labels=0):
+            return torch.where(images[:, 0, 0, 0] == 0, 0.0, self.score(images)) + labels
+
         critic = torch.nn.Identity()
-        critic.device, critic.dtype = torch.device("cpu"), torch.float32
-        critic.forward = lambda images: torch.where(images[:, 0, 0, 0] == 0, 0.0, self.score(images))
+        critic.device, critic.dtype, critic.forward = torch.device("cpu"), torch.float32, scores
         return critic
 
 
@@ -168,6 +172,17 @@ def test_r_v_is_the_share_of_the_advantage_that_held_out_images_do_not_have():
     assert memorisation(by_heart, bright, dark) == pytest.approx(1)
     assert memorisation(by_heart, bright, bright) == pytest.approx(0)
     assert memorisation(Pipeline(lambda images: 3 + torch.sign(images[:, 0, 0, 0])), bright, dark) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("score, ratio", [(4.0, 1), (0.0, 0)])
+def test_r_v_of_a_critic_with_classes_compares_images_with_samples_of_their_class(score, ratio):
+    """Whatever the classes that a set has more of."""
+    bright, dark = (
+        ImageSet(torch.full((20, 1, 8, 8), grey, dtype=torch.uint8), labels=torch.arange(20) * number // 20)
+        for grey, number in ((250, 2), (5, 9))
+    )
+    critic = Pipeline(lambda images: 1 - ratio + score * (images[:, 0, 0, 0] > 0), num_classes=9)
+    assert memorisation(critic, bright, dark) == pytest.approx(ratio, abs=1e-5)
 
 
 def test_r_v_is_of_the_whole_sets_and_not_of_the_first_images_of_a_sorted_one():
@@ -183,9 +198,14 @@ def test_a_critic_that_knows_its_images_by_heart_is_told(tiny_config, capsys, mo
     monkeypatch.setattr("hf_wgan.training.advice.memorisation", lambda *args: 0.8)
     held_out = tiny_images(30)
     measured = {"evaluation_steps": 2, "evaluation_features": "pixels", "num_evaluation_images": 20}
+    line = "(r_v = 0.80), so it knows the 24 training images by heart: try --augmentation"
     trainer(tiny_config(**measured), held_out=held_out).train()
-    said = capsys.readouterr().err
-    assert said.count("(r_v = 0.80), so it knows the 24 training images by heart: try --augmentation") == 1
+    assert capsys.readouterr().err.count(line) == 1
+    labelled = (ImageSet(images.images, labels=torch.arange(len(images)) % 3) for images in (tiny_images(), held_out))
+    images, others = labelled
+    config = tiny_config(**measured, class_conditional=True, overwrite_output_dir=True)
+    trainer(config, images=images, num_classes=3, held_out=others).train()
+    assert capsys.readouterr().err.count(line) == 1
 
 
 @pytest.mark.parametrize(
