@@ -275,7 +275,8 @@ def held_out_images(
         held_out = load_held_out(replace(dataset.config, channels=dataset.shape[0]))
     if held_out is not None:
         held_out = held_out.relabelled(dataset.without_clusters().label_names or [])
-        if config.class_conditional and held_out.num_unlabelled < len(held_out):
+        has_classes = config.class_conditional and not dataset.has_clusters
+        if has_classes and held_out.num_unlabelled < len(held_out):
             held_out = held_out.labelled()  # not those of classes that no training image has
     compared, name = (dataset, "dataset") if held_out is None else (held_out, "held_out")
     if config.evaluation_steps:

@@ -10,7 +10,7 @@ from processes import ended, free_port, join, start
 from torch import nn
 
 from hf_wgan import ImageSet, InputError, TrainingConfig, WGANPipeline, WGANTrainer, build_trainer, load_images
-from hf_wgan.data import load_held_out
+from hf_wgan.data import clustered, load_held_out
 from hf_wgan.pipelines.export import export_pipeline
 from hf_wgan.training.optimizers import OPTIMIZERS, SCHEDULES, Schedule, build_scheduler
 from hf_wgan.utils.errors import DeviceMemoryError
@@ -207,6 +207,19 @@ def test_too_few_images_to_evaluate_are_refused_at_the_start(tiny_config, tmp_pa
         tiny_config(num_evaluation_images=15)
     assert not (tmp_path / "run").exists()
     trainer(tiny_config(), held_out=few)  # which nothing compares with
+
+
+@pytest.mark.parametrize("has_clusters, number", [(True, 20), (False, 16)])
+def test_held_out_images_of_unknown_classes_are_left_out_only_where_the_run_has_these_classes(
+    has_clusters, number, tiny_config
+):
+    images = ImageSet(tiny_images().images, labels=torch.arange(24) % 2, label_names=["cat", "dog"])
+    labels = torch.tensor([0] * 16 + [1] * 4)
+    held_out = ImageSet(tiny_images(20).images, labels=labels, label_names=["dog", "fish"])
+    images = clustered(images, 4) if has_clusters else images
+    networks = tiny_generator(num_classes=images.num_classes), tiny_critic(num_classes=images.num_classes)
+    config = tiny_config(class_conditional=True, evaluation_steps=2, evaluation_features="pixels")
+    assert len(WGANTrainer(*networks, images, config, held_out=held_out).held_out) == number
 
 
 def test_held_out_images_of_a_conditional_run_need_labels(tiny_config):
