@@ -65,7 +65,8 @@ class ProgressCallback(TrainerCallback):
             seconds = self._seconds / self._steps * (args.max_train_steps - state.global_step)
             if args.max_train_minutes is not None:
                 seconds = min(seconds, 60 * args.max_train_minutes - state.progress.seconds)
-            say(f"About {duration(seconds)} to go.")
+            if seconds >= SECONDS_TO_ESTIMATE:  # else the end comes as soon as the line
+                say(f"About {duration(seconds)} to go.")
 
     def on_sample(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step:  # samples are frequent while the time is estimated, and seldom after it
