@@ -8,7 +8,9 @@ from PIL import Image
 
 from hf_wgan import ImageSet, TrainingConfig, WGANTrainer
 from hf_wgan.algorithm.lipschitz import WeightClipping
+from hf_wgan.training.adaptive import FEWEST_HELD_OUT
 from hf_wgan.training.advice import (
+    FEW_IMAGES,
     FIRST_STEP,
     IMAGES_OF_A_CLASS,
     REPORTS,
@@ -74,6 +76,26 @@ def test_bf16_is_named_where_it_is_faster_unless_float32_was_chosen(
     monkeypatch.setattr("hf_wgan.training.advice.bf16_slowdown", lambda: slowdown)
     lines = advice_at_the_start(trainer(tiny_config(mixed_precision=precision), size=size))
     assert ("This CPU multiplies 2.0 times as fast in bf16" in "".join(lines)) == advised
+
+
+@pytest.mark.parametrize(
+    "number, steps, options, objects, advised",
+    [
+        (40, 1000, {"lipschitz": "gp"}, {}, True),
+        (40, 999, {"lipschitz": "gp"}, {}, False),
+        (40, 500, {"lipschitz": "gp", "n_critic": 2}, {}, True),
+        (40, 1000, {"lipschitz": "clip"}, {}, False),
+        (40, 1000, {"lipschitz": "gp", "augmentation": "color"}, {}, False),
+        (40, 1000, {"lipschitz": "gp"}, {"augmentation": torch.sin}, False),
+        (FEWEST_HELD_OUT * 2 - 1, 2000, {"lipschitz": "gp"}, {}, False),
+        (FEW_IMAGES + 1, 10**9, {"lipschitz": "gp"}, {}, False),
+    ],
+)
+def test_few_images_seen_often_are_advised_to_be_augmented(number, steps, options, objects, advised, tiny_config):
+    config = tiny_config(**{"n_critic": 1, "max_train_steps": steps, **options})
+    assert config.train_batch_size == 8
+    lines = advice_at_the_start(trainer(config, images=tiny_images(number), **objects))
+    assert ("--augmentation translation --adaptive_augmentation" in "".join(lines)) == advised
 
 
 NEW, FINE_TUNED = ({"networks": {"pretrained_model_name_or_path": name}} for name in (None, "me/model"))
