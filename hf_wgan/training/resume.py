@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from ..algorithm.records import weight_norm
 from ..utils import files
 from ..utils.console import say
 from ..utils.errors import InputError, NotFiniteError
@@ -52,11 +53,17 @@ class Checkpoints:
         """Begin to write a checkpoint of the current step, and return its folder. `writer.wait()` waits for it.
 
         Raises:
-            NotFiniteError: A value since the last report is not finite. No checkpoint ever holds such a value.
+            NotFiniteError: A value since the last report, or a weight, is not finite. No checkpoint ever holds one.
             DiskError: The checkpoint before it could not be written.
         """
         folder = self.output_dir / f"checkpoint-{self.state.global_step:06d}"
         records = self.meter.gather()
+        for name, network in self.state.networks.items():
+            if not weight_norm(network).isfinite():
+                raise NotFiniteError(
+                    f"a weight of the {name} is not finite at step {self.state.global_step}, though all were after the "
+                    "step: a callback has changed it"
+                )
         if self.accelerator.is_main_process:
             metrics = (self.output_dir / files.METRICS).read_text()
             class_counts = self.measurement()["class_counts"]

@@ -288,7 +288,7 @@ class WGANTrainer:
             Its folder.
 
         Raises:
-            NotFiniteError: A value since the last report is not finite. No checkpoint ever holds such a value.
+            NotFiniteError: A value since the last report, or a weight, is not finite. No checkpoint ever holds one.
             DiskError: The checkpoint cannot be written. Earlier ones stay.
             CallbackError: A callback raised an error. The checkpoint is written.
         """

@@ -15,7 +15,7 @@ import torch
 from conftest import tiny_critic, tiny_generator, tiny_images
 from processes import SMALL, ended, outcome, start, start_run, train
 
-from hf_wgan import InputError, WGANTrainer
+from hf_wgan import InputError, TrainerCallback, WGANTrainer
 from hf_wgan.algorithm import step as step_module
 from hf_wgan.cli.common import command, empty_folder
 from hf_wgan.metrics.features import EXTRACTORS, FeatureExtractor
@@ -589,6 +589,22 @@ def test_a_number_that_is_not_finite_is_named_and_reaches_no_checkpoint(poison, 
     ).train()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 8, 10]
+
+
+@pytest.mark.parametrize("network", ["generator", "critic"])
+def test_a_weight_that_a_callback_makes_not_finite_reaches_no_checkpoint(network, tiny_config, tmp_path):
+    class Poison(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 6:
+                next(getattr(run, network).parameters()).data[0, 0] = NAN
+
+    run = trainer(
+        tiny_config(max_train_steps=8, validation_steps=100, checkpoints_total_limit=None), callbacks=[Poison()]
+    )
+    expected = f"a weight of the {network} is not finite at step 6, .* a callback has changed it.*checkpoint-000004 is"
+    with pytest.raises(NotFiniteError, match=expected):
+        run.train()
+    assert whole(tmp_path / "run") == ["checkpoint-000002", "checkpoint-000004"]
 
 
 @pytest.mark.parametrize("poison", POISONS)
