@@ -22,7 +22,7 @@ from ..utils.errors import InputError, PushError, one_line
 from .adaptive import AdaptiveAugmentationCallback
 from .advice import AdviceCallback, advice_at_the_start
 from .callbacks import IntervalCallback, TrainerCallback, TrainerControl
-from .config import TrainingConfig
+from .config import NO_LIMIT, TrainingConfig
 from .curves import ALWAYS_PLOTTED, EVALUATION_SETTINGS, PLOTTED_IF_REPORTED, can_plot, plot_runs, read_metrics
 from .run_folder import command_to_resume
 from .samples import SamplesCallback, first_real_images
@@ -50,7 +50,8 @@ class ProgressCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.bar = progress_bar(args.max_train_steps, " steps", state.global_step)
+        total = args.max_train_steps if args.max_train_steps < NO_LIMIT else None  # the first report estimates it
+        self.bar = progress_bar(total, " steps", state.global_step)
         self._estimate_anew()
 
     def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:

@@ -67,7 +67,7 @@ class RunOptions(Options):
 
     preset: str | None = option(
         None,
-        "Settings of a paper, all at once; explicit options override them.",
+        "Settings of a paper, or ours, all at once; explicit options override them.",
         choices=PRESETS,
         common=True,
         matters=False,

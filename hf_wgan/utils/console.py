@@ -102,11 +102,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def progress_bar(total: int, unit: str, initial: int = 0, desc: str | None = None, disable: bool = False) -> Any:
+def progress_bar(total: int | None, unit: str, initial: int = 0, desc: str | None = None, disable: bool = False) -> Any:
     """Return tqdm's bar where it can be redrawn in place, and `Lines` elsewhere.
 
     Args:
-        total: How many items there are.
+        total: How many items there are; None if that is not known yet, but will be set.
         unit: What they are, with a space before it.
         initial: How many are done already.
         desc: What is being done.
@@ -122,7 +122,7 @@ def progress_bar(total: int, unit: str, initial: int = 0, desc: str | None = Non
 class Lines:
     """Print a line after each tenth of the whole or after half a minute, with the part of tqdm's interface in use."""
 
-    def __init__(self, total: int, unit: str, initial: int = 0, desc: str | None = None, disable: bool = False):
+    def __init__(self, total: int | None, unit: str, initial: int = 0, desc: str | None = None, disable: bool = False):
         self.total, self.unit, self.initial, self.disable = total, unit, initial, disable
         self.n = self._said = initial
         self._desc, self._postfix = desc, ""
@@ -144,7 +144,8 @@ class Lines:
         self.n += n
         self._said = min(self._said, self.n)
         late = time.monotonic() - self._said_at >= SECONDS_BETWEEN_LINES
-        if self.n >= self.total or late or self.n - self._said >= self.total / LINES:
+        due = self.total is not None and (self.n >= self.total or self.n - self._said >= self.total / LINES)
+        if due or late:
             self._say()
 
     def close(self) -> None:
@@ -155,8 +156,11 @@ class Lines:
             return
         self._said, self._said_at = self.n, time.monotonic()
         seconds = self._said_at - self._started
-        done = f"{self.n:,} of {self.total:,}{self.unit} ({self.n / self.total:.0%}), {tqdm.format_interval(seconds)}"
-        if self.initial < self.n < self.total:
+        done = f"{self.n:,}{self.unit}"
+        if self.total is not None:
+            done = f"{self.n:,} of {self.total:,}{self.unit} ({self.n / self.total:.0%})"
+        done += f", {tqdm.format_interval(seconds)}"
+        if self.total is not None and self.initial < self.n < self.total:
             left = seconds * (self.total - self.n) / (self.n - self.initial)
             done += f", {tqdm.format_interval(left)} to go"
         say(": ".join(filter(None, (self._desc, done, self._postfix))))

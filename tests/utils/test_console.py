@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from hf_wgan import TrainingConfig
+from hf_wgan.training.config import NO_LIMIT
 from hf_wgan.training.report import ProgressCallback
 from hf_wgan.utils import console
 
@@ -58,6 +59,28 @@ def test_a_log_tells_how_far_it_came_before_it_ended(clock, capsys):
     assert capsys.readouterr().err == ""
     bar.close()
     assert capsys.readouterr().err.startswith("7 of 100 steps (7%)")
+
+
+def test_what_has_no_total_yet_is_counted(clock, capsys):
+    bar = console.progress_bar(None, " steps")
+    bar.update(7)
+    assert capsys.readouterr().err == ""
+    clock[0] += 60
+    bar.update(1)
+    assert capsys.readouterr().err == "8 steps, 01:00\n"
+    bar.total = 100
+    bar.update(20)
+    assert capsys.readouterr().err.startswith("28 of 100 steps (28%)")
+
+
+def test_a_run_that_only_its_time_limits_has_no_total_before_its_first_report():
+    totals = {}
+    for steps in (300, NO_LIMIT):
+        report = ProgressCallback()
+        config = TrainingConfig(max_train_steps=steps, max_train_minutes=1)
+        report.on_train_begin(config, SimpleNamespace(global_step=0), None)
+        totals[steps] = report.bar.total
+    assert totals == {300: 300, NO_LIMIT: None}
 
 
 def test_a_run_that_goes_back_is_reported_from_there(clock, capsys):
