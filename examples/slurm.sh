@@ -2,7 +2,7 @@
 # Train on the GPUs of several nodes, or on their CPUs if they have no GPUs, and resume by itself after the time limit.
 # Submit it in the clone's folder, in an environment with hf_wgan, with an output folder that all nodes share:
 #
-#   OUTPUT_DIR=/shared/wgan-photos sbatch --nodes 2 --gpus-per-node 4 examples/slurm.sh --train_data_dir photos
+#   OUTPUT_DIR=/shared/wgan-photos sbatch --nodes 2 --gpus-per-node 4 examples/slurm.sh --train_data_dir photos --preset wgan-color
 #
 # The arguments after the script's name are options of hf-wgan train.
 #SBATCH --job-name=hf_wgan
