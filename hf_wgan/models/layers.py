@@ -7,6 +7,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 CLASS_EMBEDDING_DIM = 32
 MAX_COMPONENTS = 64
+CRITIC_STD = 0.05  # of the vectors of classes; longer ones make the critic so steep that R1 flattens it for good
 
 
 def normalization(norm_type: str, channels: int, affine: bool = True) -> nn.Module:
@@ -184,7 +185,7 @@ def initialise_class_embeddings(generator: nn.Module, critic: nn.Module, means: 
     left, singular_values, _ = torch.linalg.svd(means - means.mean(0), full_matrices=False)
     features = (left * singular_values.sqrt())[:, :MAX_COMPONENTS]  # so that the largest do not hide the others
     features = features / features.square().sum(1).mean().sqrt().clamp(min=1e-12)  # (num_classes, P), rows of length 1
-    for network, std, random_part in ((generator, 1.0, 0.15), (critic, 0.5, 0.0)):  # docs/constraints.md#clusters
+    for network, std, random_part in ((generator, 1.0, 0.15), (critic, CRITIC_STD, 0.0)):
         embedding = getattr(network, "class_embedding", None)
         if isinstance(embedding, nn.Embedding) and not parametrize.is_parametrized(embedding):
             projected = features @ nn.init.normal_(torch.empty(features.shape[1], embedding.embedding_dim))
