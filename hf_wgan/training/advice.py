@@ -56,9 +56,9 @@ def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
         ]
     if (classes := num_unused_classes(trainer)) > 1:
         lines.append(f"The images have {classes} classes: with --class_conditional samples are better, of any class.")
-    if is_long_for_few_images(trainer):
+    if isinstance(images := trainer.dataset, ImageSet) and will_be_known_by_heart(images, trainer):
         lines.append(
-            f"A critic soon knows {len(trainer.dataset)} images by heart: --augmentation translation "
+            f"A critic soon knows {len(images)} images by heart: --augmentation translation "
             "--adaptive_augmentation made the Fréchet distance of 300 emoji a fifth lower."  # docs/constraints.md
         )
     if trainer.accelerator.device.type == "cpu":
@@ -87,15 +87,14 @@ def num_unused_classes(trainer: "WGANTrainer") -> int:
     return number if len(images) >= IMAGES_OF_A_CLASS * number else 0
 
 
-def is_long_for_few_images(trainer: "WGANTrainer") -> bool:
-    """Return whether the critic would see few images so often that it learns them by heart, as they are."""
-    config, images = trainer.config, trainer.dataset
+def will_be_known_by_heart(images: ImageSet, trainer: "WGANTrainer") -> bool:
+    """Return whether the images are few, and the critic of a run sees them often and as they are."""
+    config = trainer.config
     if config.lipschitz == "clip" or config.augmentation or "augmentation" in trainer.describe():
         return False
-    if not isinstance(images, ImageSet) or not 2 * FEWEST_HELD_OUT <= len(images) <= FEW_IMAGES:
-        return False
     num_steps = total_critic_steps(config.max_train_steps, config.n_critic, config.critic_warmup)
-    return num_steps * trainer.global_batch_size >= TIMES_SEEN * len(images)
+    is_often = num_steps * trainer.global_batch_size >= TIMES_SEEN * len(images)
+    return is_often and 2 * FEWEST_HELD_OUT <= len(images) <= FEW_IMAGES
 
 
 class AdviceCallback(TrainerCallback):
