@@ -156,11 +156,12 @@ class Lines:
             return
         self._said, self._said_at = self.n, time.monotonic()
         seconds = self._said_at - self._started
-        done = f"{self.n:,}{self.unit}"
-        if self.total is not None:
-            done = f"{self.n:,} of {self.total:,}{self.unit} ({self.n / self.total:.0%})"
-        done += f", {tqdm.format_interval(seconds)}"
-        if self.total is not None and self.initial < self.n < self.total:
-            left = seconds * (self.total - self.n) / (self.n - self.initial)
-            done += f", {tqdm.format_interval(left)} to go"
+        elapsed = tqdm.format_interval(seconds)
+        if self.total is None:
+            done = f"{self.n:,}{self.unit}, {elapsed}"
+        else:
+            done = f"{self.n:,} of {self.total:,}{self.unit} ({self.n / self.total:.0%}), {elapsed}"
+            if self.initial < self.n < self.total:
+                left = seconds * (self.total - self.n) / (self.n - self.initial)
+                done += f", {tqdm.format_interval(left)} to go"
         say(": ".join(filter(None, (self._desc, done, self._postfix))))
