@@ -90,11 +90,11 @@ def num_unused_classes(trainer: "WGANTrainer") -> int:
 def will_be_known_by_heart(images: ImageSet, trainer: "WGANTrainer") -> bool:
     """Return whether the images are few, and the critic of a run sees them often and as they are."""
     config = trainer.config
-    if config.lipschitz == "clip" or config.augmentation or "augmentation" in trainer.describe():
+    if config.lipschitz == "clip" or not 2 * FEWEST_HELD_OUT <= len(images) <= FEW_IMAGES:
         return False
     num_steps = total_critic_steps(config.max_train_steps, config.n_critic, config.critic_warmup)
     is_often = num_steps * trainer.global_batch_size >= TIMES_SEEN * len(images)
-    return is_often and 2 * FEWEST_HELD_OUT <= len(images) <= FEW_IMAGES
+    return is_often and not config.augmentation and "augmentation" not in trainer.describe()
 
 
 class AdviceCallback(TrainerCallback):
