@@ -196,9 +196,15 @@ def evaluate(
             if num_floor >= MIN_IMAGES:
                 floor = compare_features(compared[:num_floor], compared[-num_floor:], seed)
                 settings["floor_num_images"] = num_floor
-            faded = faded_images(reference.middles(shuffled(reference)[: min(num_images, NUM_FADED)]))
-            points = np.concatenate([features(batch) for batch in faded.split(batch_size)])
-            settings["precision_of_faded_images"] = round(coverage(compared[:num_images], points).precision, 4)
+
+            def faded_precision() -> np.ndarray:
+                faded = faded_images(reference.middles(shuffled(reference)[: min(num_images, NUM_FADED)]))
+                points = np.concatenate([features(batch) for batch in faded.split(batch_size)])
+                return np.array(coverage(compared[:num_images], points).precision)
+
+            name = f"faded-precision-{num_images}-{seed}"  # which the images compared with follow from
+            precision = _cached(reference, features, name, cache_dir, faded_precision)
+            settings["precision_of_faded_images"] = round(float(precision), 4)
     return Evaluation(metrics, floor, settings, nearest)
 
 
