@@ -64,7 +64,9 @@ class ModelOptions(Options):
     """Model"""
 
     revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
-    variant: str | None = option(None, "Variant of the weights, such as fp16.")
+    variant: str | None = option(
+        None, "Variant of the weights, such as fp16; raw names those without averaging, also in a checkpoint."
+    )
 
 
 def command(function: Command) -> Command:
@@ -232,8 +234,8 @@ def load_pipeline(model: str, options: ModelOptions | None = None, **others: Any
     if is_checkpoint(Path(model)):
         from ..training.checkpoint import pipeline_of
 
-        check_unused(options, ["revision", "variant"], f"{model!r}, a checkpoint")
-        return pipeline_of(Path(model))
+        check_unused(options, ["revision"], f"{model!r}, a checkpoint")
+        return pipeline_of(Path(model), options.variant)
     from ..pipelines import loading
 
     return loading.load_pipeline(model, revision=options.revision, variant=options.variant, **others)

@@ -251,14 +251,18 @@ def damage(folder: Path) -> str:
         return f"{files.MANIFEST}: {one_line(error)}"
 
 
-def pipeline_of(folder: Path) -> WGANPipeline:
+def pipeline_of(folder: Path, variant: str | None = None) -> WGANPipeline:
     """Return the pipeline that the run would have saved at a checkpoint.
 
     The generator has its averaged weights if there are any, and its batch-norm statistics are measured by the labels
     that the training images had. On the device of the run both are the same to the bit.
 
+    Args:
+        folder: The checkpoint.
+        variant: `"raw"` for the generator's weights without averaging.
+
     Raises:
-        InputError: The checkpoint is damaged, or holds networks of another package.
+        InputError: The checkpoint is damaged, or holds networks of another package, or has no such variant.
     """
     if problem := damage(folder):
         raise InputError(f"{str(folder)!r}: the checkpoint is damaged ({problem})")
@@ -276,7 +280,10 @@ def pipeline_of(folder: Path) -> WGANPipeline:
         networks[name] = network_class.from_pretrained(folder / name)
     generator, training = networks["generator"], record["training"]
     states = torch.load(folder / STATES, map_location="cpu", weights_only=True)
-    if training["use_ema"]:
+    if variant and not (variant == "raw" and training["use_ema"]):
+        remedy = "use raw, or leave it out" if training["use_ema"] else "leave it out"
+        raise InputError(f"variant={variant!r}: {str(folder)!r} has none of this name; {remedy}")
+    if training["use_ema"] and not variant:
         for parameter, average in zip(generator.parameters(), states["ema"]["shadow_params"]):
             parameter.data.copy_(average)
     class_counts = states.get(CLASS_COUNTS)  # which older ones do not hold

@@ -10,7 +10,7 @@ from datasets import Image as Picture
 from PIL import Image
 
 from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer
-from hf_wgan.cli.common import load_pipeline
+from hf_wgan.cli.common import ModelOptions, load_pipeline
 from hf_wgan.cli.evaluate import run_of
 from hf_wgan.cli.generate import generate
 from hf_wgan.data import DataConfig, images_of
@@ -71,6 +71,25 @@ def test_a_checkpoint_is_the_pipeline_that_the_run_would_have_saved_there(kind, 
     assert np.array_equal(samples_of(saved), samples_of(loaded))
     earlier = load_pipeline(str(tmp_path / "run" / "checkpoint-000002"))
     assert isinstance(earlier, WGANPipeline) and not np.array_equal(samples_of(earlier), samples_of(saved))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_raw_weights_of_a_checkpoint_are_those_that_the_run_would_have_saved(kind, tiny_config, tmp_path):
+    trained_with_classes(kind, tiny_config(use_ema=True, ema_rampup_ratio=1.0, generator_learning_rate=1e-2))
+    checkpoint = str(tmp_path / "run" / "checkpoint-000004")
+    saved, loaded = (load_pipeline(model, ModelOptions(variant="raw")) for model in (str(tmp_path / "run"), checkpoint))
+    assert_equal_states(saved, loaded)
+    assert not np.array_equal(samples_of(loaded), samples_of(load_pipeline(checkpoint)))
+
+
+@pytest.mark.parametrize(
+    ("use_ema", "variant", "remedy"), [(True, "fp16", "use raw, or leave it out"), (False, "raw", "leave it out")]
+)
+def test_a_variant_that_a_checkpoint_does_not_have_is_one_line(use_ema, variant, remedy, tiny_config, tmp_path):
+    trained(tiny_config(use_ema=use_ema))
+    message = f"variant='{variant}': .*checkpoint-000002' has none of this name; {remedy}$"
+    with pytest.raises(InputError, match=message):
+        load_pipeline(str(tmp_path / "run" / "checkpoint-000002"), ModelOptions(variant=variant))
 
 
 @pytest.mark.parametrize("kind", ["labelled", "streamed"])
