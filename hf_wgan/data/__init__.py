@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .batches import Batch, RealBatches
-    from .clusters import class_means, clustered
+    from .clusters import class_means, clustered, in_clusters_of
     from .config import DataConfig
     from .images import ImageSet
     from .load import check_same_ranges, images_of, load_held_out, load_image_set, load_images
@@ -25,6 +25,7 @@ __all__ = [
     "class_means",
     "clustered",
     "images_of",
+    "in_clusters_of",
     "load_held_out",
     "load_image_set",
     "load_images",
@@ -36,6 +37,7 @@ _MODULES = {
     "DataConfig": ".config",
     "class_means": ".clusters",
     "clustered": ".clusters",
+    "in_clusters_of": ".clusters",
     "ImageSet": ".images",
     "check_same_ranges": ".load",
     "images_of": ".load",

@@ -33,6 +33,21 @@ def clustered(images: ImageSet, num_clusters: int, seed: int = 0) -> ImageSet:
     return images.with_clusters(np.unique(numbers, return_inverse=True)[1])  # none of them empty
 
 
+def in_clusters_of(others: ImageSet, images: ImageSet) -> ImageSet:
+    """Return other images with the clusters of a set, to which they are nearest, instead of labels.
+
+    Args:
+        others: Images that the clusters were not found by, `(C, H, W)` as those of the set.
+        images: The set, with clusters.
+    """
+    assert images.labels is not None
+    numbers = images.labels.unique()
+    means = class_means(images)[numbers]
+    coarse = (torch.from_numpy(_coarse(others, part)) for part in _parts(np.arange(len(others))))
+    nearest = torch.cat([torch.cdist(rows, means).argmin(dim=1) for rows in coarse])
+    return others.with_clusters(numbers[nearest].numpy())
+
+
 def class_means(images: ImageSet) -> torch.Tensor:
     """Return what the images of each class look like in the mean: coarse pixels, `(num_classes, C · 256)` float32."""
     assert images.labels is not None

@@ -8,7 +8,7 @@ import torch
 from ..algorithm.augment import AdaptiveAugmentation
 from ..algorithm.execution import unwrapped
 from ..algorithm.step import total_critic_steps
-from ..data import ImageSet, ImageStream, RealBatches
+from ..data import ImageSet, ImageStream, RealBatches, in_clusters_of
 from ..utils.errors import InputError
 from .callbacks import TrainerCallback, TrainerControl
 from .config import TrainingConfig
@@ -37,8 +37,8 @@ def set_aside(
             "adaptive_augmentation: sets some of the images aside, and this is a stream; use "
             "--no-adaptive_augmentation, or leave streaming out"
         )
-    if dataset.has_clusters:  # which held-out images do not have
-        held_out = None
+    if held_out is not None and dataset.has_clusters:
+        held_out = in_clusters_of(held_out, dataset)
     if held_out is None and len(dataset) >= 2 * FEWEST_HELD_OUT:
         interval = min(HELD_OUT_INTERVAL, len(dataset) // FEWEST_HELD_OUT)
         is_held_out = np.arange(len(dataset)) % interval == interval - 1

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ..algorithm.step import total_critic_steps
-from ..data import ImageSet
+from ..data import ImageSet, in_clusters_of
 from ..data.batches import normalised
 from ..pipelines import WGANPipeline
 from ..utils.console import say
@@ -170,7 +170,9 @@ class AdviceCallback(TrainerCallback):
         adapts = args.adaptive_augmentation  # which follows the same ratio, and reports it
         if held_out is None or adapts or not isinstance(trained_on, ImageSet):
             return
-        if args.class_conditional and (trained_on.has_clusters or held_out.num_unlabelled):  # which have no cluster
+        if trained_on.has_clusters:
+            held_out = in_clusters_of(held_out, trained_on)
+        elif args.class_conditional and held_out.num_unlabelled:
             return
         ratio = memorisation(pipeline, trained_on, held_out)
         if ratio > FAR_AHEAD:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hf_wgan import ImageSet
-from hf_wgan.data import class_means, clustered
+from hf_wgan.data import class_means, clustered, in_clusters_of
 
 
 def two_kinds(number=80, size=32, channels=3):
@@ -67,6 +67,26 @@ def test_labels_and_parts_of_a_set():
     assert some.without_clusters() is some
     assert part.has_clusters and partition(part.labels) == partition(kinds[::2][:10])
     assert labelled.labels.tolist() == [number % 5 for number in range(len(images))]
+
+
+@pytest.mark.parametrize("size, channels", [(32, 3), (8, 1), (40, 4)])
+def test_other_images_are_in_the_clusters_that_they_are_nearest_to(size, channels, monkeypatch):
+    monkeypatch.setattr("hf_wgan.data.clusters.IMAGES_AT_ONCE", 32)
+    images, kinds = two_kinds(size=size, channels=channels)
+    whole = ImageSet(torch.from_numpy(images), labels=torch.arange(80) % 5, label_names=list("abcde"))
+    is_other = np.arange(80) % 4 == 3
+    found = clustered(whole.subset(~is_other, "found"), 2)
+    others = in_clusters_of(whole.subset(is_other, "others"), found)
+    assert others.has_clusters and others.without_clusters().labels.tolist() == whole.labels[is_other].tolist()
+    assert partition(torch.cat([found.labels, others.labels])) == partition(
+        torch.cat([kinds[~is_other], kinds[is_other]])
+    )
+
+
+def test_no_image_is_in_a_cluster_that_has_none():
+    """As that of a published model may have; its mean would be that of a black image."""
+    bright = ImageSet(torch.full((4, 1, 8, 8), 200, dtype=torch.uint8)).with_clusters(np.full(4, 3))
+    assert in_clusters_of(ImageSet(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)), bright).labels.tolist() == [3, 3]
 
 
 def test_the_appearance_of_a_class_is_the_mean_of_its_images(monkeypatch):

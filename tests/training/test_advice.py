@@ -228,6 +228,10 @@ def test_a_critic_that_knows_its_images_by_heart_is_told(tiny_config, capsys, mo
     config = tiny_config(**measured, class_conditional=True, overwrite_output_dir=True)
     trainer(config, images=images, num_classes=3, held_out=others).train()
     assert capsys.readouterr().err.count(line) == 1
+    with_clusters = tiny_images().with_clusters(np.arange(24) % 3)
+    networks = tiny_generator(num_classes=3, class_frequencies=[8, 8, 8]), tiny_critic(num_classes=3)
+    WGANTrainer(*networks, with_clusters, config, held_out=held_out).train()
+    assert capsys.readouterr().err.count(line) == 1
 
 
 @pytest.mark.parametrize(
