@@ -38,6 +38,7 @@ OF_THE_CRITIC = (
 """Metrics whose scale belongs to the critic, and with it to the constraint."""
 OF_A_CONSTRAINT = ("lipschitz", "clip_value", "gradient_penalty_weight", "gradient_penalty_weight_end")
 MOST_DIFFERENCES = 4  # between runs, in a legend
+LONG = ("class_names", "class_frequencies")  # an entry for each class, for which a legend has no space
 OUTLIERS = 0.02  # the share of reports, at either end, that an axis need not show
 FAR = 3.0  # times the range of the others: where outliers would be so far away, the axis leaves them out
 EVALUATION_SETTINGS = "evaluation_settings"  # of a row: what the scale of its metrics depends on
@@ -251,7 +252,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         matters -= set(config.get("without_effect", []))
         settings = {name: value for name, value in config["training"].items() if name in matters}
         for part in ("generator", "critic", "constraint", "augmentation"):
-            settings |= {f"{part} {name}": value for name, value in config.get(part, {}).items()}
+            settings |= {f"{part} {name}": value for name, value in config.get(part, {}).items() if name not in LONG}
         return settings | {"data": config["dataset"]["name"], "mixed_precision": config["machine"]["mixed_precision"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is damaged: it is not what a run records") from error

@@ -94,6 +94,17 @@ def test_what_has_no_effect_in_a_run_is_not_named(tmp_path, tiny_config, drawn):
     assert not any("penalty_interval" in legends[name] for name in titles)
 
 
+def test_a_legend_does_not_list_each_class_or_cluster(tmp_path, drawn):
+    folders = [run(tmp_path / str(seed), 1.0, seed=seed) for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        path = Path(folder, "training_config.json")
+        record = json.loads(path.read_text())
+        own = {"num_classes": 2, "class_names": [f"a{seed}", "b"], "class_frequencies": [1, 2 + seed]}
+        path.write_text(json.dumps(record | {"generator": record["generator"] | own}))
+    compare_runs([*map(Path, folders)], tmp_path / "runs.png")
+    assert [text.get_text() for text in drawn[0].legends[0].texts] == ["0 (seed 0)", "1 (seed 1)"]
+
+
 def test_runs_of_one_constraint_share_their_axes(tmp_path, drawn):
     one, other = run(tmp_path / "one", 1.0, n_critic=1), run(tmp_path / "other", 3.0)
     assert plot([one, other, "--output", str(tmp_path / "runs.png")]) == 0
