@@ -70,9 +70,10 @@ def dry_run(config: RunConfig, num_processes: int = 1) -> None:
         print(f"# One process of {num_processes} was measured, without the exchange of gradients between them")
     if config.preset:
         print(f"preset: {config.preset}")
-    sections: dict[str, Any] = {"data": config.data, "networks": config.networks, "training": config.training}
-    for name, part in sections.items():
-        values = {key: value for key, value in asdict(part).items() if not FIELDS[key].metadata["secret"]}
+    record = trainer.describe()  # where networks are those of a published model, this has what follows from them
+    data, networks = record["dataset"]["config"], record["networks"]
+    for name, part in {"data": data, "networks": networks, "training": asdict(config.training)}.items():
+        values = {key: value for key, value in part.items() if not FIELDS[key].metadata["secret"]}
         print(yaml.safe_dump({name: values}, sort_keys=False, allow_unicode=True), end="")
 
 

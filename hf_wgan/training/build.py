@@ -62,7 +62,7 @@ def build_trainer(config: RunConfig, record: dict[str, Any] | None = None, **obj
         dataset = networks.with_classes(dataset)
     set_seed(training.seed)
     generator, critic = networks.build(dataset.shape[0])
-    record = {"preset": config.preset, "networks": asdict(config.networks), **networks.record, **(record or {})}
+    record = {"preset": config.preset, "networks": asdict(networks.config), **networks.record, **(record or {})}
     trainer = WGANTrainer(generator, critic, dataset, training, record=record, **objects)
     number, recorded = trainer.accelerator.num_processes, config.num_processes
     if recorded not in (None, number):
@@ -86,6 +86,11 @@ class _Networks:
         if name := self.config.pretrained_model_name_or_path:
             self.published = load_pipeline(name, revision=self.config.revision, variant=self.config.variant)
             self.data_config = _data_for(self.published, config)
+            # Those of a preset have no effect, and a run that is repeated from its record has only explicit ones.
+            default = NetworkConfig()
+            self.config = replace(
+                self.config, **{option: getattr(default, option) for option in _decided(self.published)}
+            )
             trained = self.published.generator.config
             self.num_clusters = trained.num_classes if trained.get("class_frequencies") else None
             if not Path(name).is_dir():
@@ -143,6 +148,14 @@ def _classes(dataset: ImageSet | ImageStream) -> tuple[int, list[str] | None]:
     return int(labels.max()) + 1, None
 
 
+def _decided(published: WGANPipeline) -> set[str]:
+    """Return the options that a published model decides on: those that shape its networks."""
+    shaping = {field.name for field in fields(NetworkConfig)} - {"pretrained_model_name_or_path", "revision", "variant"}
+    if published.critic is None:
+        shaping = {option for option in shaping if option.startswith(("generator_", "latent_"))}
+    return shaping
+
+
 def _data_for(published: WGANPipeline, config: RunConfig) -> DataConfig:
     """Return the data options with size, channels and, by default, the range of values of networks that exist already.
 
@@ -150,18 +163,14 @@ def _data_for(published: WGANPipeline, config: RunConfig) -> DataConfig:
         InputError: An explicit option contradicts these networks.
     """
     name = config.networks.pretrained_model_name_or_path
-    source = {"pretrained_model_name_or_path", "revision", "variant"}
     default = NetworkConfig()
-    shaping = {
-        field.name
-        for field in fields(NetworkConfig)
-        if field.name not in source
-        and field.name in config.explicit
-        and getattr(config.networks, field.name) != getattr(default, field.name)
-    }
     if published.critic is None:
         say(f"{name} has no critic: a new one is trained.")
-        shaping = {option for option in shaping if option.startswith(("generator_", "latent_"))}
+    shaping = {
+        option
+        for option in _decided(published) & config.explicit
+        if getattr(config.networks, option) != getattr(default, option)
+    }
     if shaping:
         raise InputError(
             f"{', '.join(sorted(shaping))}: {name} has its networks already; leave out the options that shape new ones"

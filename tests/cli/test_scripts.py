@@ -147,6 +147,22 @@ def test_a_published_generator_without_a_critic_gets_a_new_one(tmp_path, capsys)
     assert WGANPipeline.from_pretrained(tmp_path / "run").critic.config.width == 4
 
 
+@pytest.mark.parametrize("has_critic", [True, False])
+@pytest.mark.parametrize("preset", ["", "--preset wgan-color", "--preset wgan-fast"])
+def test_fine_tuning_is_repeated_from_its_record_and_its_dry_run(has_critic, preset, tmp_path, capsys):
+    model = tmp_path / "model"
+    WGANPipeline(tiny_generator(), tiny_critic() if has_critic else None).save_pretrained(model)
+    own = "" if has_critic else "--critic_width 4"
+    assert fine_tune(str(model), f"{preset} {own} --dry_run", tmp_path / "run") == 0
+    (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
+    assert fine_tune(str(model), f"{preset} {own}", tmp_path / "run") == 0
+    for number, config in enumerate((tmp_path / "run.yaml", tmp_path / "run" / "training_config.json")):
+        again = tmp_path / f"again{number}"
+        assert train_command(["--config", str(config), "--output_dir", str(again)]) == 0, capsys.readouterr().err
+        files = [folder / "critic" / "diffusion_pytorch_model.safetensors" for folder in (tmp_path / "run", again)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_images_of_other_classes_than_the_published_networks_are_named(tmp_path, capsys):
     names = {"num_classes": 3, "class_names": ["cat", "dog", "cow"]}
     WGANPipeline(tiny_generator(**names), tiny_critic(num_classes=3)).save_pretrained(tmp_path / "model")
