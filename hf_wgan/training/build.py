@@ -93,6 +93,15 @@ class _Networks:
             )
             trained = self.published.generator.config
             self.num_clusters = trained.num_classes if trained.get("class_frequencies") else None
+            for option, value in {
+                "class_conditional": config.training.class_conditional,
+                "streaming": config.data.streaming,
+            }.items():
+                if self.num_clusters and value:
+                    raise InputError(
+                        f"{option}=True: {name} was trained on clusters, and other images get clusters of their whole "
+                        "set; leave it out"
+                    )
             if not Path(name).is_dir():
                 self.record["base_model"] = name
 
@@ -152,7 +161,7 @@ def _decided(published: WGANPipeline) -> set[str]:
     """Return the options that a published model decides on: those that shape its networks."""
     shaping = {field.name for field in fields(NetworkConfig)} - {"pretrained_model_name_or_path", "revision", "variant"}
     if published.critic is None:
-        shaping = {option for option in shaping if option.startswith(("generator_", "latent_"))}
+        shaping = {option for option in shaping if option.startswith(("generator_", "latent_", "num_clusters"))}
     return shaping
 
 

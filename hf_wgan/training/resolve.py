@@ -351,7 +351,7 @@ def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
         values["preset"] = record["preset"]
     values["mixed_precision"] = machine.get("mixed_precision")
     values = {name: from_file(FIELDS[name], value) for name, value in values.items()}
-    if values.get("num_clusters"):
+    if values.get("num_clusters") or _part(record, "generator", default={}).get("class_frequencies"):
         values.pop("class_conditional", None)  # which a run with clusters records as on
     return {name: value for name, value in values.items() if _is_repeated(name)}
 

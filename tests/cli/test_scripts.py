@@ -649,6 +649,29 @@ def test_a_run_with_clusters_is_repeated_evaluated_and_fine_tuned(tmp_path):
     tuned = WGANPipeline.from_pretrained(tmp_path / "tuned").generator.config
     assert sum(tuned.class_frequencies) == 12
     assert len(tuned.class_frequencies) == tuned.num_classes == 3, "of which one is empty"
+    again = [
+        "--config",
+        str(tmp_path / "tuned" / "training_config.json"),
+        "--output_dir",
+        str(tmp_path / "again tuned"),
+    ]
+    assert train_command(again) == 0
+
+
+@pytest.mark.parametrize(
+    "has_critic, arguments, message",
+    [
+        (True, "--class_conditional", "class_conditional=True: {model} was trained on clusters"),
+        (False, "--class_conditional", "class_conditional=True: {model} was trained on clusters"),
+        (True, "--dataset_name me/images --streaming", "streaming=True: {model} was trained on clusters"),
+        (False, "--num_clusters 2", "num_clusters: {model} has its networks already"),
+    ],
+)
+def test_what_a_model_of_clusters_cannot_be_trained_on_is_refused(has_critic, arguments, message, tmp_path, capsys):
+    model, critic = str(tmp_path / "model"), tiny_critic(num_classes=3) if has_critic else None
+    WGANPipeline(tiny_generator(num_classes=3, class_frequencies=[1, 2, 3]), critic).save_pretrained(model)
+    assert fine_tune(model, arguments, tmp_path / "run") == 2
+    assert message.format(model=model) in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_a_model_that_is_trained_further_keeps_its_classes(model, tmp_path):
