@@ -40,6 +40,7 @@ NOT_IN_THAT_OF_A_STREAM = (
 )
 """The fingerprint of a stream is of its first files as they are read, and not of the pixels that are made of them."""
 OF_THE_START = ("resume_from_checkpoint", "overwrite_output_dir", "allow_config_change")  # how a run was started
+LONGEST_LIST = 40  # characters of one in a message
 SECTIONS = ("training", "constraint", "augmentation", "generator", "critic", "dataset", "machine", "versions")
 
 
@@ -52,7 +53,7 @@ class Change(NamedTuple):
     harmless: bool
 
     def __str__(self) -> str:
-        return f"{self.name.removeprefix('training.')} is {self.now!r}, was {self.before!r}"
+        return f"{self.name.removeprefix('training.')} is {_shown(self.now)}, was {_shown(self.before)}"
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
@@ -83,16 +84,17 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
     ]
 
 
-def check_changes(checkpoint: Path, now: dict[str, Any], allow: bool) -> list[Change]:
+def check_changes(checkpoint: Path, now: dict[str, Any], allow: bool, fits: bool = True) -> list[Change]:
     """Return what differs between the run that wrote a checkpoint and the run that resumes it.
 
     Args:
         checkpoint: The checkpoint's folder.
         now: The record of the run that resumes it.
         allow: Whether it may become another experiment.
+        fits: Whether the weights of the checkpoint fit the networks of the run. Else it cannot become another one.
 
     Raises:
-        InputError: It would become another experiment and may not, or the checkpoint has no record.
+        InputError: It would become another experiment and may not or cannot, or the checkpoint has no record.
     """
     try:
         before = read_record(checkpoint)
@@ -102,12 +104,21 @@ def check_changes(checkpoint: Path, now: dict[str, Any], allow: bool) -> list[Ch
         ) from error
     differences = changes(before, now)
     others = [str(change) for change in differences if not change.harmless]
-    if others and not allow:
+    if others and not (allow and fits):
+        remedy = "--allow_config_change to continue with these"
+        if not fits:
+            remedy = f"train its model further, in another folder, with --pretrained_model_name_or_path {checkpoint}"
         raise InputError(
             f"resume_from_checkpoint: {checkpoint} is of another experiment: {'; '.join(others)}. Use the options of "
-            "that run, or --allow_config_change to continue with these"
+            f"that run, or {remedy}"
         )
     return differences
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it: of a long list, such as a number for each cluster, the beginning."""
+    text = repr(value)
+    return f"{text[:LONGEST_LIST]}…" if isinstance(value, list) and len(text) > LONGEST_LIST else text
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

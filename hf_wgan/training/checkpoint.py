@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -175,6 +175,16 @@ def load_checkpoint(folder: Path, state: TrainingState) -> Checkpoint:
             raise
         why = one_line(error)
         raise InputError(f"resume_from_checkpoint: {folder} cannot be resumed by this run ({why})") from error
+
+
+def weights_fit(folder: Path, networks: Mapping[str, torch.nn.Module]) -> bool:
+    """Return whether the weights in a checkpoint have the names and shapes of those of networks."""
+    for name, network in networks.items():
+        with safetensors.safe_open(folder / name / SAFETENSORS_WEIGHTS_NAME, "pt") as file:
+            saved = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118, as it is no mapping
+        if saved != {key: list(tensor.shape) for key, tensor in network.state_dict().items()}:
+            return False
+    return True
 
 
 def read_record(folder: Path) -> dict[str, Any]:

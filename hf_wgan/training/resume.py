@@ -13,7 +13,7 @@ from ..utils.console import say
 from ..utils.errors import InputError, NotFiniteError
 from .best import set_best_aside_after
 from .changes import check_changes
-from .checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint, take_checkpoint
+from .checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint, take_checkpoint, weights_fit
 from .config import TrainingConfig
 from .meter import Meter
 from .state import TrainingState
@@ -87,7 +87,8 @@ class Checkpoints:
             if folder is None:
                 self._say(f"There is no checkpoint in {self.output_dir} yet: the run begins at step 0.")
             else:
-                for change in check_changes(folder, self.describe(), self.config.allow_config_change):
+                fits = weights_fit(folder, self.state.networks)
+                for change in check_changes(folder, self.describe(), self.config.allow_config_change, fits):
                     self._say(f"Changed since {folder.name}: {change}.")
                 self._load(folder)
                 self.is_resumed = True

@@ -66,6 +66,23 @@ def test_what_would_make_it_another_experiment_is_refused_unless_it_is_allowed(n
         assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
+def test_other_numbers_of_clusters_are_no_change_that_can_be_allowed(tiny_config, tmp_path):
+    def of_clusters(number, **options):
+        networks = {"generator": tiny_generator(num_classes=number, class_frequencies=[1] * number)}
+        networks["critic"] = tiny_critic(num_classes=number)
+        images = tiny_images().with_clusters(np.arange(24) % number)
+        return trainer(tiny_config(class_conditional=True, **options), images, **networks)
+
+    of_clusters(20).train()
+    before = outcome(tmp_path / "run")
+    for allowed in (False, True):
+        with pytest.raises(InputError, match=r"generator\.num_classes is 24, was 20") as error:
+            of_clusters(24, resume_from_checkpoint="latest", allow_config_change=allowed).train()
+        assert "--pretrained_model_name_or_path" in str(error.value) and "--allow" not in str(error.value)
+        assert "class_frequencies is [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, …, was" in str(error.value)
+    assert outcome(tmp_path / "run") == before
+
+
 def test_the_record_of_a_run_that_is_resumed_with_fewer_steps_counts_those_that_were_taken(tiny_config, tmp_path):
     trainer(tiny_config(max_train_steps=4)).train()
     trainer(tiny_config(max_train_steps=2, resume_from_checkpoint="latest")).train()
