@@ -231,7 +231,7 @@ def load_pipeline(model: str, options: ModelOptions | None = None, **others: Any
     options = options or ModelOptions()
     if not model.strip():
         raise InputError(f"model={model!r}: must not be empty; name a folder, or a model on the Hub")
-    if is_checkpoint(Path(model)):
+    if files.is_checkpoint(Path(model)):
         from ..training.checkpoint import pipeline_of
 
         check_unused(options, ["revision"], f"{model!r}, a checkpoint")
@@ -250,11 +250,6 @@ def check_unused(options: Options, names: Iterable[str], where: str, typed: Coll
     for name in names:
         if name in typed or getattr(options, name) != getattr(type(options), name):
             raise InputError(f"{name}={getattr(options, name)!r}: has no effect with {where}; leave it out")
-
-
-def is_checkpoint(folder: Path) -> bool:
-    """Return whether a folder is a checkpoint of a run rather than a pipeline."""
-    return (folder / files.MANIFEST).is_file() and not (folder / files.INDEX).exists()
 
 
 def record_of(model: str, revision: str | None = None) -> str:

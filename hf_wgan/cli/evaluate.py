@@ -20,7 +20,6 @@ from .common import (
     ModelOptions,
     command,
     empty_folder,
-    is_checkpoint,
     is_trained_on,
     load_pipeline,
     parser_for,
@@ -114,7 +113,7 @@ def run_of(model: str, variant: str | None = None) -> Iterator[Path | None]:
     if variant:  # the card states metrics of the weights that load without one
         yield None
         return
-    if not (folder / files.CONFIG).is_file() or is_checkpoint(folder) or not is_first_process():
+    if not (folder / files.CONFIG).is_file() or files.is_checkpoint(folder) or not is_first_process():
         yield None
         return
     of_run = folder.resolve().parent if folder.resolve().name == files.BEST else folder

@@ -57,7 +57,9 @@ class NetworkConfig(Options):
     """Networks."""
 
     pretrained_model_name_or_path: str | None = option(
-        None, "Pipeline on the Hub or in a folder whose networks training starts from; it decides on all options below."
+        None,
+        "Pipeline on the Hub or in a folder, or checkpoint, whose networks training starts from; it decides on all "
+        "options below.",
     )
     revision: str | None = option(
         None,

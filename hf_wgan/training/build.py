@@ -15,9 +15,9 @@ from ..data import DataConfig, ImageSet, ImageStream, class_means, clustered, lo
 from ..models.factory import NetworkConfig, build_networks, shape_of
 from ..models.layers import initialise_class_embeddings
 from ..pipelines import WGANPipeline
-from ..pipelines.loading import load_pipeline
 from ..utils.console import say, say_once
 from ..utils.errors import InputError, check_type
+from .checkpoint import load_model
 from .resolve import RunConfig
 from .run_folder import check_output_dir
 from .trainer import WGANTrainer
@@ -84,7 +84,7 @@ class _Networks:
         self.clustered: ImageSet | None = None
         self.num_clusters = self.config.num_clusters
         if name := self.config.pretrained_model_name_or_path:
-            self.published = load_pipeline(name, revision=self.config.revision, variant=self.config.variant)
+            self.published = load_model(name, self.config.revision, self.config.variant)
             self.data_config = _data_for(self.published, config)
             # Those of a preset have no effect, and a run that is repeated from its record has only explicit ones.
             default = NetworkConfig()

@@ -20,6 +20,7 @@ from diffusers import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from ..pipelines import WGANPipeline
+from ..pipelines.loading import load_pipeline
 from ..utils import files
 from ..utils.errors import DiskError, InputError, is_out_of_memory, one_line
 from .snapshot import measured, portable_copy
@@ -299,6 +300,19 @@ def pipeline_of(folder: Path, variant: str | None = None) -> WGANPipeline:
     class_counts = states.get(CLASS_COUNTS)  # which older ones do not hold
     generator = measured(generator, training["train_batch_size"], training["seed"], class_counts)
     return WGANPipeline(generator, networks["critic"].eval())
+
+
+def load_model(name: str, revision: str | None = None, variant: str | None = None) -> WGANPipeline:
+    """Load the pipeline of a checkpoint, or as `hf_wgan.pipelines.loading.load_pipeline` does.
+
+    Raises:
+        InputError: It cannot be loaded, or has no such revision or variant.
+    """
+    if not files.is_checkpoint(Path(name)):
+        return load_pipeline(name, revision=revision, variant=variant)
+    if revision:
+        raise InputError(f"revision={revision!r}: has no effect with {name!r}, a checkpoint; leave it out")
+    return pipeline_of(Path(name), variant)
 
 
 def what_is_left(output_dir: Path) -> str:

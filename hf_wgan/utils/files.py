@@ -73,6 +73,11 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(folders, key=step_of)
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder is a checkpoint of a run rather than a pipeline."""
+    return (folder / MANIFEST).is_file() and not (folder / INDEX).exists()
+
+
 def step_of(checkpoint: Path) -> int:
     """Return the step of a checkpoint, from the name of its folder."""
     return int(checkpoint.name.rpartition("-")[2])

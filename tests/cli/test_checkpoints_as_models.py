@@ -13,6 +13,7 @@ from hf_wgan import ImageSet, InputError, WGANPipeline, WGANTrainer
 from hf_wgan.cli.common import ModelOptions, load_pipeline
 from hf_wgan.cli.evaluate import run_of
 from hf_wgan.cli.generate import generate
+from hf_wgan.cli.train import train
 from hf_wgan.data import DataConfig, images_of
 from hf_wgan.training.checkpoint import CLASS_COUNTS, STATES, damage
 
@@ -123,6 +124,23 @@ def test_a_checkpoint_is_sampled_and_left_as_it_is(tiny_config, tmp_path):
     with run_of(str(checkpoint)) as folder:
         assert folder is None, "no figures are recorded in it"
     assert sorted(path.relative_to(checkpoint) for path in checkpoint.rglob("*")) == before and not damage(checkpoint)
+
+
+def test_training_starts_from_a_checkpoint_as_from_the_pipeline_that_it_would_have_saved(tmp_path):
+    pngs = tmp_path / "pngs"
+    pngs.mkdir()
+    for number, picture in enumerate(pictures(24, "L")):
+        picture.save(pngs / f"{number}.png")
+    options = ["--train_data_dir", str(pngs), "--resolution", "8", "--train_batch_size", "4", "--max_train_steps", "2"]
+    shape = ["--generator_width", "4", "--critic_width", "4", "--n_critic", "1", "--num_clusters", "3"]
+
+    def train_in(name, *more):
+        return train([*options, "--output_dir", str(tmp_path / name), *more])
+
+    assert train_in("first", *shape) == 0
+    for name, model in (("from-run", "first"), ("from-checkpoint", "first/checkpoint-000002")):
+        assert train_in(name, "--n_critic", "1", "--pretrained_model_name_or_path", str(tmp_path / model)) == 0
+    assert_equal_states(*(load_pipeline(str(tmp_path / name)) for name in ("from-run", "from-checkpoint")))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"training": []}', '{"training": {}, "generator": {}}'])
