@@ -25,7 +25,7 @@ def set_aside(
     """Return the images to train on, and those whose scores steer the augmentation.
 
     These are the held-out images where there are some. Else a tenth of the training images, of small sets some more, is
-    not trained on.
+    not trained on; but of each class, or cluster, at least one image is.
 
     Raises:
         InputError: There are too few, or the images are a stream.
@@ -42,6 +42,13 @@ def set_aside(
     if held_out is None and len(dataset) >= 2 * FEWEST_HELD_OUT:
         interval = min(HELD_OUT_INTERVAL, len(dataset) // FEWEST_HELD_OUT)
         is_held_out = np.arange(len(dataset)) % interval == interval - 1
+        if (labels := dataset.label_numbers) is not None:
+            is_held_out &= np.isin(labels, labels[~is_held_out])  # no class is left without an image to learn from
+        if not is_held_out.any():
+            raise InputError(
+                f"adaptive_augmentation: the classes of {dataset.name} have too few images to set some of them aside; "
+                "use held_out_split, or --no-adaptive_augmentation"
+            )
         return dataset.subset(~is_held_out, "trained-on"), dataset.subset(is_held_out, "set-aside")
     compared, needed = (dataset, 2 * FEWEST_HELD_OUT) if held_out is None else (held_out, FEWEST_HELD_OUT)
     if len(compared) < needed:

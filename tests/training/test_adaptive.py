@@ -1,5 +1,6 @@
 """Augmentation that follows how far the critic memorises the training images."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import pictures, tiny_critic, tiny_generator, tiny_images
@@ -8,7 +9,7 @@ from datasets import Dataset
 from hf_wgan import ImageSet, InputError, WGANTrainer
 from hf_wgan.algorithm.augment import AdaptiveAugmentation
 from hf_wgan.algorithm.step import critic_steps
-from hf_wgan.training.adaptive import INTERVAL, AdaptiveAugmentationCallback
+from hf_wgan.training.adaptive import INTERVAL, AdaptiveAugmentationCallback, set_aside
 from hf_wgan.training.curves import read_metrics
 
 ADAPTIVE = {"augmentation": "translation", "adaptive_augmentation": True, "adaptive_augmentation_images": 100}
@@ -32,6 +33,25 @@ def test_a_tenth_of_the_images_is_set_aside_and_not_trained_on(number, set_aside
     assert sorted(parts) == sorted(whole.images.flatten(1).tolist()), "each image is in one of them"
     said = capsys.readouterr().err
     assert f"on {number - set_aside} images" in said and f"{set_aside} more images are set aside" in said
+
+
+@pytest.mark.parametrize("kind", ["labels", "clusters"])
+def test_no_class_is_set_aside_as_a_whole(kind, tiny_config):
+    numbers = np.arange(80) // 20
+    numbers[[9, 19, 79]] = 4, 5, 5  # of two images that are set aside with others, and of one alone
+    images = tiny_images(80).images
+    if kind == "labels":
+        dataset = ImageSet(images, labels=torch.from_numpy(numbers))
+    else:
+        dataset = ImageSet(images).with_clusters(numbers)
+    config = tiny_config(lipschitz="lp", class_conditional=True, **ADAPTIVE)
+    trained_on, aside = set_aside(config, dataset, None)
+    assert trained_on.labels.unique().tolist() == list(range(6))
+    assert len(trained_on) + len(aside) == 80 and len(aside) == 5
+    with pytest.raises(
+        InputError, match="classes of images have too few images to set some of them aside; use held_out"
+    ):
+        set_aside(config, ImageSet(images, labels=torch.arange(80)), None)
 
 
 def test_held_out_images_that_are_given_are_the_ones_to_compare_with(tiny_config, capsys):
