@@ -240,10 +240,10 @@ def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path)
     from ..utils.grids import FRAME_MILLISECONDS, VIDEO_WIDTH, image_grid, save_image, save_video
 
     labels = split_labels(config.class_labels, pipeline)
-    if labels and len(labels) > 1:
-        raise InputError(f"class_labels={config.class_labels!r}: must be one class with --video")
     dim = pipeline.generator.config.latent_dim
     seeds = seeded(config.seed, config.num_images)
+    chosen = labels and [labels[number % len(labels)] for number in range(len(seeds))]
+    classes = pipeline.class_numbers(chosen, len(seeds), seeds)
     latents = sample_normals(config.num_images, dim, seeds)
     frames = pipeline.interpolate(
         latents,
@@ -251,7 +251,7 @@ def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path)
         config.interpolation,
         loop=True,
         truncation=config.truncation,
-        class_labels=labels[0] if labels else 0 if pipeline.generator.config.get("num_classes") else None,
+        class_labels=classes,
     ).images
     folder.mkdir(parents=True, exist_ok=True)
     if config.video == "frames":

@@ -99,10 +99,13 @@ def check_images(images: torch.Tensor, channels: int, sample_size: Any) -> None:
         raise InputError(f"images of shape {tuple(images.shape)}: must be (N, {channels}, {height}, {width})")
 
 
-def check_labels(class_labels: torch.Tensor | None, num_images: int, num_classes: int | None) -> None:
+def check_labels(
+    class_labels: torch.Tensor | None, num_images: int, num_classes: int | None, are_mixed: bool = False
+) -> None:
     """Check the shape and dtype of class labels only: checking values would synchronise with the device.
 
-    `num_images` is a size from a shape, because `torch.export` takes the result of `len` for a constant.
+    `num_images` is a size from a shape, because `torch.export` takes the result of `len` for a constant. Where classes
+    `are_mixed`, labels can also be their weights, `(N, num_classes)` floating.
     """
     if num_classes is None:
         if class_labels is not None:
@@ -115,6 +118,8 @@ def check_labels(class_labels: torch.Tensor | None, num_images: int, num_classes
         )
     elif not isinstance(class_labels, torch.Tensor):
         raise InputError(f"class_labels of type {type(class_labels).__name__}: must be a tensor ({num_images},), int64")
+    elif are_mixed and class_labels.is_floating_point() and class_labels.shape == (num_images, num_classes):
+        pass
     elif class_labels.dtype != torch.int64 or class_labels.shape != (num_images,):
         kind = str(class_labels.dtype).removeprefix("torch.")
         raise InputError(f"class_labels of shape {tuple(class_labels.shape)}, {kind}: must be ({num_images},), int64")

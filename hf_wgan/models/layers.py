@@ -148,9 +148,17 @@ def add_spectral_norm(network: nn.Module) -> None:
             parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight))
 
 
-def latent_embedding(num_classes: int) -> nn.Embedding:
-    """Return a learned vector for each class, initialised like a latent vector: N(0, 1)."""
-    return nn.Embedding(num_classes, CLASS_EMBEDDING_DIM)
+class ClassVectors(nn.Embedding):
+    """A learned vector for each class, initialised like a latent vector: N(0, 1). Images can be between classes."""
+
+    def forward(self, classes: torch.Tensor) -> torch.Tensor:
+        """Return the vectors `(N, E)` of classes `(N,)` int64, or the sums weighted by `(N, num_classes)` float."""
+        return classes.to(self.weight.dtype) @ self.weight if classes.is_floating_point() else super().forward(classes)
+
+
+def latent_embedding(num_classes: int) -> ClassVectors:
+    """Return the vectors of classes for a generator's input."""
+    return ClassVectors(num_classes, CLASS_EMBEDDING_DIM)
 
 
 def with_class(latents: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:

@@ -54,6 +54,7 @@ class MLPGenerator(Network):
     """
 
     summary = "four fully connected layers"
+    mixes_classes = True
 
     @register_to_config
     def __init__(
@@ -84,13 +85,14 @@ class MLPGenerator(Network):
 
         Args:
             latents: `(N, latent_dim)`.
-            class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
+            class_labels: `(N,)` int64 from 0 to `num_classes - 1`, or, for images between classes, the weights of all,
+                `(N, num_classes)` floating; only with `num_classes`.
 
         Returns:
             Images, `(N, out_channels, H, W)`, around [-1, 1].
         """
         check_latents(latents, self.config.latent_dim)
-        check_labels(class_labels, latents.shape[0], self.config.num_classes)
+        check_labels(class_labels, latents.shape[0], self.config.num_classes, are_mixed=True)
         if class_labels is not None:
             latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
         pixels = self.layers(latents)  # (N, C·H·W)

@@ -71,6 +71,7 @@ class R3GANGenerator(Network):
     """
 
     summary = "residual blocks without normalisation"
+    mixes_classes = True
 
     @register_to_config
     def __init__(
@@ -112,13 +113,14 @@ class R3GANGenerator(Network):
 
         Args:
             latents: `(N, latent_dim)`.
-            class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
+            class_labels: `(N,)` int64 from 0 to `num_classes - 1`, or, for images between classes, the weights of all,
+                `(N, num_classes)` floating; only with `num_classes`.
 
         Returns:
             Images, `(N, out_channels, H, W)`, around [-1, 1].
         """
         check_latents(latents, self.config.latent_dim)
-        check_labels(class_labels, latents.shape[0], self.config.num_classes)
+        check_labels(class_labels, latents.shape[0], self.config.num_classes, are_mixed=True)
         if class_labels is not None:
             latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
         maps = self.from_latents(latents)[:, :, None, None] * self.basis  # (N, C, 4, 4)

@@ -27,6 +27,7 @@ from .checks import (
 )
 from .layers import (
     CLASS_EMBEDDING_DIM,
+    ClassVectors,
     PooledConv2d,
     UpsampledConv2d,
     add_spectral_norm,
@@ -69,6 +70,7 @@ class ResNetGenerator(Network):
     """
 
     summary = "residual blocks of WGAN-GP"
+    mixes_classes = True
 
     @register_to_config
     def __init__(
@@ -115,13 +117,14 @@ class ResNetGenerator(Network):
 
         Args:
             latents: `(N, latent_dim)`.
-            class_labels: `(N,)` int64 from 0 to `num_classes - 1`; only with `num_classes`.
+            class_labels: `(N,)` int64 from 0 to `num_classes - 1`, or, for images between classes, the weights of all,
+                `(N, num_classes)` floating; only with `num_classes`.
 
         Returns:
             Images, `(N, out_channels, H, W)` in [-1, 1].
         """
         check_latents(latents, self.config.latent_dim)
-        check_labels(class_labels, latents.shape[0], self.config.num_classes)
+        check_labels(class_labels, latents.shape[0], self.config.num_classes, are_mixed=True)
         if self.class_embedding is not None:
             latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
         maps = self.from_latents(latents).unflatten(1, self.coarsest)  # (N, C, 4, 4)
@@ -297,8 +300,8 @@ class _Normalization(nn.Module):
         self.num_classes = num_classes if norm_type == "batch" else None
         self.norm = normalization(norm_type, channels, affine=self.num_classes is None)
         if self.num_classes is not None:  # the classes start alike, as batch normalisation does: scales 1, shifts 0
-            self.scales = nn.Embedding(self.num_classes, channels)
-            self.shifts = nn.Embedding(self.num_classes, channels)
+            self.scales = ClassVectors(self.num_classes, channels)
+            self.shifts = ClassVectors(self.num_classes, channels)
             nn.init.ones_(self.scales.weight)
             nn.init.zeros_(self.shifts.weight)
 

@@ -58,7 +58,7 @@ def page(pipeline: Any, name: str) -> Any:
     classes = _classes(pipeline)
     small = ["small"] if max(height, width) <= SMALL else []
 
-    def sampling_inputs(choices: list[tuple[str, Any]]) -> list[Any]:
+    def sampling_inputs() -> list[Any]:
         """Return the inputs for truncation and class."""
         truncation = gr.Slider(
             *(0.1, NO_TRUNCATION, NO_TRUNCATION),
@@ -66,8 +66,8 @@ def page(pipeline: Any, name: str) -> Any:
             label="Truncation",
             info=f"Lower: more typical, less varied. {NO_TRUNCATION:g}: none.",
         )
-        default = choices[0][1] if choices else None
-        return [truncation, gr.Dropdown(choices, value=default, label="Class", visible=bool(classes))]
+        choices = [(ALL_CLASSES, ALL_CLASSES), *classes]
+        return [truncation, gr.Dropdown(choices, value=ALL_CLASSES, label="Class", visible=bool(classes))]
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(DAY, DAY)) as blocks:
         gr.Markdown(f"# {name}\n{_about(pipeline)}")
@@ -77,7 +77,7 @@ def page(pipeline: Any, name: str) -> Any:
                     seed = gr.Number(0, label="Seed", info="Of the first image.", min_width=100)
                     number = gr.Number(24, label="Images", info=f"Up to {MAX_IMAGES}.", min_width=100)
                 another = gr.Button("Random seed", size="sm")
-                inputs = [seed, number, *sampling_inputs([(ALL_CLASSES, ALL_CLASSES), *classes])]
+                inputs = [seed, number, *sampling_inputs()]
                 generate = gr.Button("Generate", variant="primary")
                 download = gr.DownloadButton("Download", size="sm")
             with gr.Column(scale=3):
@@ -102,7 +102,7 @@ def page(pipeline: Any, name: str) -> Any:
                 path = [
                     *ends,
                     frames,
-                    *sampling_inputs(classes),
+                    *sampling_inputs(),
                     gr.Radio(["gif", "webp"], value="gif", label="Format"),
                 ]
                 interpolate = gr.Button("Interpolate", variant="primary")
@@ -207,9 +207,8 @@ def sample(pipeline: Any, seed: Any, images: Any, truncation: Any, label: Any) -
         InputError: An argument is out of its range.
     """
     seed, number = _whole("seed", seed, 0, MAX_SEED), _whole("images", images, 1, MAX_IMAGES)
-    label = None if label == ALL_CLASSES else _label(label)
     generators = seeded(seed, number)
-    labels = pipeline.class_numbers(label, number, generators)
+    labels = pipeline.class_numbers(_label(label), number, generators)
     generated = pipeline(number, generator=generators, truncation=_truncation(truncation), class_labels=labels).images
     captions = [f"seed {seed + index}" for index in range(number)]
     if pipeline.critic is not None:
@@ -231,7 +230,7 @@ def interpolation(
         to_seed: From 0 to `MAX_SEED`.
         frames: Number of frames, up to `MAX_FRAMES`.
         truncation: As for `sample`.
-        label: A class by number or name, for a model with classes.
+        label: As for `sample`.
         kind: `"gif"` or `"webp"`.
 
     Raises:
@@ -241,10 +240,11 @@ def interpolation(
     number = _whole("frames", frames, 2, MAX_FRAMES)
     if kind not in ("gif", "webp"):
         raise InputError(f"kind={kind!r}: must be gif or webp")
-    dim = pipeline.generator.config.latent_dim
-    latents = sample_normals(len(ends), dim, [seeded(end, 1)[0] for end in ends])
+    generators = [seeded(end, 1)[0] for end in ends]
+    labels = pipeline.class_numbers(_label(label), len(ends), generators)
+    latents = sample_normals(len(ends), pipeline.generator.config.latent_dim, generators)
     images = pipeline.interpolate(
-        latents, number, loop=True, truncation=_truncation(truncation), class_labels=_label(label)
+        latents, number, loop=True, truncation=_truncation(truncation), class_labels=labels
     ).images
     file = io.BytesIO()
     save_video([image_grid([frame], smallest_width=VIDEO_WIDTH) for frame in images], file, kind)
@@ -294,6 +294,8 @@ def _truncation(value: Any) -> float | None:
 
 
 def _label(value: Any) -> int | str | None:
+    if value == ALL_CLASSES:
+        return None
     if value is not None and not isinstance(value, (int, str)):
         raise InputError(f"{_named('label', value)}: must be a class, by number or name")
     return value

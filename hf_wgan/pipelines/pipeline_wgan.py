@@ -7,7 +7,7 @@ import operator
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Optional, Self, overload
+from typing import Any, ClassVar, Literal, NamedTuple, Optional, Self, overload
 
 import numpy as np
 import torch
@@ -205,8 +205,11 @@ class WGANPipeline(DiffusionPipeline):
         batch_size = len(latents) if latents is not None else int(batch_size)
         chunk_size = self._images_per_chunk() if chunk_size is None else int(chunk_size)
         source = generator if generator is not None or latents is not None else torch.default_generator
-        labels = self.class_numbers(class_labels, batch_size, source)
-        conditions = [] if labels is None else [torch.tensor(labels, device=device)]
+        if isinstance(class_labels, _ClassWeights):
+            conditions = [class_labels.weights.to(device)]
+        else:
+            labels = self.class_numbers(class_labels, batch_size, source)
+            conditions = [] if labels is None else [torch.tensor(labels, device=device)]
         prior = prior_of(self.generator)
 
         def sample(generator: Any, number: int = batch_size) -> torch.Tensor:
@@ -524,6 +527,7 @@ class WGANPipeline(DiffusionPipeline):
         num_frames: int = 60,
         method: str = "spherical",
         loop: bool = False,
+        class_labels: ClassLabels = None,
         **options: Any,
     ) -> Any:
         """Generate the frames of a video along a path through latents.
@@ -533,7 +537,9 @@ class WGANPipeline(DiffusionPipeline):
             num_frames: Number of images along the whole path.
             method: `"spherical"`, which keeps to the lengths that latents have, or `"linear"`.
             loop: Whether the path returns to its beginning; the first frame is then not repeated at the end.
-            options: Those of `__call__`, such as `output_type` and `class_labels`.
+            class_labels: For a model with classes, as for `__call__`, of the points of the path. Between two points the
+                vectors of their classes are mixed.
+            options: Others of `__call__`, such as `output_type`.
 
         Example:
         ```py
@@ -550,10 +556,24 @@ class WGANPipeline(DiffusionPipeline):
             What `__call__` returns.
 
         Raises:
-            InputError: An argument is out of its range.
+            InputError: An argument is out of its range, or a generator of one's own, which cannot mix classes, is asked
+                for several.
         """
         _check_latents(latents, self.generator.config.latent_dim, 2)
-        return self(latents=latent_path(latents, num_frames, method, loop), **options)
+        path = latent_path(latents, num_frames, method, loop)
+        labels: Any = self.class_numbers(class_labels, len(latents))
+        if labels is not None and not getattr(self.generator, "mixes_classes", False):
+            if class_labels is not None and len(set(labels)) > 1:
+                raise InputError(
+                    f"class_labels={_shown(class_labels)}: {type(self.generator).__name__} makes no "
+                    "images between classes (it has no `mixes_classes = True`); name one class"
+                )
+            labels = labels[:1] * len(labels)
+        if labels is not None:
+            weights = torch.eye(self.generator.config.num_classes)[labels]  # (K, num_classes)
+            is_one = len(set(labels)) == 1
+            labels = labels[0] if is_one else _ClassWeights(latent_path(weights, num_frames, "linear", loop))
+        return self(latents=path, class_labels=labels, **options)
 
     @torch.inference_mode(False)  # in which a caller may be, and where there are no gradients
     def invert(
@@ -919,6 +939,12 @@ def check_finite(images: torch.Tensor) -> None:
             "the generator returns NaN or infinity: the model's weights are damaged, or torch_dtype is too narrow for "
             "them; train again from a checkpoint before that, or load the model in float32"
         )
+
+
+class _ClassWeights(NamedTuple):
+    """What images between classes are made of."""
+
+    weights: torch.Tensor  # (N, num_classes)
 
 
 class _Results:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import pictures, tiny_critic, tiny_generator
@@ -376,6 +377,21 @@ def test_generate_makes_the_frames_of_a_video(model, tmp_path, capsys):
     assert generate(arguments) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:05d}.png" for number in range(5)]
     assert "Saved 5 frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("frequencies", [None, [5, 1, 3]])
+@pytest.mark.parametrize("labels", [[], ["--class_labels", "2,0"]])
+def test_a_video_passes_through_the_images_of_its_seeds(frequencies, labels, tmp_path):
+    generator = tiny_generator(num_classes=3, class_frequencies=frequencies)
+    WGANPipeline(generator, tiny_critic(num_classes=3)).save_pretrained(tmp_path / "model")
+    for name, options in (("images", []), ("video", ["--video", "frames", "--num_frames", "4"])):
+        arguments = [str(tmp_path / "model"), "--num_images", "4", "--seed", "7", "--output_dir", str(tmp_path / name)]
+        assert generate([*arguments, *labels, *options]) == 0
+    for number in range(4):
+        image, frame = (
+            np.asarray(Image.open(tmp_path / name / f"{number:05d}.png"), int) for name in ("images", "video")
+        )
+        assert np.abs(image - frame).max() <= 1
 
 
 def test_a_video_without_an_encoder_says_what_to_install(model, tmp_path, capsys, monkeypatch):

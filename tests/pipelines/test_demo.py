@@ -74,11 +74,16 @@ def test_a_seed_means_the_images_of_the_command_line(num_classes, truncation, la
             assert archive.read(name) == (tmp_path / "images" / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("num_classes", "label", "options"), [(None, None, []), (3, ALL_CLASSES, []), (3, 1, ["--class_labels", "dog"])]
+)
 @pytest.mark.parametrize("kind", ["gif", "webp"])
-def test_a_video_is_that_of_the_command_line(kind, model, tmp_path):
-    arguments = [model, "--video", kind, "--num_images", "2", "--seed", "5", "--num_frames", "9"]
-    assert generate([*arguments, "--output_dir", str(tmp_path / "video")]) == 0
-    made = interpolation(WGANPipeline.from_pretrained(model), 5, 6, 9, NO_TRUNCATION, None, kind)
+def test_a_video_is_that_of_the_command_line(kind, num_classes, label, options, tmp_path):
+    pipeline = make(num_classes, class_names=NAMES if num_classes else None)
+    pipeline.save_pretrained(tmp_path / "model")
+    arguments = [str(tmp_path / "model"), "--video", kind, "--num_images", "2", "--seed", "5", "--num_frames", "9"]
+    assert generate([*arguments, *options, "--output_dir", str(tmp_path / "video")]) == 0
+    made = interpolation(pipeline, 5, 6, 9, NO_TRUNCATION, label, kind)
     assert made == (tmp_path / "video" / f"walk.{kind}").read_bytes()
 
 

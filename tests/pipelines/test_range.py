@@ -10,6 +10,8 @@ from PIL import Image
 
 from hf_wgan import InputError, WGANPipeline, WGANTrainer, load_images
 from hf_wgan.data import DataConfig
+from hf_wgan.models.factory import ARCHITECTURES, NetworkConfig, build_networks
+from hf_wgan.models.layers import ClassVectors
 from hf_wgan.pipelines import pipeline_wgan
 from hf_wgan.pipelines.pipeline_wgan import latent_path, truncated
 from hf_wgan.utils.errors import NotFiniteError
@@ -306,6 +308,37 @@ def test_frames_of_a_path():
     ):
         with pytest.raises(InputError, match=says):
             pipeline.interpolate(**{"latents": torch.zeros(2, 4), **change})
+
+
+@pytest.mark.parametrize("frequencies", [None, [5, 1, 3]])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_path_goes_through_the_classes_of_its_points_and_between_them_without_a_jump(architecture, frequencies):
+    config = NetworkConfig(architecture=architecture, generator_width=8, critic_width=8, latent_dim=4)
+    generator, critic = build_networks(config, 32, 1, num_classes=3, class_frequencies=frequencies)
+    for module in generator.modules():
+        if isinstance(module, ClassVectors):
+            torch.nn.init.normal_(module.weight)  # those of batch normalisation start alike
+    pipeline = WGANPipeline(generator, critic)
+    pipeline.set_progress_bar_config(disable=True)
+    latents = torch.randn(3, 4, generator=seeded())
+    for labels in (None, [2, 0, 2], 1):
+        points = pipeline(latents=latents, class_labels=labels, output_type="pt").images
+        frames = pipeline.interpolate(latents, 201, class_labels=labels, output_type="pt").images
+        assert torch.allclose(frames[[0, 100, 200]], points, atol=1e-5)
+        steps = frames.diff(dim=0).abs().amax(dim=(1, 2, 3))
+        assert steps.max() < 0.15 * (points[0] - points[1]).abs().max()
+    alike = pipeline.interpolate(latents[[0, 0]], 3, class_labels=[0, 1], output_type="pt").images
+    assert not torch.allclose(alike[0], alike[1]) and not torch.allclose(alike[1], alike[2])
+
+
+def test_a_generator_that_mixes_no_classes_makes_a_path_in_one():
+    pipeline = make(num_classes=3)
+    pipeline.generator.mixes_classes = False
+    latents = torch.randn(2, 4, generator=seeded())
+    frames = [pipeline.interpolate(latents, 5, class_labels=label, output_type="pt").images for label in (None, 0, 2)]
+    assert torch.equal(frames[0], frames[1]) and not torch.equal(frames[0], frames[2])
+    with pytest.raises(InputError, match=r"class_labels=\[0, 1\]: DCGANGenerator makes no images between classes"):
+        pipeline.interpolate(latents, 5, class_labels=[0, 1])
 
 
 @pytest.mark.parametrize("classes", [None, 3])
