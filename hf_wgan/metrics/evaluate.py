@@ -110,7 +110,7 @@ def evaluate(
     In a distributed run every process generates a share of the samples, and the main process computes the metrics.
 
     Args:
-        pipeline: The model. The latents of sample k are those of `seed + k`, as in `hf-wgan generate`, and samples are
+        pipeline: The model. Sample k is made of `seed + k`, without classes as in `hf-wgan generate`, and samples are
             rounded to 8 bits as in an image file. Those of a model with classes or clusters have them in the
             proportions of the real images, whatever the seed.
         images: The training images of the model, or others (see `trained_on`).
