@@ -538,7 +538,8 @@ class WGANPipeline(DiffusionPipeline):
             method: `"spherical"`, which keeps to the lengths that latents have, or `"linear"`.
             loop: Whether the path returns to its beginning; the first frame is then not repeated at the end.
             class_labels: For a model with classes, as for `__call__`, of the points of the path. Between two points the
-                vectors of their classes are mixed.
+                vectors of their classes are mixed. Where a generator cannot do that (an exported one, or your own
+                without `mixes_classes = True`), the class changes halfway.
             options: Others of `__call__`, such as `output_type`.
 
         Example:
@@ -556,23 +557,16 @@ class WGANPipeline(DiffusionPipeline):
             What `__call__` returns.
 
         Raises:
-            InputError: An argument is out of its range, or a generator of one's own, which cannot mix classes, is asked
-                for several.
+            InputError: An argument is out of its range.
         """
         _check_latents(latents, self.generator.config.latent_dim, 2)
         path = latent_path(latents, num_frames, method, loop)
         labels: Any = self.class_numbers(class_labels, len(latents))
-        if labels is not None and not getattr(self.generator, "mixes_classes", False):
-            if class_labels is not None and len(set(labels)) > 1:
-                raise InputError(
-                    f"class_labels={_shown(class_labels)}: {type(self.generator).__name__} makes no "
-                    "images between classes (it has no `mixes_classes = True`); name one class"
-                )
-            labels = labels[:1] * len(labels)
         if labels is not None:
-            weights = torch.eye(self.generator.config.num_classes)[labels]  # (K, num_classes)
-            is_one = len(set(labels)) == 1
-            labels = labels[0] if is_one else _ClassWeights(latent_path(weights, num_frames, "linear", loop))
+            points = torch.eye(self.generator.config.num_classes)[labels]  # (K, num_classes)
+            weights = latent_path(points, num_frames, "linear", loop)
+            mixes = getattr(self.generator, "mixes_classes", False) and len(set(labels)) > 1
+            labels = _ClassWeights(weights) if mixes else weights.argmax(dim=1)
         return self(latents=path, class_labels=labels, **options)
 
     @torch.inference_mode(False)  # in which a caller may be, and where there are no gradients
