@@ -109,6 +109,7 @@ class AdviceCallback(TrainerCallback):
         self._estimates: deque[float] = deque(maxlen=REPORTS)
         self._others = OtherPrograms()
         self._said: set[str] = set()
+        self._in_clusters: ImageSet | None = None  # the held-out images of a run on clusters, once they are needed
 
     def on_log(
         self,
@@ -171,7 +172,7 @@ class AdviceCallback(TrainerCallback):
         if held_out is None or adapts or not isinstance(trained_on, ImageSet):
             return
         if trained_on.has_clusters:
-            held_out = in_clusters_of(held_out, trained_on)
+            self._in_clusters = held_out = self._in_clusters or in_clusters_of(held_out, trained_on)
         elif args.class_conditional and held_out.num_unlabelled:
             return
         ratio = memorisation(pipeline, trained_on, held_out)
