@@ -232,10 +232,9 @@ def load_pipeline(model: str, options: ModelOptions | None = None, **others: Any
     if not model.strip():
         raise InputError(f"model={model!r}: must not be empty; name a folder, or a model on the Hub")
     if files.is_checkpoint(Path(model)):
-        from ..training.checkpoint import pipeline_of
+        from ..training.checkpoint import load_model
 
-        check_unused(options, ["revision"], f"{model!r}, a checkpoint")
-        return pipeline_of(Path(model), options.variant)
+        return load_model(model, options.revision, options.variant)
     from ..pipelines import loading
 
     return loading.load_pipeline(model, revision=options.revision, variant=options.variant, **others)
