@@ -185,8 +185,7 @@ def _write_images(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path
         for start in range(0, config.num_images, IMAGES_AT_ONCE):
             numbers = range(start, min(start + IMAGES_AT_ONCE, config.num_images))
             seeds = seeded(config.seed + start, len(numbers))
-            chosen = labels and [labels[number % len(labels)] for number in numbers]
-            classes = pipeline.class_numbers(chosen, len(seeds), seeds)
+            classes = pipeline.class_numbers(_in_turn(labels, numbers), len(seeds), seeds)
             images = pipeline(
                 len(seeds),
                 generator=seeds,
@@ -242,8 +241,7 @@ def _write_video(pipeline: "WGANPipeline", config: GenerateConfig, folder: Path)
     labels = split_labels(config.class_labels, pipeline)
     dim = pipeline.generator.config.latent_dim
     seeds = seeded(config.seed, config.num_images)
-    chosen = labels and [labels[number % len(labels)] for number in range(len(seeds))]
-    classes = pipeline.class_numbers(chosen, len(seeds), seeds)
+    classes = pipeline.class_numbers(_in_turn(labels, range(len(seeds))), len(seeds), seeds)
     latents = sample_normals(config.num_images, dim, seeds)
     frames = pipeline.interpolate(
         latents,
@@ -307,7 +305,7 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
         targets.append(as_picture(pixels))
     labels = split_labels(config.class_labels, pipeline)
     rng = torch.Generator().manual_seed(config.seed)
-    classes: list[Any] | None = labels and [labels[number % len(labels)] for number in range(len(targets))]
+    classes: list[Any] | None = _in_turn(labels, range(len(targets)))
     if classes is None and pipeline.generator.config.get("num_classes"):
         classes = pipeline.closest_classes(targets, generator=rng)
     latents = pipeline.invert(targets, class_labels=classes, generator=rng)
@@ -324,6 +322,11 @@ def _write_inversion(pipeline: "WGANPipeline", config: GenerateConfig, folder: P
     grid = image_grid(pairs, columns=2 * max(1, round(len(images) ** 0.5 / 2**0.5)))
     save_image(grid, folder / "inverted.png")
     print(f"Saved inverted.png and latents.safetensors in {folder}; mean squared error {errors.mean():.4g} of [0, 1].")
+
+
+def _in_turn(labels: list[str] | None, numbers: range) -> list[str] | None:
+    """Return the label of each image by its number; None where there are no labels."""
+    return labels and [labels[number % len(labels)] for number in numbers]
 
 
 def split_labels(text: str | None, pipeline: "WGANPipeline") -> list[str] | None:
