@@ -84,7 +84,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
     ]
 
 
-def check_changes(checkpoint: Path, now: dict[str, Any], allow: bool, fits: bool = True) -> list[Change]:
+def check_changes(checkpoint: Path, now: dict[str, Any], allow: bool, fits: bool) -> list[Change]:
     """Return what differs between the run that wrote a checkpoint and the run that resumes it.
 
     Args:
