@@ -41,6 +41,7 @@ from hf_wgan.metrics.classifier import (
 )
 from hf_wgan.metrics.distances import frechet_distance, kernel_distance
 from hf_wgan.metrics.neighbours import coverage
+from hf_wgan.models.checks import has_clusters
 from hf_wgan.training.presets import PRESETS
 from hf_wgan.utils import files
 from hf_wgan.utils.grids import image_grid, save_image
@@ -117,7 +118,7 @@ def measure(run: Run, network: SmallClassifier, real: torch.Tensor, compared: Im
     pipeline = WGANPipeline.from_pretrained(folder).to(PartialState().device)
     pipeline.set_progress_bar_config(disable=True)
     networks = pipeline.generator.config
-    has_labels = networks.get("num_classes") and not networks.get("class_frequencies")  # of clusters no label tells
+    has_labels = networks.get("num_classes") and not has_clusters(networks)  # of which no label tells
     labels = compared.relabelled(networks.get("class_names")).labels if has_labels else None
     classes = None if labels is None else labels[: len(real)]
 

@@ -19,6 +19,7 @@ from ..algorithm.losses import wasserstein_estimate
 from ..data import ImageSet, check_same_ranges
 from ..data.batches import normalised
 from ..data.cache import cache_folder
+from ..models.checks import has_clusters
 from ..pipelines import WGANPipeline
 from ..pipelines.pipeline_wgan import check_finite
 from ..utils import files
@@ -134,12 +135,12 @@ def evaluate(
     """
     images, held_out = evaluated_sets(pipeline, images, held_out)
     num_classes = pipeline.generator.config.get("num_classes")
-    has_clusters = bool(pipeline.generator.config.get("class_frequencies"))  # which no label names
+    clusters = has_clusters(pipeline.generator.config)  # which no label names
     reference = images if held_out is None else held_out
-    has_labels = bool(num_classes) and not has_clusters and all(part.num_classes for part in (images, reference))
+    has_labels = bool(num_classes) and not clusters and all(part.num_classes for part in (images, reference))
     state = PartialState()
     num_images = min(num_images, len(reference))
-    score = None if has_clusters else critic_scores(pipeline)
+    score = None if clusters else critic_scores(pipeline)
 
     def shuffled(image_set: ImageSet) -> np.ndarray:
         return np.random.default_rng(seed).permutation(len(image_set))
@@ -189,7 +190,8 @@ def evaluate(
         if not trained_on:
             settings["dataset"] = f"{Path(reference.name).name} {reference.fingerprint[:8]}"  # names are not unique
         if num_classes:
-            settings["classes"] = "as frequent as in the real images" if has_clusters or has_labels else "in turn"
+            others = "by the model's frequencies" if pipeline.generator.config.get("class_frequencies") else "in turn"
+            settings["classes"] = "as frequent as in the real images" if clusters or has_labels else others
         floor = {}
         if with_floor:
             num_floor = min(num_images, len(compared) // 2)
@@ -226,7 +228,7 @@ def evaluated_sets(
         check_same_ranges(images, held_out)
     config = pipeline.generator.config
     image_sets = [images] if held_out is None else [images, held_out]
-    if config.get("num_classes") and not config.get("class_frequencies"):
+    if config.get("num_classes") and not has_clusters(config):
         unlabelled = [image_set for image_set in image_sets if image_set.num_unlabelled == len(image_set)]
         if unlabelled and pipeline.critic is not None and pipeline.critic.config.get("num_classes"):
             raise InputError(

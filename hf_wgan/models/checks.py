@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,11 @@ def check_classes(num_classes: Any, class_names: Any = None, class_frequencies: 
                 f"class_frequencies={class_frequencies!r}: must be a list of numbers of at least 0, not all of them 0"
             )
         _check_one_for_each_class("class_frequencies", class_frequencies, num_classes)
+
+
+def has_clusters(config: Mapping[str, Any]) -> bool:
+    """Return whether the classes in the config of a network are clusters: without names, drawn by their frequencies."""
+    return bool(config.get("class_frequencies")) and not config.get("class_names")
 
 
 def _are_frequencies(values: Sequence[Any]) -> bool:

@@ -682,7 +682,7 @@ class WGANPipeline(DiffusionPipeline):
 
         Args:
             images: As for `score`.
-            num_candidates: Number of samples, in equal parts of every class; at least one of each is drawn.
+            num_candidates: Number of samples, in equal parts of each class that a pipeline draws, at least one of each.
             generator: Source of the samples.
 
         Returns:
@@ -697,7 +697,9 @@ class WGANPipeline(DiffusionPipeline):
         num_candidates = _whole("num_candidates", num_candidates)
         _check_generator(generator, None)
         images = self.pixels(images)
-        labels = [number % num_classes for number in range(max(num_candidates, num_classes))]
+        frequencies = self.generator.config.get("class_frequencies") or [1] * num_classes
+        drawn = [number for number in range(num_classes) if frequencies[number]]  # others may be of an earlier training
+        labels = [drawn[number % len(drawn)] for number in range(max(num_candidates, len(drawn)))]
         samples = self(len(labels), generator, class_labels=labels, output_type="pt").images
         numbers, _ = self.neighbours(images, samples)
         return [labels[number] for number in numbers[:, 0].tolist()]

@@ -12,6 +12,7 @@ from diffusers import ModelMixin
 
 from ..algorithm.lipschitz import Constraint, SpectralNormalization, build_constraint
 from ..data import DataConfig, ImageSet, ImageStream, class_means, clustered, load_images
+from ..models.checks import has_clusters
 from ..models.factory import NetworkConfig, build_networks, shape_of
 from ..models.layers import initialise_class_embeddings
 from ..pipelines import WGANPipeline
@@ -83,6 +84,10 @@ class _Networks:
         self.published: WGANPipeline | None = None
         self.clustered: ImageSet | None = None
         self.num_clusters = self.config.num_clusters
+        if self.num_clusters and config.data.streaming:
+            raise InputError(
+                f"num_clusters={self.num_clusters}: clusters are of the whole set, and this is a stream; leave one out"
+            )
         if name := self.config.pretrained_model_name_or_path:
             self.published = load_model(name, self.config.revision, self.config.variant)
             self.data_config = _data_for(self.published, config)
@@ -92,7 +97,7 @@ class _Networks:
                 self.config, **{option: getattr(default, option) for option in _decided(self.published)}
             )
             trained = self.published.generator.config
-            self.num_clusters = trained.num_classes if trained.get("class_frequencies") else None
+            self.num_clusters = trained.num_classes if has_clusters(trained) else None
             for option, value in {
                 "class_conditional": config.training.class_conditional,
                 "streaming": config.data.streaming,
@@ -113,15 +118,8 @@ class _Networks:
         return dataset
 
     def with_clusters(self, dataset: ImageSet | ImageStream, num_clusters: int, seed: int) -> ImageSet:
-        """Make the networks conditional on clusters of a dataset, and return its images with these as labels.
-
-        Raises:
-            InputError: The images are a stream.
-        """
-        if isinstance(dataset, ImageStream):
-            raise InputError(
-                f"num_clusters={num_clusters}: clusters are of the whole set, and this is a stream; leave one out"
-            )
+        """Make the networks conditional on clusters of a dataset, and return its images with these as labels."""
+        assert isinstance(dataset, ImageSet)
         say_once(f"Grouping {len(dataset):,} images by k-means (num_clusters={num_clusters}).")
         dataset = clustered(dataset, num_clusters, seed)
         assert dataset.labels is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import DataConfig
+from ..models.checks import has_clusters
 from ..models.factory import NetworkConfig, has_option
 from ..utils import hints
 from ..utils.console import say_once
@@ -351,7 +352,7 @@ def _record_options(record: Mapping[str, Any]) -> dict[str, Any]:
         values["preset"] = record["preset"]
     values["mixed_precision"] = machine.get("mixed_precision")
     values = {name: from_file(FIELDS[name], value) for name, value in values.items()}
-    if values.get("num_clusters") or _part(record, "generator", default={}).get("class_frequencies"):
+    if values.get("num_clusters") or has_clusters(_part(record, "generator", default={})):
         values.pop("class_conditional", None)  # which a run with clusters records as on
     return {name: value for name, value in values.items() if _is_repeated(name)}
 

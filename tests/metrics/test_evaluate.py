@@ -300,12 +300,15 @@ def test_samples_of_a_model_with_clusters_have_their_frequencies(tmp_path, monke
         assert [classes.count(number) for number in range(3)] == pytest.approx([5, 30, 15], abs=1)
 
 
-@pytest.mark.parametrize("has_critic", [True, False])
-def test_samples_have_classes_in_the_proportions_of_the_real_images(has_critic, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "has_critic, own", [(True, {}), (False, {}), (True, {"class_names": list("abc"), "class_frequencies": [1, 1, 1]})]
+)
+def test_samples_have_classes_in_the_proportions_of_the_real_images(has_critic, own, tmp_path, monkeypatch):
     pixels = tiny_images(80).images
     labels = torch.tensor([0] * 12 + [1] * 24 + [2] * 4).repeat(2)
-    images, held_out = ImageSet(pixels, labels=labels), ImageSet(pixels[:40], labels=labels[:40])
-    pipeline = WGANPipeline(tiny_generator(num_classes=3), tiny_critic(num_classes=3) if has_critic else None)
+    names = own.get("class_names")
+    images, held_out = (ImageSet(pixels[:number], labels=labels[:number], label_names=names) for number in (80, 40))
+    pipeline = WGANPipeline(tiny_generator(num_classes=3, **own), tiny_critic(num_classes=3) if has_critic else None)
     drawn = []
 
     def spy(self, class_labels, batch_size, generator=None):

@@ -389,6 +389,8 @@ def test_the_classes_of_images_are_found():
     images = pipeline(3, generator=seeded(), output_type="pt", class_labels=[1, 2, 0]).images
     assert pipeline.closest_classes(images, generator=seeded(1)) == [1, 2, 0]
     assert pipeline.closest_classes(images, num_candidates=1, generator=seeded(1)) == [1, 2, 0]
+    pipeline.generator.register_to_config(class_frequencies=[4, 0, 2])
+    assert set(pipeline.closest_classes(images, generator=seeded(1))) == {0, 2}, "1 is never drawn"
     with pytest.raises(InputError, match=r"class_labels are missing.*pipeline\.closest_classes"):
         pipeline.invert(images)
     with pytest.raises(InputError, match="num_candidates=0"):
