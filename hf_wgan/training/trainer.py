@@ -183,8 +183,8 @@ class WGANTrainer:
     def iterate(self) -> Iterator[StepRecord]:
         """Train as `train` does, and yield after each step.
 
-        What is due after the step (evaluation, report, sample grid, checkpoint) is done by then. When the steps are
-        used up, the files of the run are written; an iterator that is dropped earlier writes nothing more.
+        What is due after the step (evaluation, report, sample grid, checkpoint) is done by then; what is set in
+        `trainer.control` meanwhile, after the next. A run that ends writes its files, an iterator dropped earlier none.
 
         Example:
         ```py
@@ -206,10 +206,11 @@ class WGANTrainer:
                 self._agree()
                 if self.state.global_step == 0:
                     self._sample()
-                while not self.ends:
+                over = self.ends
+                while not over:
                     try:
                         record = self.step()
-                        self._after_step(record)
+                        over = self._after_step(record)
                     except NotFiniteError as error:
                         self.checkpoints.restore_after(error)
                         self.control.reset()
@@ -325,8 +326,8 @@ class WGANTrainer:
         stopped = self.interrupted > 0 or self.control.should_training_stop
         return stopped or self.state.global_step >= self.config.max_train_steps
 
-    def _after_step(self, record: StepRecord) -> None:
-        """Evaluate, report, sample and save as the intervals, callbacks and signals say, each at most once."""
+    def _after_step(self, record: StepRecord) -> bool:
+        """Evaluate, report, sample and save as is due, each at most once, and return whether the run ends here."""
         self.checkpoints.writer.check()
         self.meter.add(record)
         self.callbacks.call("on_step_end", record=record)
@@ -339,6 +340,7 @@ class WGANTrainer:
                 setattr(self.control, name, False)
                 actions.pop(name)()
             self._agree()  # again, as callbacks may have asked for more
+        return self.ends
 
     def _agree(self, may_lag: bool = False) -> None:
         """Let all processes have the same signal and the same control, and complete the control."""

@@ -308,6 +308,14 @@ def test_an_iterator_yields_each_step_after_what_is_due(tiny_config, tmp_path):
     WGANPipeline.from_pretrained(tmp_path / "run")
 
 
+def test_what_a_loop_sets_is_done_after_the_next_step(tiny_config, tmp_path):
+    run = trainer(tiny_config())
+    for _ in run.iterate():
+        run.control.should_training_stop = True
+    assert run.state.global_step == 2 and (tmp_path / "run" / "checkpoint-000002").is_dir()
+    WGANPipeline.from_pretrained(tmp_path / "run")
+
+
 def test_an_iterator_that_is_dropped_writes_nothing_more(tiny_config, tmp_path):
     run = trainer(tiny_config())
     steps = run.iterate()
