@@ -152,6 +152,11 @@ class AdaptiveAugmentation(Augmentation):
         self.probability += torch.sign((train - held_out) - self.target * train) * share
         self.probability.clamp_(0, self.limit)
 
+    @property
+    def at_limit(self) -> bool:
+        """Return whether the probability is as high as it can be."""
+        return bool(self.probability >= self.limit)
+
     def read(self) -> dict[str, float]:
         """Return the probability, and r_v over the calls of `adjust` since the last `read`, if there were any."""
         train, held_out = self._sums.tolist()

@@ -54,30 +54,41 @@ class RealBatches(Iterator[Batch]):
         process_index: int = 0,
         resident: bool | None = None,
     ):
-        if not 1 <= batch_size * num_processes <= len(dataset):
-            shared = f" in each of {num_processes} processes" if num_processes > 1 else ""
-            raise InputError(
-                f"train_batch_size={batch_size}{shared}: must be between 1 and the number of images, {len(dataset)}"
-            )
         self.position = 0  # batches drawn so far
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.device = torch.device(device)
         self.num_processes, self.process_index = num_processes, process_index
+        self.draw_from(None)
         config = dataset.config or DataConfig()
         self.random_flip = config.random_flip
         limit = config.memory_limit_gb
         self.memory_limit = free_memory(self.device) / 2 if limit is None else limit * 1e9
         self._labels = None if dataset.labels is None else dataset.labels.to(self.device)
-        self._permutations: dict[int, np.ndarray] = {}
         self._touched = 0
         fits = dataset.num_bytes <= self.memory_limit
         if resident is None:
             resident = fits and dataset.is_square and self.device.type != "cpu"
         self._resident = copied(dataset, self.device) if resident else None
-        self._orders: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # of epochs, on the device
         self._reader = (
             None if self._resident is not None or (fits and self.device.type == "cpu") else ThreadPoolExecutor(1)
         )
+
+    def draw_from(self, mask: np.ndarray | None) -> None:
+        """Draw some of the images alone from now on.
+
+        Args:
+            mask: `(N,)` bool; None stands for all images.
+
+        Raises:
+            InputError: A batch has more images.
+        """
+        self._drawn = np.arange(len(self.dataset)) if mask is None else np.flatnonzero(mask)
+        if not 1 <= self.batch_size * self.num_processes <= len(self._drawn):
+            shared = f" in each of {self.num_processes} processes" if self.num_processes > 1 else ""
+            number = f"the number of images, {len(self._drawn)}"
+            raise InputError(f"train_batch_size={self.batch_size}{shared}: must be between 1 and {number}")
+        self._permutations: dict[int, np.ndarray] = {}
+        self._orders: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # of epochs, on the device
         self._ahead: dict[int, Future] = {}
 
     @property
@@ -88,7 +99,7 @@ class RealBatches(Iterator[Batch]):
     def indices(self, position: int) -> np.ndarray:
         """Return the numbers of the images that this process takes in batch `position`, `(batch_size,)` int64."""
         start = self._start(position)
-        epochs, offsets = np.divmod(np.arange(start, start + self.batch_size), len(self.dataset))
+        epochs, offsets = np.divmod(np.arange(start, start + self.batch_size), len(self._drawn))
         return np.concatenate(
             [self._permutation(int(epoch))[offsets[epochs == epoch]] for epoch in range(epochs[0], epochs[-1] + 1)]
         )
@@ -138,7 +149,7 @@ class RealBatches(Iterator[Batch]):
 
     def _places(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the numbers of the images of a batch, `(batch_size,)`, and whether each is mirrored, on the device."""
-        start, size = self._start(position), len(self.dataset)
+        start, size = self._start(position), len(self._drawn)
         parts = []
         for epoch in range(start // size, (start + self.batch_size - 1) // size + 1):
             begin, end = (max(start + offset - epoch * size, 0) for offset in (0, self.batch_size))
@@ -149,7 +160,7 @@ class RealBatches(Iterator[Batch]):
     def _order(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Copy the order of an epoch to the device, once."""
         if epoch not in self._orders:
-            size = len(self.dataset)
+            size = len(self._drawn)
             are_mirrored = self._uniform(epoch * size, size)[:, 2] < 0.5
             numbers = self._to_device(torch.from_numpy(self._permutation(epoch)))
             self._orders = {at: order for at, order in self._orders.items() if abs(at - epoch) <= 1}
@@ -178,7 +189,7 @@ class RealBatches(Iterator[Batch]):
     def _permutation(self, epoch: int) -> np.ndarray:
         permutation = self._permutations.get(epoch)
         if permutation is None:
-            permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+            permutation = self._drawn[np.random.default_rng([self.seed, epoch]).permutation(len(self._drawn))]
             self._permutations = {at: kept for at, kept in self._permutations.items() if abs(at - epoch) <= 1}
             self._permutations[epoch] = permutation
         return permutation

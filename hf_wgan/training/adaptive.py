@@ -9,6 +9,7 @@ from ..algorithm.augment import AdaptiveAugmentation
 from ..algorithm.execution import unwrapped
 from ..algorithm.step import total_critic_steps
 from ..data import ImageSet, ImageStream, RealBatches, in_clusters_of
+from ..utils.console import say
 from ..utils.errors import InputError
 from .callbacks import TrainerCallback, TrainerControl
 from .config import TrainingConfig
@@ -17,21 +18,22 @@ from .state import TrainingState
 HELD_OUT_INTERVAL = 10  # at most; every tenth image is set aside
 FEWEST_HELD_OUT = 8
 INTERVAL = 8  # steps between two adjustments
+CHECK_INTERVAL = 8 * INTERVAL  # steps after which the host, which the device else does not wait for, reads the outcome
 
 
 def set_aside(
     config: TrainingConfig, dataset: ImageSet | ImageStream, held_out: ImageSet | None
-) -> tuple[ImageSet | ImageStream, ImageSet | None]:
-    """Return the images to train on, and those whose scores steer the augmentation.
+) -> tuple[ImageSet | None, np.ndarray | None]:
+    """Return the images whose scores steer the augmentation, and which of the training images are trained on meanwhile.
 
-    These are the held-out images where there are some. Else a tenth of the training images, of small sets some more, is
-    not trained on; but of each class, or cluster, at least one image is.
+    These are the held-out images where there are some, and all are trained on (None). Else a tenth of the training
+    images, of small sets some more, is set aside; but of each class, or cluster, at least one image is not.
 
     Raises:
         InputError: There are too few, or the images are a stream.
     """
     if not config.adaptive_augmentation:
-        return dataset, None
+        return None, None
     if isinstance(dataset, ImageStream):
         raise InputError(
             "adaptive_augmentation: sets some of the images aside, and this is a stream; use "
@@ -49,29 +51,37 @@ def set_aside(
                 f"adaptive_augmentation: the classes of {dataset.name} have too few images to set some of them aside; "
                 "use held_out_split, or --no-adaptive_augmentation"
             )
-        return dataset.subset(~is_held_out, "trained-on"), dataset.subset(is_held_out, "set-aside")
+        return dataset.subset(is_held_out, "set-aside"), ~is_held_out
     compared, needed = (dataset, 2 * FEWEST_HELD_OUT) if held_out is None else (held_out, FEWEST_HELD_OUT)
     if len(compared) < needed:
         raise InputError(
             f"adaptive_augmentation: {compared.name} has {len(compared)} images, and it needs {needed}; use more, or "
             "--no-adaptive_augmentation"
         )
-    return dataset, held_out
+    return held_out, None
 
 
 class AdaptiveAugmentationCallback(TrainerCallback):
     """Lets the augmentation follow the critic's scores, in every process alike, and reports it.
 
+    Training images that were set aside are trained on as soon as the augmentation is at its limit: of a small set they
+    are missed, and r_v, which such a critic keeps high, has nothing more to steer.
+
     Args:
         trainer: The run, whose augmentation is adaptive.
         held_out: Images that are not trained on.
+        trained_on: Mask of the training images without those, if they are some of them.
     """
 
     augmentation: AdaptiveAugmentation
     _real_batches: RealBatches
 
-    def __init__(self, trainer: Any, held_out: ImageSet):
+    def __init__(self, trainer: Any, held_out: ImageSet, trained_on: np.ndarray | None = None):
         self.trainer, self.augmentation, self._real_batches = trainer, trainer.algorithm.augment, trainer.real_batches
+        self._held_out, self._trained_on, self._is_settled = held_out, trained_on, False
+        if trained_on is not None:
+            self._real_batches.draw_from(trained_on)
+            trainer.state.add("images set aside", self)
         accelerator, config = trainer.accelerator, trainer.config
         processes, self._num_parts = accelerator.num_processes, trainer.algorithm.execution.num_parts
         batch_size = max(1, min(config.train_batch_size, len(held_out) // (processes * self._num_parts)))
@@ -79,8 +89,15 @@ class AdaptiveAugmentationCallback(TrainerCallback):
             held_out, batch_size, config.seed, accelerator.device, processes, accelerator.process_index
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"is_settled": self._is_settled}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._is_settled = state["is_settled"]
+        self._real_batches.draw_from(None if self._is_settled else self._trained_on)
+
     def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step % INTERVAL == 0:
+        if state.global_step % INTERVAL == 0 and not self._is_settled:
             advantages = self.advantages(state.global_step // INTERVAL)
             before, now = (
                 total_critic_steps(step, args.n_critic, args.critic_warmup)
@@ -88,6 +105,13 @@ class AdaptiveAugmentationCallback(TrainerCallback):
             )
             num_images = (now - before) * self.trainer.global_batch_size
             self.augmentation.adjust(self.trainer.accelerator.reduce(advantages, "mean"), num_images)
+            if state.global_step % CHECK_INTERVAL == 0 and self._trained_on is not None and self.augmentation.at_limit:
+                self.load_state_dict({"is_settled": True})
+                if state.is_world_process_zero:
+                    say(
+                        f"At step {state.global_step:,} the augmentation is at its limit: the {len(self._held_out):,} "
+                        "images set aside are trained on too from here, and r_v is not measured any more."
+                    )
 
     def on_log(
         self,

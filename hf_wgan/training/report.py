@@ -252,7 +252,7 @@ def built_in_callbacks(trainer: "WGANTrainer") -> tuple[list[TrainerCallback], l
     config, accelerator = trainer.config, trainer.accelerator
     before: list[TrainerCallback] = [IntervalCallback()]
     if trainer.set_aside is not None:
-        before.append(AdaptiveAugmentationCallback(trainer, trainer.set_aside))
+        before.append(AdaptiveAugmentationCallback(trainer, trainer.set_aside, trainer.trained_on))
     if not accelerator.is_main_process:
         return before, []
     before += [ProgressCallback(), MetricsCallback(lambda: trainer.evaluations.settings)]
@@ -291,8 +291,8 @@ def opening_lines(trainer: "WGANTrainer") -> list[str]:
     if num_processes > 1 and not is_synchronised and any(map(has_batch_norm, state.networks.values())):
         why = ": PyTorch cannot synchronise it on CPUs" if device == "cpu" else ""
         lines.append(f"Batch normalisation uses the images of each process alone{why}.")
-    if trainer.set_aside is not None and trainer.set_aside is not trainer.held_out:
-        lines.append(f"{len(trainer.set_aside):,} more images are set aside, for their scores steer the augmentation.")
+    if trainer.trained_on is not None:
+        lines.append(f"{len(trainer.set_aside):,} of them are set aside, for their scores steer the augmentation.")
     lines += advice_at_the_start(trainer)
     if trainer.checkpoints.is_resumed:
         lines.append(f"Resumed at step {state.global_step}.")

@@ -104,7 +104,7 @@ class WGANTrainer:
         check_output_dir(config)
         self.dataset = training_images(config, dataset, generator)
         self.held_out = held_out_images(config, self.dataset, held_out)
-        self.dataset, self.set_aside = set_aside(config, self.dataset, self.held_out)
+        self.set_aside, self.trained_on = set_aside(config, self.dataset, self.held_out)
         self.accelerator = accelerator = build_accelerator(config)
         num_parts = accelerator.gradient_accumulation_steps
         self.global_batch_size = config.train_batch_size * accelerator.num_processes * num_parts

@@ -28,11 +28,12 @@ def test_a_tenth_of_the_images_is_set_aside_and_not_trained_on(number, set_aside
     whole = tiny_images(number)
     run = trainer(tiny_config(lipschitz="lp", **ADAPTIVE), whole)
     run.train()
-    assert len(run.dataset) == number - set_aside and len(run.set_aside) == set_aside
-    parts = torch.cat([run.dataset.images, run.set_aside.images]).flatten(1).tolist()
+    drawn = {index for position in range(number) for index in run.real_batches.indices(position)}
+    assert len(drawn) == number - set_aside and len(run.set_aside) == set_aside
+    parts = torch.cat([whole.images[sorted(drawn)], run.set_aside.images]).flatten(1).tolist()
     assert sorted(parts) == sorted(whole.images.flatten(1).tolist()), "each image is in one of them"
     said = capsys.readouterr().err
-    assert f"on {number - set_aside} images" in said and f"{set_aside} more images are set aside" in said
+    assert f"on {number} images" in said and f"{set_aside} of them are set aside" in said
 
 
 @pytest.mark.parametrize("kind", ["labels", "clusters"])
@@ -45,9 +46,9 @@ def test_no_class_is_set_aside_as_a_whole(kind, tiny_config):
     else:
         dataset = ImageSet(images).with_clusters(numbers)
     config = tiny_config(lipschitz="lp", class_conditional=True, **ADAPTIVE)
-    trained_on, aside = set_aside(config, dataset, None)
-    assert trained_on.labels.unique().tolist() == list(range(6))
-    assert len(trained_on) + len(aside) == 80 and len(aside) == 5
+    aside, trained_on = set_aside(config, dataset, None)
+    assert dataset.labels[trained_on].unique().tolist() == list(range(6))
+    assert sum(trained_on) + len(aside) == 80 and len(aside) == 5
     with pytest.raises(
         InputError, match="classes of images have too few images to set some of them aside; use held_out"
     ):
@@ -109,6 +110,43 @@ def test_the_probability_follows_the_scores_of_held_out_images(level, rises, tin
         assert probabilities[-1] == pytest.approx(0.3) and min(ratios) > 0.5
     else:
         assert max(probabilities) == 0 and max(map(abs, ratios)) < 0.01
+
+
+def indices_at(run):
+    return {index for position in range(80) for index in run.real_batches.indices(position)}
+
+
+@pytest.mark.parametrize("begins", [56, 64, 72])
+def test_what_is_set_aside_is_trained_on_where_the_augmentation_is_at_its_limit(
+    begins, tiny_config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(AdaptiveAugmentationCallback, "advantages", lambda self, position: torch.tensor([1.0, 0.0]))
+    options = {"lipschitz": "lp", "max_train_steps": 80, "logging_steps": 8, "checkpointing_steps": 8, **ADAPTIVE}
+    run = trainer(tiny_config(**options, checkpoints_total_limit=None))
+    drawn = [len(indices_at(run)) for _ in run.iterate()]
+    assert drawn == [72] * 63 + [80] * 17
+    assert (
+        "At step 64 the augmentation is at its limit: the 8 images set aside are trained on" in capsys.readouterr().err
+    )
+    rows = read_metrics(run.output_dir)
+    assert [row["step"] for row in rows if "r_v" in row] == list(range(8, 65, 8))
+    assert [row["augmentation_probability"] for row in rows[-3:]] == pytest.approx([0.3] * 3)
+
+    resumed = {
+        "output_dir": str(tmp_path / "resumed"),
+        "resume_from_checkpoint": str(tmp_path / f"run/checkpoint-0000{begins}"),
+    }
+    again = trainer(tiny_config(**options, **resumed))
+    again.train()
+    weights = (each.generator.state_dict().values() for each in (run, again))
+    assert all(torch.equal(one, other) for one, other in zip(*weights))
+
+
+def test_given_held_out_images_are_never_trained_on(tiny_config, monkeypatch):
+    monkeypatch.setattr(AdaptiveAugmentationCallback, "advantages", lambda self, position: torch.tensor([1.0, 0.0]))
+    run = trainer(tiny_config(lipschitz="lp", max_train_steps=80, **ADAPTIVE), held_out=tiny_images(9))
+    run.train()
+    assert run.algorithm.augment.at_limit and "r_v" in read_metrics(run.output_dir)[-1]
 
 
 def test_scores_are_of_augmented_images_and_change_neither_data_nor_weights(tiny_config):
@@ -180,7 +218,7 @@ def test_a_conditional_run_adapts_too(tiny_config):
     run = WGANTrainer(*networks, images, config)
     run.train()
     assert run.algorithm.augment.probability in (0, pytest.approx(0.64, abs=0.2))
-    assert len(run.dataset) == 72
+    assert len(run.set_aside) == 8
 
 
 def test_held_out_images_are_compared_with_samples_of_the_clusters_that_they_are_nearest_to(tiny_config):
