@@ -6,6 +6,7 @@ in-place activation, so that it can be differentiated twice.
 """
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
@@ -64,6 +65,8 @@ class DCGANGenerator(Network):
             and 3×3 convolutions, which leave no chequered pattern, up to a map of half the width at full size.
         modulated: Whether the scales and shifts of batch normalisation follow from the latent vector, but for a map of
             full size, where that takes long (`ModulatedBatchNorm2d`).
+        output_skips: Whether the last map of each smaller size adds to the image too, by 1×1 convolutions, and not the
+            finest alone (Karras et al. 2020, arXiv 1912.04958, figure 7b).
 
     Raises:
         InputError: An argument is out of its range.
@@ -87,12 +90,14 @@ class DCGANGenerator(Network):
         latent_prior: str = "normal",
         upsampling: str = "transposed",
         modulated: bool = False,
+        output_skips: bool = False,
     ):
         super().__init__()
         _check_architecture(sample_size, width, num_extra_layers)
         check_choice("norm_type", norm_type, GENERATOR_NORM_TYPES)
         check_choice("upsampling", upsampling, UPSAMPLINGS)
         check_choice("modulated", modulated, (True, False))
+        check_choice("output_skips", output_skips, (True, False))
         if modulated and norm_type != "batch":
             raise InputError(
                 f"modulated=True with norm_type={norm_type!r}: there is no batch normalisation to modulate"
@@ -107,11 +112,14 @@ class DCGANGenerator(Network):
         check_num_parameters(self, _num_weights(num_inputs, channels, width, num_extra_layers))
         modulated_by = num_inputs if modulated else None
         layers = _hidden(VectorToMap(num_inputs, channels, SMALLEST_MAP), norm_type, nn.ReLU(), modulated_by)
+        last_maps = []  # of each smaller size: the number of the layer that makes it, and its channels
         while channels > width:
+            last_maps.append((len(layers) - 1, channels))
             layers += _hidden(_upsampling(upsampling, channels, channels // 2), norm_type, nn.ReLU(), modulated_by)
             channels //= 2
         for _ in range(num_extra_layers):
             layers += _hidden(nn.Conv2d(width, width, 3, 1, 1, bias=False), norm_type, nn.ReLU(), modulated_by)
+        last_maps.append((len(layers) - 1, width))
         if upsampling == "nearest":
             finest = max(width // 2, 1)
             layers += _hidden(_upsampling(upsampling, width, finest), norm_type, nn.ReLU())
@@ -119,6 +127,10 @@ class DCGANGenerator(Network):
         else:
             layers += [_upsampling(upsampling, width, out_channels), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
+        if output_skips:
+            self.skips = nn.ModuleDict(
+                {str(number): nn.Conv2d(channels, out_channels, 1, bias=False) for number, channels in last_maps}
+            )
         if num_classes is not None:
             self.class_embedding = latent_embedding(num_classes)
         self.apply(_initialize)
@@ -139,8 +151,14 @@ class DCGANGenerator(Network):
         if class_labels is not None:
             latents = with_class(latents, self.class_embedding(class_labels))  # (N, latent_dim + 32)
         maps = latents[:, :, None, None]
-        for layer in self.layers:
+        images: torch.Tensor | None = None  # as far as the smaller maps make them
+        for number, layer in enumerate(self.layers):
+            if images is not None and isinstance(layer, nn.Tanh):
+                maps = maps + images
             maps = layer(maps, latents) if isinstance(layer, ModulatedBatchNorm2d) else layer(maps)
+            if self.config.output_skips and str(number) in self.skips:
+                part = self.skips[str(number)](maps)
+                images = F.interpolate(part if images is None else images + part, scale_factor=2.0)
         return maps  # (N, C, H, W)
 
 

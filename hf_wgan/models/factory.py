@@ -111,6 +111,10 @@ class NetworkConfig(Options):
         "Let the scales and shifts of the generator's batch normalisation follow from the latents, only "
         f"{_having('modulated')}.",
     )
+    generator_output_skips: bool | None = option(
+        None,
+        f"Let the generator's smaller maps add to the image too, not the finest alone, only {_having('output_skips')}.",
+    )
     critic_norm_type: Literal["batch", "layer", "instance", "none"] | None = option(
         None, f"Normalisation in the critic, only {_having('norm_type')} ({_defaults('norm_type', 1)})."
     )
@@ -168,6 +172,7 @@ def build_networks(
         "num_blocks": config.num_blocks,
         "generator_upsampling": config.generator_upsampling,
         "generator_modulated": config.generator_modulated,
+        "generator_output_skips": config.generator_output_skips,
     }
     critic_options = {
         "critic_width": config.critic_width,

@@ -150,6 +150,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "critic_width": 32,
         "generator_upsampling": "nearest",
         "generator_modulated": True,
+        "generator_output_skips": True,
         "num_clusters": 1000,
         "train_batch_size": 32,
         "lipschitz": "lp",

@@ -51,7 +51,14 @@ classes."""
 
 NOT_REPEATED = ("overwrite_output_dir", "resume_from_checkpoint", "allow_config_change", "push_to_hub")
 """What a run repeated from its record does not do again: replace, resume or publish something."""
-OF_ARCHITECTURES = ("critic_norm_type", "critic_pooling", "num_blocks", "generator_upsampling", "generator_modulated")
+OF_ARCHITECTURES = (
+    "critic_norm_type",
+    "critic_pooling",
+    "num_blocks",
+    "generator_upsampling",
+    "generator_modulated",
+    "generator_output_skips",
+)
 """Options of presets that only some architectures have."""
 REPLACES = (
     ("dataset_name", "train_data_dir"),

@@ -28,7 +28,7 @@ def test_architectures_are_built_with_their_own_defaults(architecture):
 def test_options_reach_the_networks():
     options = {"latent_dim": 7, "generator_width": 3, "critic_width": 5, "num_extra_layers": 2}
     norms = {"generator_norm_type": "batch", "critic_norm_type": "instance"}
-    options |= {"generator_upsampling": "nearest", "generator_modulated": True}
+    options |= {"generator_upsampling": "nearest", "generator_modulated": True, "generator_output_skips": True}
     classes = {"num_classes": 2, "class_names": ["a", "b"]}
     generator, critic = build_networks(NetworkConfig(**options, **norms), 16, 2, **classes, spectral_norm=True)
     config = {**generator.config}
@@ -37,6 +37,7 @@ def test_options_reach_the_networks():
         **expected,
         "upsampling": "nearest",
         "modulated": True,
+        "output_skips": True,
     }.items() <= config.items() and classes.items() <= config.items()
     expected = dict(sample_size=16, in_channels=2, width=5, num_extra_layers=2, norm_type="instance", num_classes=2)
     assert {**expected, "spectral_norm": True}.items() <= dict(critic.config).items()
@@ -60,6 +61,7 @@ def test_images_need_not_be_square(architecture):
         *((architecture, "critic_pooling", "sum") for architecture in ("dcgan", "mlp", "r3gan")),
         *((architecture, "generator_upsampling", "nearest") for architecture in ("mlp", "resnet", "r3gan")),
         *((architecture, "generator_modulated", True) for architecture in ("mlp", "resnet", "r3gan")),
+        *((architecture, "generator_output_skips", True) for architecture in ("mlp", "resnet", "r3gan")),
         *((architecture, "num_blocks", 2) for architecture in ("dcgan", "mlp", "resnet")),
     ],
 )

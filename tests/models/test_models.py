@@ -90,6 +90,26 @@ def test_modulated_batch_norm_is_batch_norm_with_scales_and_shifts_of_the_latent
         torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+@pytest.mark.parametrize("num_extra_layers", [0, 1])
+def test_the_last_map_of_each_smaller_size_adds_to_the_image(upsampling, num_extra_layers):
+    options = {"latent_dim": 5, "width": 4, "upsampling": upsampling, "num_extra_layers": num_extra_layers}
+    generator = DCGANGenerator(32, 2, output_skips=True, **options).eval()
+    plain = DCGANGenerator(32, 2, **options).eval()
+    plain.load_state_dict(generator.state_dict(), strict=False)
+    latents, maps = some_latents(generator), {}
+    for number, layer in enumerate(generator.layers):
+        layer.register_forward_hook(lambda layer, arguments, output, number=number: maps.update({number: output}))
+    images = generator(latents)
+    parts = [(skip(maps[int(number)]), maps[int(number)]) for number, skip in generator.skips.items()]
+    assert [part.shape[2] for part, _ in parts] == [4, 8, 16]
+    assert parts[-1][1].shape[1] == 4 and int(list(generator.skips)[-1]) == 8 + 3 * num_extra_layers
+    added = sum(
+        part.repeat_interleave(32 // part.shape[2], 2).repeat_interleave(32 // part.shape[3], 3) for part, _ in parts
+    )
+    torch.testing.assert_close(images.atanh(), plain(latents).atanh() + added, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_pairs_fit_for_every_number_of_channels(pair, channels):
@@ -442,6 +462,7 @@ def test_networks_survive_save_pretrained_in_every_variant_and_type(pair, index,
         (lambda: DCGANGenerator(upsampling="bilinear"), "upsampling='bilinear'"),
         (lambda: DCGANGenerator(modulated=True, norm_type="none"), "modulated=True with norm_type='none'"),
         (lambda: DCGANGenerator(modulated=1.5), "modulated=1.5"),
+        (lambda: DCGANGenerator(output_skips=1), "output_skips=1"),
         (lambda: DCGANCritic((32, 64)), "sample_size=.*square"),
         (lambda: DCGANCritic(spectral_norm="yes"), "spectral_norm='yes'"),
         (lambda: ResNetGenerator(norm_type="layer"), "norm_type='layer'"),
