@@ -292,7 +292,8 @@ def opening_lines(trainer: "WGANTrainer") -> list[str]:
         why = ": PyTorch cannot synchronise it on CPUs" if device == "cpu" else ""
         lines.append(f"Batch normalisation uses the images of each process alone{why}.")
     if trainer.trained_on is not None:
-        lines.append(f"{len(trainer.set_aside):,} of them are set aside, for their scores steer the augmentation.")
+        number = (~trainer.trained_on).sum()
+        lines.append(f"{number:,} of them are set aside, for their scores steer the augmentation.")
     lines += advice_at_the_start(trainer)
     if trainer.checkpoints.is_resumed:
         lines.append(f"Resumed at step {state.global_step}.")
