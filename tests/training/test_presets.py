@@ -52,11 +52,13 @@ def dcgan(finest, *, norm, image_to_vector):
 def smooth_generator(latents, finest):
     """A DCGAN's generator with 3×3 kernels after nearest neighbours, and one more at full size.
 
-    The scales and shifts of its batch norm are linear in the latents, but at full size.
+    The scales and shifts of its batch norm are linear in the latents, but at full size, and each smaller map adds to
+    the image by a 1×1 convolution.
     """
     between = sum(conv(b, a, 3, False) for a, b in itertools.pairwise(finest))
     norms = (latents + 1) * 2 * sum(finest[1:]) + 2 * finest[0]
-    return 16 * latents * finest[-1] + between + conv(finest[0], 3, 3, False) + norms
+    skips = sum(conv(a, 3, 1, False) for a in finest[1:])
+    return 16 * latents * finest[-1] + between + conv(finest[0], 3, 3, False) + norms + skips
 
 
 def resnet_generator(latents, maps, coarsest):
