@@ -155,7 +155,7 @@ class AdaptiveAugmentation(Augmentation):
     @property
     def at_limit(self) -> bool:
         """Return whether the probability is as high as it can be."""
-        return bool(self.probability >= self.limit)
+        return bool(self.probability >= self.probability.new_tensor(self.limit))  # as it is rounded
 
     def read(self) -> dict[str, float]:
         """Return the probability, and r_v over the calls of `adjust` since the last `read`, if there were any."""

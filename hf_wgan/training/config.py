@@ -207,7 +207,8 @@ class TrainingConfig(Options):
     adaptive_augmentation: bool = option(
         False,
         "Let the probability follow, from 0 on, how far the critic prefers the training images to others: those of "
-        "held_out_split, else every tenth image, which is then not trained on. For small datasets.",
+        "held_out_split, else every tenth image, which is not trained on until the probability is at its limit. For "
+        "small datasets.",
     )
     adaptive_augmentation_target: float = option(
         0.5,

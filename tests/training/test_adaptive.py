@@ -116,12 +116,13 @@ def indices_at(run):
     return {index for position in range(80) for index in run.real_batches.indices(position)}
 
 
-@pytest.mark.parametrize("begins", [56, 64, 72])
+@pytest.mark.parametrize("begins, limit", [(56, 0.3), (64, 0.7), (72, 1.0)])
 def test_what_is_set_aside_is_trained_on_where_the_augmentation_is_at_its_limit(
-    begins, tiny_config, tmp_path, monkeypatch, capsys
+    begins, limit, tiny_config, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(AdaptiveAugmentationCallback, "advantages", lambda self, position: torch.tensor([1.0, 0.0]))
     options = {"lipschitz": "lp", "max_train_steps": 80, "logging_steps": 8, "checkpointing_steps": 8, **ADAPTIVE}
+    options["adaptive_augmentation_limit"] = limit
     run = trainer(tiny_config(**options, checkpoints_total_limit=None))
     drawn = [len(indices_at(run)) for _ in run.iterate()]
     assert drawn == [72] * 63 + [80] * 17
@@ -130,7 +131,7 @@ def test_what_is_set_aside_is_trained_on_where_the_augmentation_is_at_its_limit(
     )
     rows = read_metrics(run.output_dir)
     assert [row["step"] for row in rows if "r_v" in row] == list(range(8, 65, 8))
-    assert [row["augmentation_probability"] for row in rows[-3:]] == pytest.approx([0.3] * 3)
+    assert [row["augmentation_probability"] for row in rows[-3:]] == pytest.approx([limit] * 3)
 
     resumed = {
         "output_dir": str(tmp_path / "resumed"),
