@@ -6,7 +6,6 @@ in-place activation, so that it can be differentiated twice.
 """
 
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
@@ -28,6 +27,7 @@ from .layers import (
     UpsampledConv2d,
     VectorToMap,
     add_spectral_norm,
+    doubled,
     latent_embedding,
     normalization,
     projection,
@@ -158,7 +158,7 @@ class DCGANGenerator(Network):
             maps = layer(maps, latents) if isinstance(layer, ModulatedBatchNorm2d) else layer(maps)
             if self.config.output_skips and str(number) in self.skips:
                 part = self.skips[str(number)](maps)
-                images = F.interpolate(part if images is None else images + part, scale_factor=2.0)
+                images = doubled(part if images is None else images + part)
         return maps  # (N, C, H, W)
 
 
