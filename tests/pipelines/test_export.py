@@ -35,8 +35,10 @@ from hf_wgan.pipelines import export as export_module
 from hf_wgan.pipelines.export import export_pipeline, load_exported
 
 NAMES = ["bag", "coat", "shoe"]
+SMOOTH = {"upsampling": "nearest", "modulated": True, "output_skips": True}
 NETWORKS = {
     "dcgan": (tiny_generator, tiny_critic),
+    "dcgan of wgan-color": (lambda **o: tiny_generator(**SMOOTH, **o), tiny_critic),
     "mlp": (lambda **o: MLPGenerator((5, 7), 3, 4, 8, **o), lambda **o: MLPCritic((5, 7), 3, 8, **o)),
     "resnet": (lambda **o: ResNetGenerator(32, 1, 4, 4, **o), lambda **o: ResNetCritic(32, 1, 4, **o)),
     "r3gan": (lambda **o: R3GANGenerator(16, 3, 4, 8, **o), lambda **o: R3GANCritic(16, 3, 8, **o)),
@@ -87,7 +89,7 @@ def exported(tmp_path_factory):
     """A folder of files of every architecture and what goes in, and what the pipelines make of that. A DCGAN with
     classes is below."""
     folder, expected = tmp_path_factory.mktemp("exported"), {}
-    for architecture, classes in {"dcgan": None, "mlp": 3, "resnet": 3, "r3gan": 3}.items():
+    for architecture, classes in {"dcgan": None, **dict.fromkeys(list(NETWORKS)[1:], 3)}.items():
         pipeline, name = make(architecture, classes), f"{architecture}-{classes}"
         inputs = {"latents": torch.randn(64, 4, generator=torch.Generator().manual_seed(4))}
         if classes:
