@@ -155,7 +155,8 @@ class DCGANGenerator(Network):
         for number, layer in enumerate(self.layers):
             if images is not None and isinstance(layer, nn.Tanh):
                 maps = maps + images
-            maps = layer(maps, latents) if isinstance(layer, ModulatedBatchNorm2d) else layer(maps)
+            # Not by its class: diffusers runs the code beside the weights again, for each network.
+            maps = layer(maps, latents) if hasattr(layer, "modulation") else layer(maps)
             if self.config.output_skips and str(number) in self.skips:
                 part = self.skips[str(number)](maps)
                 images = doubled(part if images is None else images + part)

@@ -1,5 +1,6 @@
 """Loading where diffusers is installed and this package is not."""
 
+import dataclasses
 import os
 import subprocess
 
@@ -10,6 +11,10 @@ from hub_server import hub
 
 from hf_wgan import MLPCritic, MLPGenerator, WGANPipeline
 from hf_wgan.hub.publish import Push, push_folder
+from hf_wgan.models.factory import NetworkConfig, build_networks
+from hf_wgan.training.presets import PRESETS
+
+FIELDS = {field.name for field in dataclasses.fields(NetworkConfig)}
 
 LOAD = """
 import importlib, sys, torch
@@ -65,3 +70,43 @@ def test_a_model_loads_with_trust_and_is_refused_without_it(networks, python_wit
         assert module.startswith("diffusers_modules.")
     saved_there = WGANPipeline.from_pretrained(tmp_path / "found-0")
     assert torch.equal(saved_there(4, generator=torch.Generator().manual_seed(0), output_type="pt").images, images)
+
+
+RUN_AGAIN = """
+import sys, torch
+from diffusers import DiffusionPipeline
+output, *names = sys.argv[1:]
+found = {}
+for name in names:
+    pipeline = DiffusionPipeline.from_pretrained(name, trust_remote_code=True)
+    for module in [value for key, value in sys.modules.items() if key.startswith("diffusers_modules.local.")]:
+        module.__spec__.loader.exec_module(module)  # as diffusers does for each network, in any order
+    options = {"generator": torch.Generator().manual_seed(0), "class_labels": [0, 1, 2, 0]}
+    images = pipeline(4, output_type="pt", **options).images
+    scores = pipeline.score(images, class_labels=options["class_labels"])
+    walk = pipeline.interpolate(torch.eye(2, 4), 3, class_labels=[0, 2], output_type="pt").images
+    found[name] = images, scores, walk
+torch.save(found, output)
+"""
+
+
+def test_the_networks_of_every_preset_work_where_their_code_is_run_again(python_without_the_package, tmp_path):
+    expected = {}
+    presets = {name: {key: value for key, value in PRESETS[name].items() if key in FIELDS} for name in PRESETS}
+    for name, options in {**presets, "mlp": {"architecture": "mlp"}}.items():
+        small = {"generator_width": 8, "critic_width": 8, "latent_dim": 4}
+        networks = build_networks(NetworkConfig(**(options | small | {"num_clusters": None})), 32, 3, num_classes=3)
+        pipeline = WGANPipeline(*(network.eval() for network in networks))
+        pipeline.save_pretrained(tmp_path / name)
+        labels = [0, 1, 2, 0]
+        images = pipeline(4, generator=torch.Generator().manual_seed(0), class_labels=labels, output_type="pt").images
+        walk = pipeline.interpolate(torch.eye(2, 4), 3, class_labels=[0, 2], output_type="pt").images
+        expected[str(tmp_path / name)] = images, pipeline.score(images, class_labels=labels), walk
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment.pop("PYTHONPATH", None)
+    command = [python_without_the_package, "-c", RUN_AGAIN, tmp_path / "found", *expected]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+    found = torch.load(tmp_path / "found")
+    for name, values in expected.items():
+        for value, there in zip(values, found[name], strict=True):
+            assert torch.equal(value, there), name
