@@ -58,8 +58,8 @@ def advice_at_the_start(trainer: "WGANTrainer") -> list[str]:
         lines.append(f"The images have {classes} classes: with --class_conditional samples are better, of any class.")
     if isinstance(images := trainer.dataset, ImageSet) and will_be_known_by_heart(images, trainer):
         lines.append(
-            f"A critic soon knows {len(images)} images by heart: --augmentation translation "
-            "--adaptive_augmentation made the Fréchet distance of 300 emoji a fifth lower."  # docs/constraints.md
+            f"A critic soon knows {len(images)} images by heart: with --augmentation translation "
+            "--adaptive_augmentation the recall of 300 emoji rose by a quarter."  # docs/constraints.md#small-datasets
         )
     if trainer.accelerator.device.type == "cpu":
         lines += advice_on_precision(trainer, max(height, width))
