@@ -109,4 +109,4 @@ def test_the_networks_of_every_preset_work_where_their_code_is_run_again(python_
     found = torch.load(tmp_path / "found")
     for name, values in expected.items():
         for value, there in zip(values, found[name], strict=True):
-            assert torch.equal(value, there), name
+            torch.testing.assert_close(there, value, msg=lambda says, name=name: f"{name}: {says}")
