@@ -127,10 +127,9 @@ class DCGANGenerator(Network):
         else:
             layers += [_upsampling(upsampling, width, out_channels), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
-        if output_skips:
-            self.skips = nn.ModuleDict(
-                {str(number): nn.Conv2d(channels, out_channels, 1, bias=False) for number, channels in last_maps}
-            )
+        self.skips = nn.ModuleDict()
+        for number, channels in last_maps if output_skips else []:
+            self.skips[str(number)] = nn.Conv2d(channels, out_channels, 1, bias=False)
         if num_classes is not None:
             self.class_embedding = latent_embedding(num_classes)
         self.apply(_initialize)
@@ -157,7 +156,7 @@ class DCGANGenerator(Network):
                 maps = maps + images
             # Not by its class: diffusers runs the code beside the weights again, for each network.
             maps = layer(maps, latents) if hasattr(layer, "modulation") else layer(maps)
-            if self.config.output_skips and str(number) in self.skips:
+            if str(number) in self.skips:
                 part = self.skips[str(number)](maps)
                 images = doubled(part if images is None else images + part)
         return maps  # (N, C, H, W)
