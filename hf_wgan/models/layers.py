@@ -110,18 +110,6 @@ class UpsampledConv2d(nn.Conv2d):
         return F.conv_transpose2d(maps, kernels, self.bias, stride=2, padding=1)
 
 
-def doubled(images: torch.Tensor) -> torch.Tensor:  # (N, C, H, W) to (N, C, 2H, 2W)
-    """Double the size by bilinear interpolation, as two matrix products.
-
-    The derivative of PyTorch's own sums in any order on a GPU, so that no run could be repeated exactly.
-    """
-    for _ in range(2):  # along the rows, then along the columns
-        weights = torch.eye(images.shape[3], device=images.device)
-        weights = F.interpolate(weights[None], scale_factor=2.0, mode="linear")[0]  # (W, 2W)
-        images = (images @ weights.to(images.dtype)).transpose(2, 3)
-    return images
-
-
 class PooledConv2d(nn.Conv2d):
     """Convolve with 3×3 kernels, then take the mean of 2×2 pixels, as one convolution, likewise."""
 
@@ -135,6 +123,18 @@ class PooledConv2d(nn.Conv2d):
 def _summed_over_four_places(kernels: torch.Tensor) -> torch.Tensor:  # (O, I, 3, 3) to (O, I, 4, 4)
     wide = F.pad(kernels, (0, 1)) + F.pad(kernels, (1, 0))  # (O, I, 3, 4)
     return F.pad(wide, (0, 0, 0, 1)) + F.pad(wide, (0, 0, 1, 0))
+
+
+def doubled(images: torch.Tensor) -> torch.Tensor:  # (N, C, H, W) to (N, C, 2H, 2W)
+    """Double the size by bilinear interpolation, as two matrix products.
+
+    The derivative of PyTorch's own sums in any order on a GPU, so that no run could be repeated exactly.
+    """
+    for _ in range(2):  # along the rows, then along the columns
+        weights = torch.eye(images.shape[3], device=images.device)
+        weights = F.interpolate(weights[None], scale_factor=2.0, mode="linear")[0]  # (W, 2W)
+        images = (images @ weights.to(images.dtype)).transpose(2, 3)
+    return images
 
 
 class SpectralNorm(parametrizations._SpectralNorm):
