@@ -18,7 +18,7 @@ from .state import TrainingState
 HELD_OUT_INTERVAL = 10  # at most; every tenth image is set aside
 FEWEST_HELD_OUT = 8
 INTERVAL = 8  # steps between two adjustments
-CHECK_INTERVAL = 8 * INTERVAL  # steps after which the host, which the device else does not wait for, reads the outcome
+CHECK_INTERVAL = 8 * INTERVAL  # steps between two looks at the probability, for which the host waits for the device
 
 
 def set_aside(
@@ -78,9 +78,9 @@ class AdaptiveAugmentationCallback(TrainerCallback):
 
     def __init__(self, trainer: Any, held_out: ImageSet, trained_on: np.ndarray | None = None):
         self.trainer, self.augmentation, self._real_batches = trainer, trainer.algorithm.augment, trainer.real_batches
-        self._held_out, self._trained_on, self._is_settled = held_out, trained_on, False
+        self._held_out, self._trained_on = held_out, trained_on
+        self._settle(False)
         if trained_on is not None:
-            self._real_batches.draw_from(trained_on)
             trainer.state.add("images set aside", self)
         accelerator, config = trainer.accelerator, trainer.config
         processes, self._num_parts = accelerator.num_processes, trainer.algorithm.execution.num_parts
@@ -93,8 +93,12 @@ class AdaptiveAugmentationCallback(TrainerCallback):
         return {"is_settled": self._is_settled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._is_settled = state["is_settled"]
-        self._real_batches.draw_from(None if self._is_settled else self._trained_on)
+        self._settle(state["is_settled"])
+
+    def _settle(self, is_settled: bool) -> None:
+        """Decide whether the images set aside are trained on too, and no scores followed any more."""
+        self._is_settled = is_settled
+        self._real_batches.draw_from(None if is_settled else self._trained_on)
 
     def on_step_end(self, args: TrainingConfig, state: TrainingState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % INTERVAL == 0 and not self._is_settled:
@@ -106,7 +110,7 @@ class AdaptiveAugmentationCallback(TrainerCallback):
             num_images = (now - before) * self.trainer.global_batch_size
             self.augmentation.adjust(self.trainer.accelerator.reduce(advantages, "mean"), num_images)
             if state.global_step % CHECK_INTERVAL == 0 and self._trained_on is not None and self.augmentation.at_limit:
-                self.load_state_dict({"is_settled": True})
+                self._settle(True)
                 if state.is_world_process_zero:
                     say(
                         f"At step {state.global_step:,} the augmentation is at its limit: the {len(self._held_out):,} "

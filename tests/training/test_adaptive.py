@@ -19,6 +19,11 @@ def trainer(config, dataset=None, **options):
     return WGANTrainer(tiny_generator(), tiny_critic(norm_type="none"), dataset or tiny_images(80), config, **options)
 
 
+def drawn_images(run):
+    """Return the numbers of the images that the run draws from now on."""
+    return {index for position in range(len(run.dataset)) for index in run.real_batches.indices(position)}
+
+
 def grey(number, level):
     return ImageSet(torch.full((number, 1, 8, 8), level, dtype=torch.uint8))
 
@@ -28,7 +33,7 @@ def test_a_tenth_of_the_images_is_set_aside_and_not_trained_on(number, set_aside
     whole = tiny_images(number)
     run = trainer(tiny_config(lipschitz="lp", **ADAPTIVE), whole)
     run.train()
-    drawn = {index for position in range(number) for index in run.real_batches.indices(position)}
+    drawn = drawn_images(run)
     assert len(drawn) == number - set_aside and len(run.set_aside) == set_aside
     parts = torch.cat([whole.images[sorted(drawn)], run.set_aside.images]).flatten(1).tolist()
     assert sorted(parts) == sorted(whole.images.flatten(1).tolist()), "each image is in one of them"
@@ -112,10 +117,6 @@ def test_the_probability_follows_the_scores_of_held_out_images(level, rises, tin
         assert max(probabilities) == 0 and max(map(abs, ratios)) < 0.01
 
 
-def indices_at(run):
-    return {index for position in range(80) for index in run.real_batches.indices(position)}
-
-
 @pytest.mark.parametrize("begins, limit", [(56, 0.3), (64, 0.7), (72, 1.0)])
 def test_what_is_set_aside_is_trained_on_where_the_augmentation_is_at_its_limit(
     begins, limit, tiny_config, tmp_path, monkeypatch, capsys
@@ -124,7 +125,7 @@ def test_what_is_set_aside_is_trained_on_where_the_augmentation_is_at_its_limit(
     options = {"lipschitz": "lp", "max_train_steps": 80, "logging_steps": 8, "checkpointing_steps": 8, **ADAPTIVE}
     options["adaptive_augmentation_limit"] = limit
     run = trainer(tiny_config(**options, checkpoints_total_limit=None))
-    drawn = [len(indices_at(run)) for _ in run.iterate()]
+    drawn = [len(drawn_images(run)) for _ in run.iterate()]
     assert drawn == [72] * 63 + [80] * 17
     assert (
         "At step 64 the augmentation is at its limit: the 8 images set aside are trained on" in capsys.readouterr().err
